@@ -1,0 +1,168 @@
+"""Padding layout, length bucketing and tokenisation of plain texts."""
+
+import random
+from itertools import chain
+
+import pytest
+import torch
+from tiny_tokenizers import byte_bpe
+
+from workbench.batches import (
+    CHUNK_BATCHES,
+    collate,
+    collate_pairs,
+    encode_completions,
+    encode_prompts,
+    encode_texts,
+    length_bucketed_batches,
+)
+from workbench.errors import WorkbenchError
+from workbench.records import PairExample
+
+
+def batches_of(lengths, batch_size, seed=0):
+    return length_bucketed_batches(lengths, batch_size, generator=torch.Generator().manual_seed(seed))
+
+
+def padding_share(batches, lengths):
+    """Share of padded slots in batches padded to their longest row."""
+    slots = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
+    return 1 - sum(lengths) / slots
+
+
+def skewed_lengths(count):
+    rng = random.Random(1)
+    return [1 + min(int(rng.expovariate(1 / 40)), 400) for _ in range(count)]
+
+
+def test_prompts_are_padded_on_the_left_and_completions_on_the_right():
+    # prompts "a b" and "c", completions "x <eos>" and "y z <eos>", as drawn in records.py
+    a, b, c, x, y, z, eos, pad = 10, 11, 12, 13, 14, 15, 2, 0
+    batch = collate([[a, b], [c]], [[x, eos], [y, z, eos]], pad_id=pad)
+    assert batch.tokens.tolist() == [[a, b, x, eos, pad], [pad, c, y, z, eos]]
+    assert batch.attention_mask.tolist() == [[True, True, True, True, False], [False, True, True, True, True]]
+    assert batch.completion_mask.tolist() == [[True, True, False], [True, True, True]]
+    assert batch.prompt_length == 2
+    assert batch.completions.tolist() == [[x, eos, pad], [y, z, eos]]
+    assert (batch.tokens.dtype, batch.attention_mask.dtype, batch.completion_mask.dtype) == (
+        torch.int64,
+        torch.bool,
+        torch.bool,
+    )
+
+
+def test_masks_come_from_lengths_so_a_real_token_may_have_the_padding_id():
+    batch = collate([[0], [5, 0]], [[0, 2], [7]], pad_id=0)
+    assert batch.attention_mask.tolist() == [[False, True, True, True], [True, True, True, False]]
+    assert batch.completion_mask.tolist() == [[True, True], [True, False]]
+
+
+def test_prompts_alone_make_a_batch_without_completions():
+    batch = collate([[5], [6, 7]], [[], []], pad_id=0)
+    assert batch.tokens.tolist() == [[0, 5], [6, 7]]
+    assert batch.completion_mask.shape == (2, 0)
+
+
+def test_pairs_become_chosen_rows_then_rejected_rows():
+    examples = [
+        PairExample(prompt_ids=[4], chosen_ids=[5, 2], rejected_ids=[6, 7, 2], margin=0.0),
+        PairExample(prompt_ids=[8, 9], chosen_ids=[10, 2], rejected_ids=[2], margin=0.0),
+    ]
+    batch = collate_pairs(examples, 0)
+    assert batch.tokens.tolist() == [[0, 4, 5, 2, 0], [8, 9, 10, 2, 0], [0, 4, 6, 7, 2], [8, 9, 2, 0, 0]]
+    assert batch.completion_mask.sum(1).tolist() == [2, 2, 3, 1]
+
+
+def test_a_prompt_without_tokens_is_refused_by_its_row():
+    with pytest.raises(WorkbenchError, match=r"Row 1 .* 0 tokens"):
+        collate([[3], []], [[2], [2]], pad_id=0)
+
+
+def test_unequal_numbers_of_prompts_and_completions_are_refused():
+    with pytest.raises(WorkbenchError, match="1 prompts and 2 completions"):
+        collate([[3]], [[2], [2]], pad_id=0)
+    with pytest.raises(WorkbenchError, match="at least one"):
+        collate([], [], pad_id=0)
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 100, 8 * CHUNK_BATCHES + 3, 16 * CHUNK_BATCHES + 5])
+def test_every_index_comes_once_and_at_most_one_batch_is_smaller(count):
+    batches = batches_of(skewed_lengths(count), 8)
+    assert sorted(chain.from_iterable(batches)) == list(range(count))
+    assert sum(len(batch) < 8 for batch in batches) == (count % 8 > 0)
+    assert max(map(len, batches)) <= 8
+
+
+def test_bucketing_wastes_less_than_a_third_of_the_padding_of_random_batches():
+    lengths = skewed_lengths(4000)
+    order = random.Random(0).sample(range(4000), 4000)
+    shuffled = padding_share([order[i : i + 16] for i in range(0, 4000, 16)], lengths)
+    bucketed = padding_share(batches_of(lengths, 16), lengths)
+    assert shuffled > 0.5  # the case is one where padding matters
+    assert bucketed < shuffled / 3
+
+
+def test_the_same_generator_state_gives_the_same_batches_and_the_next_epoch_others():
+    lengths = skewed_lengths(500)
+    generator = torch.Generator().manual_seed(3)
+    first, second = (length_bucketed_batches(lengths, 16, generator=generator) for _ in range(2))
+    assert first == batches_of(lengths, 16, seed=3)
+    assert first != second
+    assert {frozenset(batch) for batch in first} != {frozenset(batch) for batch in second}
+
+
+def test_batches_do_not_come_in_order_of_length():
+    lengths = skewed_lengths(500)
+    means = [sum(lengths[i] for i in batch) / len(batch) for batch in batches_of(lengths, 16)]
+    assert means != sorted(means) and means != sorted(means, reverse=True)
+
+
+def test_the_smaller_batch_is_not_always_made_of_the_longest_rows():
+    lengths = list(range(17))
+    left_over = {batch[0] for seed in range(60) for batch in batches_of(lengths, 4, seed) if len(batch) == 1}
+    assert len(left_over) > 8  # expected about 16.6 of 17
+
+
+def test_nothing_to_batch_is_one_sentence():
+    with pytest.raises(WorkbenchError, match="no examples"):
+        batches_of([], 4)
+    with pytest.raises(WorkbenchError, match="batch_size is 0"):
+        batches_of([1, 2], 0)
+
+
+def test_prompts_keep_the_tokenizers_bos_and_lose_its_eos():
+    plain, both = byte_bpe(), byte_bpe(before="<bos>", after="<eos>")
+    (bare,) = encode_prompts(plain, ["a day"])
+    assert plain.decode(bare) == "a day"
+    assert encode_prompts(both, ["a day"]) == [[both.bos_token_id, *bare]]
+    assert encode_prompts(plain, []) == []
+
+
+def test_a_text_that_already_starts_with_bos_gets_no_second_one():
+    tokenizer = byte_bpe(before="<bos>")
+    assert encode_prompts(tokenizer, ["<bos>a day"]) == encode_prompts(tokenizer, ["a day"])
+
+
+def test_completions_end_with_one_eos_where_they_finished():
+    tokenizer = byte_bpe(before="<bos>", after="<eos>")
+    eos = tokenizer.eos_token_id
+    cut, whole, written = encode_completions(tokenizer, [" hours", " hours", " hours<eos>"], [False, True, True])
+    assert tokenizer.decode(cut) == " hours" and tokenizer.bos_token_id not in cut
+    assert whole == [*cut, eos] and written == whole
+    assert encode_completions(tokenizer, [""], [True]) == [[eos]]
+
+
+def test_prompt_and_completion_join_to_the_original_text():
+    tokenizer = byte_bpe()
+    prompts, completions = encode_texts(tokenizer, ["Answer:", "hé "], [" four\n", "łódź 😀"], [True, False])
+    assert [tokenizer.decode(p + c) for p, c in zip(prompts, completions, strict=True)] == [
+        "Answer: four\n<eos>",
+        "hé łódź 😀",
+    ]
+
+
+def test_a_tokenizer_without_eos_is_refused():
+    tokenizer = byte_bpe()
+    tokenizer.eos_token = None
+    with pytest.raises(WorkbenchError, match="no EOS"):
+        encode_completions(tokenizer, ["a"], [True])

@@ -1,0 +1,90 @@
+"""Oracles: scikit-learn's calibration curve, hand cases, outcomes simulated from the stated probabilities."""
+
+import numpy as np
+import pytest
+from sklearn.calibration import calibration_curve
+
+from workbench.analysis.calibration import (
+    expected_calibration_error,
+    pair_probabilities,
+    pairwise_accuracy,
+    reliability_table,
+)
+from workbench.errors import WorkbenchError
+
+
+def test_the_table_equals_scikit_learn():
+    generator = np.random.default_rng(0)
+    probability = generator.beta(2, 2, size=500)
+    outcome = generator.integers(2, size=500)
+    table = reliability_table(probability, outcome, 7)
+    observed, predicted = calibration_curve(outcome, probability, n_bins=7)
+    np.testing.assert_allclose(table["observed"], observed)
+    np.testing.assert_allclose(table["predicted"], predicted)
+    assert table["count"].sum() == 500
+    assert ((table["low"] <= table["predicted"]) & (table["predicted"] <= table["high"])).all()
+
+
+def test_the_error_of_a_hand_case():
+    # bin [0, .5): predicted .2, observed .5, two samples; bin [.5, 1]: predicted .9, observed .5, two samples
+    assert expected_calibration_error([0.1, 0.3, 0.8, 1.0], [0, 1, 1, 0], bins=2) == pytest.approx((0.3 + 0.4) / 2)
+    table = reliability_table([0.1, 0.3, 0.8, 1.0], [0, 1, 1, 0], bins=2)
+    assert table["observed_se"].tolist() == pytest.approx([0.5, 0.5])
+
+
+def test_a_calibrated_model_has_a_small_error_and_an_overconfident_one_a_large_one():
+    generator = np.random.default_rng(1)
+    margins = generator.normal(scale=1.5, size=20_000)
+    labels = (generator.random(20_000) < 1 / (1 + np.exp(-margins))).astype(float)
+    assert expected_calibration_error(*pair_probabilities(margins, labels)) < 0.01
+    assert expected_calibration_error(*pair_probabilities(3 * margins, labels)) > 0.1
+
+
+def test_the_errors_in_the_table_cover_the_truth():
+    generator = np.random.default_rng(2)
+    z = []
+    for _ in range(60):
+        margins = generator.normal(size=400)
+        labels = (generator.random(400) < 1 / (1 + np.exp(-margins))).astype(float)
+        table = reliability_table(*pair_probabilities(margins, labels), 6)
+        table = table[table["count"] > 60]  # smaller bins may hold equal outcomes only
+        z.extend((table["observed"] - table["predicted"]) / table["observed_se"])
+    assert 0.9 < np.std(z) < 1.1
+
+
+def test_which_completion_comes_first_changes_nothing():
+    margins, labels = np.array([2.0, -0.3, 0.7, 1.1]), np.array([1, 0, 0, 0.5])
+    flipped = pair_probabilities([-2.0, -0.3, -0.7, 1.1], [0, 0, 1, 0.5])
+    assert expected_calibration_error(*pair_probabilities(margins, labels)) == pytest.approx(
+        expected_calibration_error(*flipped)
+    )
+    probability, _ = pair_probabilities([1000.0, 0.0], [1, 1])
+    assert probability.tolist() == [1.0, 0.5, 0.0, 0.5]
+
+
+def test_accuracy_counts_undecided_pairs_half_and_clusters_by_prompt():
+    accuracy = pairwise_accuracy([1.0, 2.0, -1.0, 0.0, 3.0], [1, 0, 0, 1, 0.5])
+    assert accuracy.mean == pytest.approx((1 + 0 + 1 + 0.5 + 0.5) / 5)
+    alone = pairwise_accuracy([1, -1, 1, 1], [1, 1, 1, 1])
+    assert alone.standard_error == pytest.approx(0.25)  # sample variance .25 over 4 pairs
+    doubled = pairwise_accuracy([1, 1, -1, -1, 1, 1, 1, 1], [1] * 8, prompts=[0, 0, 1, 1, 2, 2, 3, 3])
+    assert doubled == pytest.approx(alone)
+
+
+@pytest.mark.parametrize(
+    ("probability", "outcome", "bins", "words"),
+    [
+        ([0.5, 1.2], [0, 1], 10, "between 0 and 1"),
+        ([0.5], [0, 1], 10, "equally long"),
+        ([0.5], [1], 0, "bins is 0"),
+        ([], [], 10, "empty"),
+    ],
+)
+def test_bad_probabilities_get_a_sentence(probability, outcome, bins, words):
+    with pytest.raises(WorkbenchError, match=words):
+        reliability_table(probability, outcome, bins)
+
+
+def test_bad_labels_get_a_sentence():
+    with pytest.raises(WorkbenchError, match="labels must hold"):
+        pairwise_accuracy([1.0], [2])

@@ -1,0 +1,281 @@
+"""Standard columns: recognised formats, renamed columns, the split by prompt, and what bad rows are told."""
+
+import os
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+
+from workbench.datasets import STANDARD_COLUMNS, load_dataset_rows, parse_columns, split_by_prompt, to_standard
+from workbench.errors import WorkbenchError
+from workbench.files import repository_root
+
+HH_FILE = "hh_rlhf_harmless_base.jsonl.gz"
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def assistant(text):
+    return {"role": "assistant", "content": text}
+
+
+def standard(schema, columns=None, **data):
+    return to_standard(Dataset.from_dict(data), schema, source="rows", columns=columns)
+
+
+def refused(schema, columns=None, **data):
+    """The sentence that bad rows get."""
+    with pytest.raises(WorkbenchError) as error:
+        standard(schema, columns, **data)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# --- recognised formats
+
+
+def test_plain_rows_keep_every_extra_column_after_the_standard_ones():
+    rows = standard("demonstrations", topic=["x"], completion=["c"], prompt=["p"])
+    assert rows.column_names == ["prompt", "completion", "topic"]
+    assert rows[0] == {"prompt": "p", "completion": "c", "topic": "x"}
+
+
+def test_an_implicit_preference_is_cut_after_the_last_shared_request_for_an_answer():
+    start = "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant:"
+    rows = standard("preferences", chosen=[start + " yes, d"], rejected=[start + " yes, e"], id=[7])
+    assert rows[0] == {"prompt": start, "chosen": " yes, d", "rejected": " yes, e", "id": 7}
+
+
+def test_dialogues_that_part_early_keep_their_later_turns_in_the_completion():
+    start = "\n\nHuman: a\n\nAssistant:"
+    longer = start + " b\n\nHuman: c\n\nAssistant: d"
+    rows = standard("preferences", chosen=[start + " b"], rejected=[longer])
+    assert rows[0] == {"prompt": start, "chosen": " b", "rejected": longer[len(start) :]}
+
+
+def test_an_implicit_preference_of_conversations_splits_off_the_shared_messages():
+    shared = [user("a"), assistant("b"), user("c")]
+    rows = standard("preferences", chosen=[[*shared, assistant("d")]], rejected=[[*shared, assistant("e")]])
+    assert rows[0] == {"prompt": shared, "chosen": [assistant("d")], "rejected": [assistant("e")]}
+
+
+def test_conversations_that_part_at_a_question_are_cut_before_the_answer_in_front_of_it():
+    shared = [user("a"), assistant("b")]
+    rows = standard(
+        "preferences",
+        chosen=[[*shared, user("c"), assistant("d")]],
+        rejected=[[*shared, user("e"), assistant("f")]],
+    )
+    assert rows[0]["prompt"] == [user("a")]
+    assert rows[0]["chosen"] == [assistant("b"), user("c"), assistant("d")]
+
+
+def test_a_prompt_that_only_repeats_the_conversation_becomes_the_conversation():
+    chosen, rejected = [user("q"), assistant("a")], [user("q"), assistant("b")]
+    rows = standard("preferences", prompt=["q"], chosen=[chosen], rejected=[rejected])
+    assert rows[0] == {"prompt": [user("q")], "chosen": [assistant("a")], "rejected": [assistant("b")]}
+    message = refused("preferences", prompt=["other"], chosen=[chosen], rejected=[rejected])
+    assert "row 0" in message and "not the last message" in message
+
+
+def test_prompts_and_demonstrations_can_be_read_from_implicit_preferences():
+    start = "\n\nHuman: a\n\nAssistant:"
+    data = {"chosen": [start + " b"], "rejected": [start + " c"]}
+    assert standard("prompts", **data)[0]["prompt"] == start
+    demonstration = standard("demonstrations", {"completion": "chosen"}, **data)[0]
+    assert (demonstration["prompt"], demonstration["completion"]) == (start, " b")
+
+
+def test_rows_of_dicts_need_no_file():
+    rows = Dataset.from_list([{"prompt": "p", "chosen": "a", "rejected": "b", "margin": 2}])
+    assert to_standard(rows, "preferences", source="world")[0]["margin"] == 2.0
+
+
+def hh_file():
+    """The real comparisons, where this machine has them."""
+    folder = os.environ.get("WORKBENCH_SHARED_DATA")
+    places = [Path(folder)] if folder else [repository_root().parent / "shared" / "data"]
+    found = [place / HH_FILE for place in places if (place / HH_FILE).is_file()]
+    if not found:
+        pytest.skip(f"{HH_FILE} is not here: put its folder into WORKBENCH_SHARED_DATA to run this test")
+    return found[0]
+
+
+def test_real_comparisons_are_split_without_losing_a_character():
+    path = str(hh_file())
+    raw = load_dataset_rows(path, schema="prompts", columns={"prompt": "chosen"})["prompt"][:]
+    rejected_raw = load_dataset_rows(path, schema="prompts", columns={"prompt": "rejected"})["prompt"][:]
+    rows = load_dataset_rows(path, schema="preferences")
+    assert rows.column_names == ["prompt", "chosen", "rejected"] and len(rows) == len(raw) > 0
+    for row, chosen, rejected in zip(rows, raw, rejected_raw, strict=True):
+        assert row["prompt"] + row["chosen"] == chosen
+        assert row["prompt"] + row["rejected"] == rejected
+        assert row["prompt"].startswith("\n\nHuman:") and row["prompt"].endswith("\n\nAssistant:")
+        assert row["chosen"] != row["rejected"]
+
+
+# --- renamed columns
+
+
+def test_columns_are_renamed_and_may_even_be_swapped():
+    rows = standard("demonstrations", {"prompt": "question", "completion": "answer"}, question=["q"], answer=["a"])
+    assert rows[0] == {"prompt": "q", "completion": "a"}
+    swapped = standard(
+        "preferences", {"chosen": "rejected", "rejected": "chosen"}, prompt=["p"], chosen=["a"], rejected=["b"]
+    )
+    assert swapped[0] == {"prompt": "p", "chosen": "b", "rejected": "a"}
+
+
+def test_a_column_that_has_the_name_already_gives_way():
+    rows = standard("demonstrations", {"prompt": "full"}, prompt=["short"], full=["long"], completion=["c"])
+    assert rows[0] == {"prompt": "long", "completion": "c"}
+
+
+def test_columns_text_is_parsed():
+    assert parse_columns(" prompt = question, completion=the answer ") == {
+        "prompt": "question",
+        "completion": "the answer",
+    }
+    assert parse_columns("") == {}
+
+
+@pytest.mark.parametrize("text", ["prompt", "prompt=", "=a", "prompt=a,", "a=b=c", "prompt=a,prompt=b"])
+def test_columns_text_that_is_no_mapping_is_refused(text):
+    with pytest.raises(WorkbenchError, match="write it like"):
+        parse_columns(text)
+
+
+def test_columns_that_do_not_fit_are_named():
+    data = {"question": ["q"], "answer": ["a"]}
+    assert "columns names 'label'" in refused("demonstrations", {"label": "answer"}, **data)
+    assert "no column 'reply' (found: question, answer)" in refused("demonstrations", {"completion": "reply"}, **data)
+    assert "twice" in refused("demonstrations", {"prompt": "answer", "completion": "answer"}, **data)
+
+
+def test_a_missing_column_is_named_with_those_found_and_how_to_name_it():
+    message = refused("demonstrations", question=["q"], answer=["a"])
+    assert "no column 'prompt'" in message and "found: question, answer" in message
+    assert 'columns="prompt=NAME"' in message
+
+
+def test_an_unknown_schema_and_a_negative_limit_are_refused():
+    assert all(schema in refused("pairs", prompt=["p"]) for schema in STANDARD_COLUMNS)
+    with pytest.raises(WorkbenchError, match="limit is -1"):
+        load_dataset_rows("data/examples/demonstrations.jsonl", schema="demonstrations", limit=-1)
+
+
+# --- bad rows
+
+
+def test_a_value_of_the_wrong_type_is_named_by_row_column_and_type():
+    message = refused("demonstrations", prompt=["p", "q"], completion=["c", None])
+    assert "row 1" in message and "'completion' is missing" in message
+    assert "'completion' is int 5" in refused("demonstrations", prompt=["p"], completion=[5])
+    assert "'prompt' is list" in refused("prompts", prompt=[["a", "b"]])
+    assert "'prompt' is list" in refused("prompts", prompt=[[{"role": "user", "text": "a"}]])
+    assert "is a conversation" in refused("text", text=[[user("a")]])
+    assert "mixes text and conversations" in refused("demonstrations", prompt=["p"], completion=[[assistant("a")]])
+
+
+@pytest.mark.parametrize("prompt", ["", " \n", [user(" ")]])
+def test_an_empty_prompt_is_refused_by_its_row(prompt):
+    other = "p" if isinstance(prompt, str) else [user("p")]
+    assert "row 1 (the first is 0) has an empty prompt" in refused("prompts", prompt=[other, prompt])
+
+
+def test_identical_pairs_are_counted_and_refused():
+    message = refused("preferences", prompt=["p"] * 4, chosen=["a", "b", "c", "d"], rejected=["x", "b", "y", "d"])
+    assert "2 rows" in message and "first is row 1" in message
+
+
+def test_pairs_that_share_no_beginning_need_a_prompt_column():
+    message = refused("preferences", chosen=["\n\nHuman: a\n\nAssistant: b"], rejected=["\n\nHuman: c\n\nAssistant: d"])
+    assert "row 0" in message and "give a prompt column" in message
+    messages = refused("preferences", chosen=[[assistant("a")]], rejected=[[assistant("b")]])
+    assert "give a prompt column" in messages
+
+
+@pytest.mark.parametrize("margin", ["much", float("nan"), float("inf")])
+def test_a_margin_that_is_no_finite_number_is_refused(margin):
+    message = refused("preferences", prompt=["p"], chosen=["a"], rejected=["b"], margin=[margin])
+    assert "row 0" in message and "'margin'" in message
+
+
+def test_margins_written_as_text_become_numbers_and_blank_ones_none():
+    data = {"prompt": ["p", "q"], "chosen": ["a", "a"], "rejected": ["b", "b"]}
+    assert standard("preferences", margin=["1.5", ""], **data)["margin"][:] == [1.5, None]
+
+
+# --- the split by prompt
+
+
+def many_pairs():
+    return Dataset.from_dict({"prompt": [f"p{i % 40}" for i in range(200)], "n": list(range(200))})
+
+
+def test_no_prompt_is_on_both_sides_and_no_row_is_lost():
+    train, test = split_by_prompt(many_pairs(), held_out=0.1, seed=0)
+    assert len(set(test["prompt"])) == 4
+    assert not set(train["prompt"]) & set(test["prompt"])
+    assert sorted([*train["n"], *test["n"]]) == list(range(200))
+
+
+def test_the_split_depends_on_the_seed_but_not_on_the_order_of_rows():
+    rows = many_pairs()
+    prompts = [set(split_by_prompt(rows, held_out=0.1, seed=seed)[1]["prompt"]) for seed in (0, 0, 1)]
+    assert prompts[0] == prompts[1] != prompts[2]
+    backwards = rows.select(range(199, -1, -1))
+    assert set(split_by_prompt(backwards, held_out=0.1, seed=0)[1]["prompt"]) == prompts[0]
+
+
+def test_conversations_are_split_by_prompt_too():
+    rows = Dataset.from_dict({"prompt": [[user(f"p{i % 3}")] for i in range(9)]})
+    train, test = split_by_prompt(rows, held_out=0.01, seed=0)
+    assert (len(train), len(test)) == (6, 3)
+
+
+def test_both_sides_have_rows_or_the_split_is_refused():
+    two = Dataset.from_dict({"prompt": ["a", "b", "b"]})
+    for share in (0.01, 0.99):
+        assert all(len(side) > 0 for side in split_by_prompt(two, held_out=share, seed=0))
+    with pytest.raises(WorkbenchError, match="at least 2 different prompts, but 2 rows have 1"):
+        split_by_prompt(two.select([1, 2]), held_out=0.5, seed=0)
+    with pytest.raises(WorkbenchError, match="held_out is 1"):
+        split_by_prompt(two, held_out=1, seed=0)
+
+
+# --- the example files
+
+
+@pytest.mark.parametrize(
+    ("name", "schema", "columns", "rows"),
+    [
+        ("demonstrations.jsonl", "demonstrations", "", 4),
+        ("demonstrations.csv", "demonstrations", "prompt=question,completion=answer", 3),
+        ("preferences.jsonl", "preferences", "", 4),
+        ("preferences_implicit.jsonl.gz", "preferences", "", 3),
+        ("preferences_conversational.json", "preferences", "", 3),
+        ("prompts.parquet", "prompts", "", 3),
+    ],
+)
+def test_each_example_file_loads_in_its_schema(name, schema, columns, rows):
+    dataset = load_dataset_rows(f"data/examples/{name}", schema=schema, columns=parse_columns(columns))
+    assert len(dataset) == rows
+    assert tuple(dataset.column_names[: len(STANDARD_COLUMNS[schema])]) == STANDARD_COLUMNS[schema]
+
+
+def test_every_example_file_is_tried_above():
+    assert len(list((repository_root() / "data" / "examples").iterdir())) == 6
+
+
+def test_limit_takes_the_first_rows():
+    rows = load_dataset_rows("data/examples/demonstrations.jsonl", schema="demonstrations", limit=2)
+    assert [row["topic"] for row in rows] == ["kitchen", "places"]
+
+
+def test_an_answer_of_digits_in_csv_stays_text():
+    columns = {"prompt": "question", "completion": "answer"}
+    rows = load_dataset_rows("data/examples/demonstrations.csv", schema="demonstrations", columns=columns)
+    assert rows[0]["completion"] == "72"

@@ -1,0 +1,115 @@
+"""Notebooks as files: stripped, small, and alike enough that a reader of one finds everything in the next."""
+
+import ast
+import io
+import json
+import tokenize
+from pathlib import Path
+
+import nbformat
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+PATHS = sorted(FOLDER.glob("*.ipynb"))
+MAXIMUM_CODE_CELLS = 15
+MAXIMUM_CELL_LINES = 15
+MAXIMUM_DEFINITION_LINES = 5
+SCALARS = {"str": str, "int": int, "float": float, "bool": bool}
+# What running or widgets leave in the metadata of a notebook or cell.
+LEFTOVERS = {"papermill", "widgets", "execution", "ExecuteTime"}
+
+
+@pytest.fixture(params=PATHS, ids=lambda path: path.stem)
+def path(request):
+    return request.param
+
+
+@pytest.fixture
+def notebook(path):
+    return nbformat.read(path, as_version=nbformat.NO_CONVERT)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def parameter_cells(notebook):
+    return [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+
+
+def commented_lines(source):
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return {token.start[0] for token in tokens if token.type == tokenize.COMMENT}
+
+
+def test_there_are_notebooks():
+    assert PATHS, f"{FOLDER} holds no notebook"
+
+
+def test_the_notebook_is_valid_in_the_format_whose_cells_have_ids(path, notebook):
+    assert (notebook.nbformat, notebook.nbformat_minor) >= (4, 5)
+    nbformat.validate(notebook)
+    # From the file: reading through nbformat invents missing ids and repairs repeated ones.
+    ids = [cell.get("id") for cell in json.loads(path.read_text())["cells"]]
+    assert all(ids)
+    assert len(set(ids)) == len(ids)
+
+
+def test_outputs_and_traces_of_running_are_stripped(notebook):
+    for index, cell in enumerate(code_cells(notebook)):
+        assert not cell.outputs, f"code cell {index} has outputs: clear them before committing"
+        assert cell.execution_count is None, f"code cell {index} has an execution count"
+    for metadata in (notebook.metadata, *(cell.metadata for cell in notebook.cells)):
+        assert not LEFTOVERS & set(metadata)
+
+
+def test_any_jupyter_finds_the_kernel(notebook):
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert notebook.metadata.kernelspec.language == "python"
+
+
+def test_the_first_cell_asks_the_question(notebook):
+    first = notebook.cells[0]
+    assert first.cell_type == "markdown"
+    title = first.source.splitlines()[0]
+    assert title.startswith("# ")
+    assert title.endswith("?")
+
+
+def test_the_notebook_is_short_enough_to_read(notebook):
+    cells = code_cells(notebook)
+    assert len(cells) <= MAXIMUM_CODE_CELLS
+    for index, cell in enumerate(cells):
+        lines = len(cell.source.splitlines())
+        assert lines <= MAXIMUM_CELL_LINES, f"code cell {index} has {lines} lines"
+        assert lines > 0, f"code cell {index} is empty"
+
+
+def test_longer_definitions_live_in_the_package(notebook):
+    for cell in code_cells(notebook):
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                lines = node.end_lineno - node.lineno + 1
+                assert lines <= MAXIMUM_DEFINITION_LINES, f"{node.name} has {lines} lines: move it to workbench/"
+
+
+def test_one_code_cell_holds_the_parameters(notebook):
+    assert [cell.cell_type for cell in parameter_cells(notebook)] == ["code"]
+
+
+def test_parameters_are_annotated_scalars_each_with_a_comment(notebook):
+    (cell,) = parameter_cells(notebook)
+    statements = ast.parse(cell.source).body
+    assert statements
+    commented = commented_lines(cell.source)
+    for statement in statements:
+        text = ast.unparse(statement)
+        assert isinstance(statement, ast.AnnAssign), f"{text!r} is not `name: type = value  # comment`"
+        assert isinstance(statement.target, ast.Name)
+        kind = SCALARS.get(ast.unparse(statement.annotation))
+        assert kind, f"{text!r}: a parameter is one of {', '.join(SCALARS)}"
+        assert statement.value, f"{text!r} has no default"
+        value = ast.literal_eval(statement.value)  # raises where something is derived
+        assert type(value) is kind, f"{text!r}: the default is not of the annotated type"
+        # On the same line: from there papermill and `workbench run` read a parameter's help.
+        assert statement.end_lineno in commented, f"{text!r} has no comment"

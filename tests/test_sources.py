@@ -1,0 +1,216 @@
+"""Reading files, folders and the Hub: the same rows from every format, and one sentence for each broken source."""
+
+import gzip
+import json
+import time
+from pathlib import Path
+
+import datasets
+import huggingface_hub
+import pytest
+from datasets import Dataset, DatasetDict
+
+from workbench.errors import WorkbenchError
+from workbench.sources import read_source
+
+ROWS = [{"prompt": 'a, "b"\nc', "completion": "é😀"}, {"prompt": "d", "completion": " 72"}]
+
+
+def write(path: Path, content) -> str:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(path)
+
+
+def json_lines(rows) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def refused(source, split="train") -> str:
+    with pytest.raises(WorkbenchError) as error:
+        read_source(str(source), split=split)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_every_format_gives_the_same_rows(tmp_path):
+    frame = Dataset.from_list(ROWS).to_pandas()
+    write(tmp_path / "a.jsonl", json_lines(ROWS))
+    write(tmp_path / "b.jsonl.gz", gzip.compress(json_lines(ROWS).encode()))
+    write(tmp_path / "c.json", json.dumps(ROWS))
+    frame.to_csv(tmp_path / "d.csv", index=False)
+    frame.to_parquet(tmp_path / "e.parquet")
+    Dataset.from_list(ROWS).save_to_disk(tmp_path / "f")
+    (tmp_path / "g").mkdir()
+    write(tmp_path / "g" / "only.jsonl", json_lines(ROWS))
+    for name in ("a.jsonl", "b.jsonl.gz", "c.json", "d.csv", "e.parquet", "f", "g"):
+        assert read_source(str(tmp_path / name)).to_list() == ROWS, name
+
+
+def test_a_byte_order_mark_and_blank_lines_do_no_harm(tmp_path):
+    assert read_source(write(tmp_path / "a.jsonl", "\ufeff\n" + json_lines(ROWS) + "\n")).to_list() == ROWS
+    assert read_source(write(tmp_path / "a.csv", "\ufeffprompt\nx\n")).to_list() == [{"prompt": "x"}]
+
+
+def test_a_column_that_appears_late_is_kept(tmp_path):
+    source = write(tmp_path / "a.jsonl", json_lines([{"prompt": "a"}, {"prompt": "b", "margin": 1}]))
+    assert read_source(source).to_list() == [{"prompt": "a", "margin": None}, {"prompt": "b", "margin": 1}]
+
+
+def test_reading_leaves_nothing_behind(tmp_path):
+    Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved")
+    write(tmp_path / "a.jsonl", json_lines(ROWS))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    for name in ("saved", "a.jsonl", "."):
+        read_source(str(tmp_path / name)).select([1, 0]).to_list()
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_relative_paths_do_not_depend_on_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert len(read_source("data/examples/demonstrations.jsonl")) == 4
+
+
+# --- splits
+
+
+def test_files_of_a_folder_named_after_splits_are_its_splits(tmp_path):
+    write(tmp_path / "train-0.jsonl", json_lines(ROWS[:1]))
+    write(tmp_path / "train-1.jsonl", json_lines(ROWS[1:]))
+    write(tmp_path / "test.jsonl", json_lines(ROWS[1:]))
+    write(tmp_path / "notes.txt", "not data")
+    assert read_source(str(tmp_path)).to_list() == ROWS
+    assert read_source(str(tmp_path), split="test").to_list() == ROWS[1:]
+    assert "no file for the split 'validation' (found: test.jsonl" in refused(tmp_path, "validation")
+
+
+def test_a_saved_dataset_with_splits_gives_the_one_asked_for(tmp_path):
+    DatasetDict(train=Dataset.from_list(ROWS), test=Dataset.from_list(ROWS[:1])).save_to_disk(tmp_path / "d")
+    assert len(read_source(str(tmp_path / "d"), split="test")) == 1
+    assert "use one of train, test" in refused(tmp_path / "d", "dev")
+
+
+def test_data_without_splits_does_not_pass_its_training_rows_for_a_test_split(tmp_path):
+    Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved")
+    write(tmp_path / "a.jsonl", json_lines(ROWS))
+    for name in ("saved", "a.jsonl", "."):
+        assert "no split 'test'" in refused(tmp_path / name, "test")
+
+
+# --- broken files
+
+
+def test_missing_unsupported_and_empty_sources_are_named(tmp_path):
+    assert "gone.jsonl does not exist" in refused(tmp_path / "gone.jsonl")
+    assert "gone/ever does not exist" in refused(tmp_path / "gone/ever")
+    message = refused(write(tmp_path / "a.txt", "x"))
+    assert "a.txt" in message and ".jsonl, .jsonl.gz, .json, .csv, .parquet" in message
+    assert "source is empty" in refused(" ")
+    (tmp_path / "empty").mkdir()
+    assert "empty is neither a saved dataset" in refused(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.jsonl", ""), ("a.json", "[]"), ("a.csv", "prompt\n"), ("b.csv", ""), ("c.jsonl", "\n\n")]
+)
+def test_files_without_rows_are_refused(tmp_path, name, content):
+    assert f"{name} holds no rows" in refused(write(tmp_path / name, content))
+
+
+def test_a_truncated_or_damaged_gzip_is_called_so(tmp_path):
+    whole = gzip.compress(json_lines([{"prompt": str(i) * 50} for i in range(500)]).encode())
+    damaged = whole[:100] + bytes([whole[100] ^ 255, whole[101] ^ 255]) + whole[102:]
+    for content in (whole[: len(whole) // 2], whole[:5], damaged, b"plain text"):
+        assert "a.jsonl.gz is a truncated or damaged gzip file" in refused(write(tmp_path / "a.jsonl.gz", content))
+
+
+def test_invalid_json_is_named_by_its_line(tmp_path):
+    assert "a.jsonl, line 3 is not valid JSON" in refused(write(tmp_path / "a.jsonl", '{"a": 1}\n\n{"a": \n'))
+    assert "line 2 is list, expected an object" in refused(write(tmp_path / "b.jsonl", '{"a": 1}\n[1]\n'))
+    assert "name it .jsonl" in refused(write(tmp_path / "c.json", json_lines(ROWS)))
+    assert "holds dict, expected a list" in refused(write(tmp_path / "d.json", '{"rows": []}'))
+    assert "row 1 is int" in refused(write(tmp_path / "e.json", '[{"a": 1}, 2]'))
+
+
+def test_broken_csv_is_named_by_its_line(tmp_path):
+    for name, content in (("short", "a,b\n1,2\n3\n"), ("long", "a,b\n1,2\n3,4,5\n")):
+        message = refused(write(tmp_path / f"{name}.csv", content))
+        assert "line 3 does not have the header's 2 columns" in message
+    assert "is not valid CSV" in refused(write(tmp_path / "quote.csv", 'a,b\n1,"2\n'))
+
+
+def test_text_that_is_not_utf8_is_named(tmp_path):
+    for name in ("a.jsonl", "a.csv", "a.json"):
+        assert "is not UTF-8 text (byte" in refused(write(tmp_path / name, '{"a": "é"}'.encode("latin-1")))
+
+
+def test_a_truncated_parquet_file_and_a_broken_saved_dataset_are_named(tmp_path):
+    Dataset.from_list(ROWS).to_pandas().to_parquet(tmp_path / "a.parquet")
+    write(tmp_path / "b.parquet", (tmp_path / "a.parquet").read_bytes()[:-9])
+    assert "b.parquet is not a whole Parquet file" in refused(tmp_path / "b.parquet")
+    Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved")
+    next((tmp_path / "saved").glob("*.arrow")).unlink()
+    assert "saved is not a whole saved dataset" in refused(tmp_path / "saved")
+
+
+def test_an_unreadable_file_is_named(tmp_path):
+    (tmp_path / "a.jsonl").mkdir()
+    (tmp_path / "b.jsonl").symlink_to(tmp_path / "b.jsonl")  # a loop, which even root cannot read
+    assert "neither a saved dataset" in refused(tmp_path / "a.jsonl")
+    assert "b.jsonl" in refused(tmp_path / "b.jsonl")
+
+
+def test_the_first_value_of_another_type_is_named_by_row_and_column(tmp_path):
+    rows = [{"prompt": "a"}, {"prompt": None}, {"prompt": 3}]
+    message = refused(write(tmp_path / "a.jsonl", json_lines(rows)))
+    assert "row 2 (the first is 0), column 'prompt' is int, but str in the rows before" in message
+    numbers = read_source(write(tmp_path / "b.jsonl", json_lines([{"margin": 1}, {"margin": 0.5}])))
+    assert numbers["margin"][:] == [1.0, 0.5]
+
+
+def test_messages_of_mixed_shape_and_characters_that_cannot_be_stored_are_named(tmp_path):
+    mixed = [{"prompt": [{"role": "user", "content": "a"}]}, {"prompt": ["a"]}]
+    assert "column 'prompt'" in refused(write(tmp_path / "a.jsonl", json_lines(mixed)))
+    assert "column 'prompt'" in refused(write(tmp_path / "b.jsonl", '{"prompt": "\\ud800"}'))
+    assert "column 'n'" in refused(write(tmp_path / "c.jsonl", json_lines([{"n": 10**30}])))
+
+
+# --- the Hub
+
+
+def test_an_unreachable_hub_is_reported_within_seconds(monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    offline_before, start = datasets.config.HF_HUB_OFFLINE, time.monotonic()
+    message = refused("nobody/nothing:config")
+    assert time.monotonic() - start < 8
+    assert "'nobody/nothing:config'" in message and "Hub does not answer" in message and "give a local file" in message
+    assert offline_before == datasets.config.HF_HUB_OFFLINE
+
+
+def test_offline_mode_is_reported_at_once(monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    assert "Hub does not answer" in refused("imdb")
+
+
+def test_a_hub_dataset_is_asked_for_with_its_config_and_split(monkeypatch):
+    asked = []
+    monkeypatch.setattr("workbench.sources.HfApi.dataset_info", lambda *args, **options: asked.append(args[1]))
+
+    def load_dataset(name, config, *, split):
+        asked.extend([name, config, split])
+        return Dataset.from_list(ROWS)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert read_source("owner/name:main", split="test").to_list() == ROWS
+    assert asked == ["owner/name", "owner/name", "main", "test"]
+
+
+def test_what_the_hub_says_is_passed_on(monkeypatch):
+    monkeypatch.setattr("workbench.sources.HfApi.dataset_info", lambda *args, **options: None)
+
+    def load_dataset(name, config, *, split):
+        raise ValueError("Config name is missing.\nPick one of a, b")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert "Config name is missing." in refused("owner/name")

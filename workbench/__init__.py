@@ -1,0 +1,1 @@
+"""A notebook-driven workbench for reinforcement learning from human feedback."""

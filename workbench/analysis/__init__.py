@@ -1,0 +1,1 @@
+"""Numbers from arrays and tables: best-of-n curves, KL, calibration, standard errors."""

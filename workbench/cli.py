@@ -1,0 +1,174 @@
+"""Command line: run a notebook or a recipe, write the report, list what there is."""
+
+import argparse
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from workbench.errors import WorkbenchError
+from workbench.files import resolve, shown
+from workbench.notebooks import find, notebook_paths, read_notebook
+from workbench.recipes import Plan, plan_notebook, plan_recipe, read_recipe, recipe_paths
+
+BAD_INPUT, STOPPED = 2, 130
+
+ABOUT = "Run the workbench's notebooks with checked parameters, and show what came out."
+EXAMPLES = """examples:
+  workbench list                                   what can be run
+  workbench list 06_policy_gradient                a notebook's parameters
+  workbench run tour                               a recipe: the whole story
+  workbench run 06_policy_gradient -p kl_coef=0.05 --out runs/low_kl
+  workbench report runs/tour                       an offline page of what was run
+
+exit code: 0 done, 1 a notebook failed, 2 bad input, 130 stopped (run the same command again to continue)"""
+RUN_EXAMPLES = """examples:
+  workbench run tour                               every stage of notebooks/recipes/tour.yaml
+  workbench run tour --preset smoke --out runs/smoke
+  workbench run tour -p seed=1 --out runs/seed1    for every stage that has `seed`
+  workbench run tour -p 06_policy_gradient.kl_coef=0.3 --out runs/high_kl
+  workbench run 06 -p steps=50 --out runs/short    by number
+  workbench run my/own.ipynb
+
+Values: default < recipe < preset < -p. Finished stages are skipped, a stopped one continues. Kernels use one thread;
+WORKBENCH_THREADS=4 gives them four."""
+REPORT_EXAMPLES = """examples:
+  workbench report runs/tour                       writes runs/tour/report/index.html
+  workbench report runs/low_kl                     of a single notebook"""
+LIST_EXAMPLES = """examples:
+  workbench list                                   notebooks and recipes
+  workbench list 06_policy_gradient                parameters with type, default and meaning
+  workbench list tour                              a recipe's stages"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    options = parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except WorkbenchError as error:
+        print(f"workbench: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("stopped: run the same command again to continue", file=sys.stderr)
+        return STOPPED
+
+
+def parser() -> argparse.ArgumentParser:
+    """The three commands with their options and examples."""
+    raw = argparse.RawDescriptionHelpFormatter
+    top = argparse.ArgumentParser("workbench", description=ABOUT, epilog=EXAMPLES, formatter_class=raw)
+    commands = top.add_subparsers(required=True, metavar="run | report | list")
+
+    run = commands.add_parser("run", help="execute a notebook or recipe", epilog=RUN_EXAMPLES, formatter_class=raw)
+    run.set_defaults(command=run_command)
+    run.add_argument("target", metavar="NOTEBOOK|RECIPE", help="a path, a name such as 02_sft or tour, or a number")
+    run.add_argument(
+        "-p", action="append", default=[], metavar="NAME=VALUE", help="set a parameter (STAGE.NAME=VALUE for one stage)"
+    )
+    run.add_argument("--out", default="", metavar="DIR", help="folder for results, from the repository root")
+    run.add_argument("--preset", default="", help="smoke (a check in minutes) or laptop (the defaults)")
+    run.add_argument("--jobs", type=int, default=0, metavar="N", help="independent stages to run side by side")
+
+    report = commands.add_parser("report", help="write an offline page", epilog=REPORT_EXAMPLES, formatter_class=raw)
+    report.set_defaults(command=report_command)
+    report.add_argument("folder", metavar="DIR", help="folder of a recipe or of one notebook")
+
+    listing = commands.add_parser("list", help="show what can be run", epilog=LIST_EXAMPLES, formatter_class=raw)
+    listing.set_defaults(command=list_command)
+    listing.add_argument(
+        "target", nargs="?", default="", metavar="NOTEBOOK|RECIPE", help="show its parameters or stages"
+    )
+    return top
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """`workbench run`: check everything, execute, write the report where the recipe asks for it."""
+    from workbench.schedule import run_plan
+
+    plan = with_jobs(read_plan(options), options.jobs)
+    code = run_plan(plan)
+    if code == 0 and plan.report:
+        write_report(plan.folder)
+    elif code == 0:
+        print(f"results: {shown(plan.folder)}")
+    return code
+
+
+def read_plan(options: argparse.Namespace) -> Plan:
+    """Plan of the notebook or recipe that was named."""
+    path = find(options.target, recipe_paths())
+    read = plan_notebook if path.suffix == ".ipynb" else plan_recipe
+    return read(path, assignments=options.p, out=options.out, preset_name=options.preset)
+
+
+def with_jobs(plan: Plan, jobs: int) -> Plan:
+    """The plan with `--jobs`, 0 for the recipe's own."""
+    if jobs < 0:
+        raise WorkbenchError(f"--jobs is {jobs}: give a whole number of at least 1.")
+    return replace(plan, jobs=jobs or plan.jobs)
+
+
+def report_command(options: argparse.Namespace) -> int:
+    """`workbench report`: the folder may be given from here or from the repository root."""
+    here = Path(options.folder).expanduser()
+    write_report(here.absolute() if here.is_dir() else resolve(options.folder))
+    return 0
+
+
+def write_report(folder: Path) -> None:
+    """Write the report and print where it is."""
+    from workbench.report import write_report as write
+
+    print(f"report: {write(folder)}")
+
+
+def list_command(options: argparse.Namespace) -> int:
+    """`workbench list`: everything, or one notebook's parameters, or one recipe's stages."""
+    if not options.target:
+        print("\n".join([*listed_notebooks(), "", *listed_recipes()]))
+        return 0
+    path = find(options.target, recipe_paths())
+    print("\n".join(listed_parameters(path) if path.suffix == ".ipynb" else listed_stages(path)))
+    return 0
+
+
+def listed_notebooks() -> list[str]:
+    """A line or two per notebook: its name and question, and how long it takes."""
+    lines = ["notebooks"]
+    for notebook in map(read_notebook, notebook_paths()):
+        lines += [f"  {notebook.name:24}{notebook.title}"] + [f"  {'':24}{notebook.minutes}"] * bool(notebook.minutes)
+    return lines if len(lines) > 1 else ["no notebooks in notebooks/"]
+
+
+def listed_recipes() -> list[str]:
+    """A line per recipe: its name, title and number of stages."""
+    lines = ["recipes"]
+    for path in recipe_paths():
+        recipe = read_recipe(path)
+        lines.append(f"  {path.stem:24}{recipe.get('title', '')} ({len(recipe['stages'])} stages, {recipe['out']})")
+    return lines if len(lines) > 1 else ["no recipes in notebooks/recipes/"]
+
+
+def listed_parameters(path: Path) -> list[str]:
+    """A line per parameter: name, type, default, comment."""
+    notebook = read_notebook(path)
+    rows = [(item.name, item.kind, repr(item.default), item.comment) for item in notebook.parameters.values()]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
+    lines = ["  ".join([*map(str.ljust, row, widths), row[3]]).rstrip() for row in rows]
+    return [notebook.title, *[notebook.minutes] * bool(notebook.minutes), "", *(lines or ["no parameters"])]
+
+
+def listed_stages(path: Path) -> list[str]:
+    """A line per stage: its name, notebook and parameters."""
+    recipe = read_recipe(path)
+    lines = []
+    for stage in recipe["stages"]:
+        given = ", ".join(f"{name}={value}" for name, value in (stage.get("parameters") or {}).items())
+        lines.append(f"  {stage['name']:24}{stage['notebook']:24}{given}".rstrip())
+    return [recipe.get("title", recipe["name"]), f"into {recipe['out']}", "", *lines]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What labelers said: agreement between them, and their judgements as training data."""

@@ -1,0 +1,220 @@
+"""Files that are written whole or not at all, and paths that mean the same from every working directory."""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from workbench.errors import WorkbenchError
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG}
+
+
+def repository_root() -> Path:
+    """Folder that relative paths start from; WorkbenchError where the package was installed without its repository."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / "pyproject.toml").is_file():
+        raise WorkbenchError(
+            f"{root} is not the repository: install the checkout with `pip install -e .` or give full paths."
+        )
+    return root
+
+
+def resolve(path: str | Path) -> Path:
+    """Absolute path; a relative one starts at the repository root, never at the working directory."""
+    path = Path(path).expanduser()
+    return path if path.is_absolute() else repository_root() / path
+
+
+def shown(path: str | Path) -> str:
+    """The path as a user would type it: relative to the repository root where it lies inside."""
+    path, root = resolve(path), Path(__file__).resolve().parent.parent
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Replace a file whole or not at all, making its folder; WorkbenchError on a full disk or where refused."""
+    with replace_file(path) as partial:
+        partial.write_bytes(data)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """`write_bytes` of UTF-8 text."""
+    write_bytes(path, text.encode())
+
+
+@contextmanager
+def replace_file(path: str | Path) -> Iterator[Path]:
+    """Temporary file path that replaces `path` on success and is removed on error."""
+    path = resolve(path)
+    with explain_write_errors(path):
+        partial = _partial(path)
+        try:
+            yield partial
+            flush_to_disk(partial)
+            os.replace(partial, path)
+            flush_to_disk(path.parent)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def replace_folder(path: str | Path) -> Iterator[Path]:
+    """Temporary folder that replaces `path` on success and is removed on error."""
+    path = resolve(path)
+    with explain_write_errors(path):
+        partial = _partial(path)
+        retired = partial.with_suffix(".retired.partial")
+        try:
+            partial.mkdir()
+            yield partial
+            for file in partial.rglob("*"):
+                flush_to_disk(file)
+            # A folder with contents cannot be replaced in one call: the old one steps aside for the new one.
+            if path.exists():
+                os.rename(path, retired)
+            os.rename(partial, path)
+            flush_to_disk(path.parent)
+        except BaseException:
+            if retired.exists() and not path.exists():
+                os.rename(retired, path)
+            raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(retired, ignore_errors=True)
+
+
+def append_lines(path: str | Path, lines: Iterable[str]) -> None:
+    """Append lines in one write: an error leaves the file as it was, a killed process at most half a last line."""
+    path, data = resolve(path), "".join(f"{line}\n" for line in lines).encode()
+    with explain_write_errors(path), open(path, "ab", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        try:
+            written = file.write(data)
+            if written < len(data):  # a full disk may take a part without complaint: the rest then names the reason
+                file.write(data[written:])
+        except OSError:
+            file.truncate(size)
+            raise
+
+
+def write_json(path: str | Path, value: dict) -> None:
+    """Replace a JSON file whole or not at all, indented for reading."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def json_line(row: dict) -> str:
+    """One line of a JSON-lines file; numbers keep every digit, NaN is refused."""
+    return json.dumps(row, ensure_ascii=False, allow_nan=False)
+
+
+def read_json_lines(path: str | Path) -> list[dict]:
+    """Rows of a JSON-lines file, none where it does not exist; a half-written last line is left out."""
+    path = resolve(path)
+    if not path.exists():
+        return []
+    whole, _, _half = path.read_bytes().rpartition(b"\n")
+    try:
+        return [json.loads(line) for line in whole.split(b"\n") if line]
+    except ValueError as error:
+        raise WorkbenchError(f"{shown(path)} holds a line that is not JSON ({error}): repair or delete it.") from error
+
+
+def sha256(path: str | Path) -> str:
+    """Hash of a file's bytes, or of a folder's sorted relative names and contents; WorkbenchError if missing."""
+    path = resolve(path)
+    if path.is_file():
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    if not path.is_dir():
+        raise WorkbenchError(f"{shown(path)} does not exist: run the notebook that makes it or give another path.")
+    digest = hashlib.sha256()
+    for file in sorted(
+        (file for file in path.rglob("*") if file.is_file()), key=lambda file: file.relative_to(path).as_posix()
+    ):
+        digest.update(f"{file.relative_to(path).as_posix()}\0{sha256(file)}\n".encode())
+    return digest.hexdigest()
+
+
+@contextmanager
+def locked(path: str | Path) -> Iterator[None]:
+    """Keep other processes out while the block runs; WorkbenchError where one is already inside."""
+    path = resolve(path)
+    with explain_write_errors(path):
+        file = open(path, "a")  # noqa: SIM115 - closing it is what lets the next process in
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise WorkbenchError(
+                f"Another process is writing in {shown(path.parent)}: wait until it ends or choose another folder."
+            ) from None
+        except OSError:  # some network disks have no locks; training there must still be possible
+            pass
+        yield
+
+
+@contextmanager
+def explain_write_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk and a refused write, also those that libraries report in their own words, into one sentence."""
+    try:
+        yield
+    except WorkbenchError:
+        raise
+    except Exception as error:
+        code = _error_number(error)
+        if code in FULL:
+            raise WorkbenchError(
+                f"{shown(path)} was not written because the disk is full, and what was there before is untouched: "
+                "free some space and run the same command again."
+            ) from error
+        if code in REFUSED:
+            raise WorkbenchError(
+                f"{shown(path)} cannot be written ({os.strerror(code)}): choose another folder."
+            ) from error
+        raise
+
+
+def _error_number(error: BaseException) -> int:
+    """Operating system's number behind an exception, 0 where there is none."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    named = re.search(r"os error (\d+)", str(error))  # how safetensors words it
+    if named:
+        return int(named[1])
+    return _error_number(error.__context__) if error.__context__ else 0
+
+
+def _partial(path: Path) -> Path:
+    """Name for the unfinished version beside `path`, after removing what killed processes left there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.iterdir():
+        writer = re.fullmatch(rf"\.{re.escape(path.name)}\.(\d+)(\.retired)?\.partial", left.name)
+        if writer and not _is_running(int(writer[1])):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+def _is_running(process: int) -> bool:
+    with suppress(PermissionError):  # it runs, but for another user
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return False
+    return True
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file or the entries of a folder would survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

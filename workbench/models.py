@@ -1,0 +1,338 @@
+"""Policies, reward models and critics as standard transformers classes, and what is read off them.
+
+Everything takes `Sequences`: position ids come from the attention mask, so a row means the same alone or padded.
+"""
+
+import contextlib
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils import logging
+
+from workbench.errors import WorkbenchError
+from workbench.files import resolve
+from workbench.records import Sequences
+
+# Architectures that are built from nothing: small enough for a CPU, and the two families of position encodings.
+PRESETS = {
+    "llama-64x2": {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
+    "llama-96x3": {"model_type": "llama", "hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4},
+    "qwen2-64x2": {"model_type": "qwen2", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
+    "gpt2-64x2": {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4},
+}
+PAD_LOGIT = -1e9  # padding can not be said; finite, so that p log p stays 0 and not NaN
+
+
+@contextlib.contextmanager
+def seeded(seed: int):
+    """Inside, torch's global generator starts at `seed`; outside, it never moved."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def build_policy(preset: str, tokenizer, *, context: int = 128, seed: int = 0):
+    """A causal LM with random weights for `tokenizer`; raises WorkbenchError for an unknown preset."""
+    if preset not in PRESETS:
+        raise WorkbenchError(f"There is no model preset {preset!r}: choose one of {', '.join(PRESETS)}.")
+    sizes = dict(PRESETS[preset])
+    family = sizes.pop("model_type")
+    if family == "gpt2":
+        sizes |= {"n_positions": context, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    else:
+        sizes |= {"intermediate_size": sizes["hidden_size"] * 8 // 3 // 8 * 8, "max_position_embeddings": context}
+        sizes |= {"num_key_value_heads": sizes["num_attention_heads"]}
+    config = AutoConfig.for_model(
+        family,
+        vocab_size=len(tokenizer),
+        tie_word_embeddings=True,
+        initializer_range=0.05,  # 1/sqrt(width) is .1-.125 at these widths; .02 trains several times more slowly
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        **sizes,
+    )
+    with seeded(seed):
+        return AutoModelForCausalLM.from_config(config)
+
+
+def load_tokenizer(source: str):
+    """The tokenizer of a Hub id or folder, and a list of sentences about what was mended in it.
+
+    Padding must be a token of its own, or real text would be taken for padding: where there is none, `<|pad|>` is added
+    (and `load_policy` enlarges the embedding). A tokenizer without EOS raises WorkbenchError: no text would ever end.
+    """
+    folder = _model_folder(source)
+    try:
+        tokenizer = _tokenizer_class(folder).from_pretrained(folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WorkbenchError(
+            f"There is no usable tokenizer in {source!r} ({_first_line(error)}): save one there with tokenizer.save_pretrained."
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise WorkbenchError(
+            f"The tokenizer of {source!r} has no EOS token, so no completion could end: set tokenizer.eos_token and save it again."
+        )
+    notes = []
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        had = "no padding token" if tokenizer.pad_token_id is None else "EOS as its padding token"
+        tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+        notes.append(f"The tokenizer had {had}; it now pads with {tokenizer.pad_token!r}.")
+    tokenizer.padding_side = "left"
+    return tokenizer, notes
+
+
+def load_policy(source: str, tokenizer, *, device: str = "cpu", dtype: str = "float32", allow_pickle: bool = False):
+    """A causal LM from a Hub id or folder, ready for `tokenizer`.
+
+    Only safetensors weights are read unless `allow_pickle` (a pickle can run code). Raises WorkbenchError where the
+    folder, its config or its weights are missing.
+    """
+    model = _load(AutoModelForCausalLM, source, device=device, dtype=dtype, allow_pickle=allow_pickle)
+    _fit_vocabulary(model, tokenizer)
+    return model
+
+
+def load_reward_model(source: str, tokenizer, *, start: str = "sft", seed: int = 0, device="cpu", dtype="float32"):
+    """A sequence classifier with one output, (B,) per row.
+
+    `start`: "sft" takes the weights of `source` (a policy, or a reward model with its trained head), "scratch" only
+    its configuration. A new head starts at N(0, 1/(d+1)) (Stiennon et al. 2020, appendix B.1).
+    """
+    return _load_scalar(
+        AutoModelForSequenceClassification, source, tokenizer, start=start, seed=seed, device=device, dtype=dtype
+    )
+
+
+def load_critic(source: str, tokenizer, *, start: str = "sft", seed: int = 0, device="cpu", dtype="float32"):
+    """A token classifier with one output, (B, T) values, whose head starts at zero: the first values are exactly 0.
+
+    `source` is the SFT policy or the reward model it starts from; `start` "scratch" takes only the configuration.
+    """
+    critic = _load_scalar(
+        AutoModelForTokenClassification, source, tokenizer, start=start, seed=seed, device=device, dtype=dtype
+    )
+    nn.init.zeros_(_head(critic).weight)
+    if _head(critic).bias is not None:
+        nn.init.zeros_(_head(critic).bias)
+    return critic
+
+
+def frozen(model):
+    """The same model without gradients and without dropout."""
+    return without_dropout(model).requires_grad_(False)
+
+
+def without_dropout(model):
+    """The same model with every dropout rate at 0, so that training and scoring see one function."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
+    return model.eval()
+
+
+def add_lora(policy, *, rank: int, seed: int = 0):
+    """The policy with trainable low-rank adapters on every linear layer, all else frozen. Hu et al. 2022.
+
+    Raises WorkbenchError where the `lora` extra is not installed.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise WorkbenchError("LoRA needs the package peft: install it with pip install -e .[lora].") from error
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    with seeded(seed):
+        return get_peft_model(policy, config)
+
+
+def merge_lora(policy):
+    """The policy as a standard transformers model: adapters, where there are any, merged into the weights."""
+    return policy.merge_and_unload() if hasattr(policy, "merge_and_unload") else policy
+
+
+def position_ids(attention_mask: Tensor) -> Tensor:
+    """0, 1, 2, ... over the attended tokens of each row, 0 on the padding before them; (B, T)."""
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def completion_logits(model, sequences: Sequences, *, temperature: float = 1.0) -> Tensor:
+    """Logits over the next token at every completion position, (B, R, V) fp32, divided by `temperature`."""
+    logits = model(
+        input_ids=_clean(model, sequences),
+        attention_mask=sequences.attention_mask,
+        position_ids=position_ids(sequences.attention_mask),
+        use_cache=False,
+        logits_to_keep=sequences.completion_mask.shape[1] + 1,  # one earlier: the logits that predict the first token
+    ).logits[:, :-1]
+    return ban_padding(logits.float() / temperature, model.config.pad_token_id)
+
+
+def ban_padding(logits: Tensor, pad_token_id: int) -> Tensor:
+    """The same logits with padding impossible; sampling and scoring both use this, so that they agree."""
+    is_pad = torch.arange(logits.shape[-1], device=logits.device) == pad_token_id
+    return logits.masked_fill(is_pad, PAD_LOGIT)
+
+
+def token_logprobs(logits: Tensor, sequences: Sequences) -> Tensor:
+    """Log-probability of every completion token, (B, R) nats, 0 where not counted; `logits` (B, R, V)."""
+    tokens = sequences.completions.masked_fill(~sequences.completion_mask, 0)
+    chosen = logits.gather(-1, tokens[..., None])[..., 0] - logits.logsumexp(-1)
+    return torch.where(sequences.completion_mask, chosen, 0)
+
+
+def completion_logprobs(model, sequences: Sequences, *, temperature: float = 1.0) -> Tensor:
+    """Log-probability of every completion token under `model` at `temperature`, (B, R) nats, 0 where not counted."""
+    return token_logprobs(completion_logits(model, sequences, temperature=temperature), sequences)
+
+
+def completion_values(critic, sequences: Sequences) -> Tensor:
+    """The critic's value before every completion token, (B, R) in reward units, 0 where not counted."""
+    values = critic(
+        input_ids=_clean(critic, sequences),
+        attention_mask=sequences.attention_mask,
+        position_ids=position_ids(sequences.attention_mask),
+        use_cache=False,
+    ).logits[..., 0]
+    return torch.where(sequences.completion_mask, values[:, sequences.prompt_length - 1 : -1].float(), 0)
+
+
+def sequence_rewards(reward_model, sequences: Sequences) -> Tensor:
+    """The reward model's raw output at the last counted token of each row, (B,) fp32.
+
+    The class itself takes the last token that differs from the padding id, so its head is applied here by the mask.
+    """
+    mask = sequences.attention_mask
+    hidden = reward_model.base_model(
+        input_ids=_clean(reward_model, sequences), attention_mask=mask, position_ids=position_ids(mask), use_cache=False
+    ).last_hidden_state
+    last = (torch.arange(mask.shape[1], device=mask.device) * mask).argmax(1)
+    return _head(reward_model)(hidden[torch.arange(len(last), device=mask.device), last])[:, 0].float()
+
+
+def _clean(model, sequences: Sequences) -> Tensor:
+    """The tokens with the padding id in every slot that the mask leaves out, whatever stood there."""
+    return sequences.tokens.masked_fill(~sequences.attention_mask, model.config.pad_token_id)
+
+
+def _head(model) -> nn.Linear:
+    return model.score if hasattr(model, "score") else model.classifier
+
+
+def _load_scalar(auto_class, source: str, tokenizer, *, start: str, seed: int, device: str, dtype: str):
+    if start not in ("sft", "scratch"):
+        raise WorkbenchError(f"start is {start!r}: choose 'sft' (the weights of {source!r}) or 'scratch'.")
+    with seeded(seed):
+        if start == "scratch":
+            config = AutoConfig.from_pretrained(_model_folder(source), num_labels=1)
+            model = auto_class.from_config(config).to(device=device, dtype=getattr(torch, dtype))
+        else:
+            model = _load(auto_class, source, device=device, dtype=dtype, allow_pickle=False, num_labels=1)
+        if start == "scratch" or not _was_classifier(source):
+            nn.init.normal_(_head(model).weight, std=(_head(model).in_features + 1) ** -0.5)
+    _fit_vocabulary(model, tokenizer)
+    return without_dropout(model)
+
+
+def _was_classifier(source: str) -> bool:
+    config = AutoConfig.from_pretrained(_model_folder(source))
+    return any("SequenceClassification" in name for name in config.architectures or [])
+
+
+def _load(auto_class, source: str, *, device: str, dtype: str, allow_pickle: bool, **config):
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise WorkbenchError(f"device is {device!r} but this machine has no CUDA device: use device='cpu'.")
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise WorkbenchError(f"dtype is {dtype!r}: choose float32, bfloat16 or float16.")
+    try:
+        with _quiet():
+            model = auto_class.from_pretrained(
+                _model_folder(source),
+                dtype=getattr(torch, dtype),
+                use_safetensors=None if allow_pickle else True,  # None: pickled weights where there are no others
+                **config,
+            )
+    except (OSError, ValueError, RuntimeError, json.JSONDecodeError) as error:
+        hint = (
+            "a folder made by save_pretrained, with config.json and model.safetensors (pickled weights: allow_pickle)"
+        )
+        raise WorkbenchError(
+            f"No model could be loaded from {source!r} ({_first_line(error)}): give {hint}."
+        ) from error
+    return model.to(device)
+
+
+def _model_folder(source: str) -> str:
+    """A local folder where there is one (relative to the repository root), else the Hub id as it is."""
+    folder = resolve(source)
+    if folder.is_dir():
+        inner = folder / "model"  # a run folder keeps its model there
+        return str(inner if inner.is_dir() and not (folder / "config.json").exists() else folder)
+    looks_local = source.startswith((".", "/", "~", "runs/")) or source.count("/") > 1 or folder.exists()
+    if looks_local:
+        raise WorkbenchError(
+            f"The model folder {source!r} does not exist: run the stage that makes it, or give a Hub id."
+        )
+    return source
+
+
+def _fit_vocabulary(model, tokenizer) -> None:
+    """The embedding holds every token of `tokenizer` and the config knows its padding id."""
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        with seeded(0):  # new rows are random, and equal for a policy and its reference
+            model.resize_token_embeddings(len(tokenizer))
+    model.config.pad_token_id = tokenizer.pad_token_id
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Without the library's progress bars and its notice that a new head is not trained yet."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _tokenizer_class(folder: str):
+    """The class that reads the folder's tokenizer as it was saved.
+
+    AutoTokenizer replaces a generic tokenizer by the one its model family usually has (Qwen2's byte-level one, say),
+    which then reads a word-level vocabulary as nonsense; a tokenizer that says it is generic is taken at its word.
+    """
+    settings, data = Path(folder) / "tokenizer_config.json", Path(folder) / "tokenizer.json"
+    if not (settings.is_file() and data.is_file()):
+        return AutoTokenizer
+    declared = json.loads(settings.read_text()).get("tokenizer_class")
+    generic = declared in ("TokenizersBackend", "PreTrainedTokenizerFast")
+    return PreTrainedTokenizerFast if generic else AutoTokenizer
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+
+
+def model_context(model) -> int:
+    """The longest sequence the model can read, in tokens; 0 where its config does not say."""
+    config = model.config
+    return int(getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 0) or 0)
+
+
+def is_run_folder(source: str) -> bool:
+    """Whether `source` is a run folder of this project rather than a bare model folder."""
+    return (Path(resolve(source)) / "run.json").exists()

@@ -1,0 +1,26 @@
+"""Figures: each function takes a DataFrame and returns a plotly Figure."""
+
+from workbench.plots.agreement import plot_agreement_matrix
+from workbench.plots.best_of_n import plot_best_of_n
+from workbench.plots.frontier import plot_frontier, plot_reward_kl_path, plot_sharpening_control
+from workbench.plots.rewards import (
+    plot_accuracy_bars,
+    plot_calibration,
+    plot_gold_components,
+    plot_reward_distributions,
+)
+from workbench.plots.training import plot_learning_curve, plot_training_panels
+
+__all__ = [
+    "plot_accuracy_bars",
+    "plot_agreement_matrix",
+    "plot_best_of_n",
+    "plot_calibration",
+    "plot_frontier",
+    "plot_gold_components",
+    "plot_learning_curve",
+    "plot_reward_distributions",
+    "plot_reward_kl_path",
+    "plot_sharpening_control",
+    "plot_training_panels",
+]

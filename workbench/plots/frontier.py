@@ -1,0 +1,157 @@
+"""Figures of reward against KL: what a run gained for how far it moved, and whether the gain is real."""
+
+from __future__ import annotations
+
+import html
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from workbench.plots.theme import (
+    PALETTE,
+    ROLE_COLORS,
+    SYMBOLS,
+    add_root_kl_axes,
+    axis_label,
+    completion_hover,
+    error_bar,
+    has_gold,
+    measured_score,
+    number,
+    require_columns,
+    root_kl,
+    run_groups,
+    smoothed,
+    styled,
+    transparent,
+)
+
+
+def plot_reward_kl_path(
+    metrics: pd.DataFrame, *, proxy: str = "proxy", gold: str = "gold", title: str = "", window: int = 15
+) -> go.Figure:
+    """The path of training in the plane of √KL and reward, one per run where the table has a `run` column.
+
+    Columns step, kl (nats), `proxy` and `gold`; no gold line where gold was not measured.
+    """
+    require_columns(metrics, ["step", "kl", proxy], "plot_reward_kl_path")
+    scores = {"gold": gold, "proxy": proxy} if has_gold(metrics, gold) else {"proxy": proxy}
+    figure, runs = go.Figure(), run_groups(metrics)
+    for i, (run, rows) in enumerate(runs):
+        for role, column in scores.items():
+            if len(runs) == 1:
+                figure.add_traces(_path(rows, column, name=role, color=ROLE_COLORS[role], window=window))
+            else:
+                line = _path(rows, column, name=run, color=PALETTE[i % len(PALETTE)], window=window)[1]
+                first = role == next(iter(scores))  # one legend entry a run
+                line.update(legendgroup=run, showlegend=first, line={"dash": "solid" if first else "dot"})
+                figure.add_trace(line)
+    add_root_kl_axes(figure, max(smoothed(rows["kl"], window).max() for _, rows in runs))
+    figure.update_yaxes(title="reward")
+    reading = f"Running means over {window} steps, from the start of training to the large dot at its end."
+    if len(scores) == 2:
+        reading += " A highest point flatters a noisy line." + (" Dotted: proxy." if len(runs) > 1 else "")
+    return styled(figure, title=title or _path_finding(runs, scores, window), reading=reading, height=480)
+
+
+def _path(rows: pd.DataFrame, column: str, *, name: str, color: str, window: int) -> list[go.Scatter]:
+    """The raw points, faint, and the smoothed path with its end marked."""
+    rows = rows.dropna(subset=["kl", column]).sort_values("step")
+    kl, texts = smoothed(rows["kl"], window), completion_hover(rows)
+    raw = go.Scatter(x=root_kl(rows["kl"]), y=rows[column], mode="markers", showlegend=False, hoverinfo="skip")
+    raw.marker = {"color": transparent(color, 0.25), "size": 3}
+    path = go.Scatter(
+        x=root_kl(kl),
+        y=smoothed(rows[column], window),
+        name=name,
+        mode="lines+markers",
+        line={"color": color, "width": 2.4},
+        marker={"size": [0] * (len(rows) - 1) + [11], "color": color, "opacity": 1, "line": {"width": 0}},
+        customdata=[f"step {s:g}, KL {k:.2f} nats{text}" for s, k, text in zip(rows["step"], kl, texts, strict=True)],
+        hovertemplate="%{customdata}<br>%{y:.2f}",
+    )
+    return [raw, path]
+
+
+def _path_finding(runs: list[tuple[str, pd.DataFrame]], scores: dict[str, str], window: int) -> str:
+    """What the paths show, in a sentence."""
+    if "gold" not in scores:
+        return "The proxy is bought with KL: watch what each further nat adds"
+    lines = [smoothed(rows[scores["gold"]].dropna(), window) for _, rows in runs]
+    fall = max(line.max() - line.iloc[-1] for line in lines if len(line))
+    if fall < 0.05:
+        return "Gold reward is at its highest when training ends"
+    return f"Gold reward ends {'up to ' if len(runs) > 1 else ''}{fall:.2f} below its highest point"
+
+
+def plot_frontier(points: pd.DataFrame, title: str = "") -> go.Figure:
+    """Every run as a point, a colour per method: gold, or the proxy where gold was not measured, against √KL.
+
+    Columns run, method, kl (nats), gold or proxy; gold_se or proxy_se give 95% intervals, completion the hover.
+    """
+    score = measured_score(points, "plot_frontier")
+    require_columns(points, ["run", "method", "kl"], "plot_frontier")
+    figure = go.Figure()
+    for i, (method, rows) in enumerate(points.groupby("method", sort=False)):
+        figure.add_scatter(
+            x=root_kl(rows["kl"]),
+            y=rows[score],
+            error_y=error_bar(rows, score),
+            mode="markers",
+            name=html.escape(str(method)),
+            marker={"size": 11, "color": PALETTE[i % len(PALETTE)], "symbol": SYMBOLS[i % len(SYMBOLS)]},
+            customdata=_point_details(rows),
+            hovertemplate="%{customdata}<extra></extra>",
+        )
+    add_root_kl_axes(figure, points["kl"].max())
+    figure.update_yaxes(title=axis_label(score))
+    best = points.loc[points[score].idxmax()]
+    title = title or f"Highest {score}: {best['run']} with {number(best[score])} at {best['kl']:.2f} nats"
+    reading = "Up is better, left is closer to the reference. Point at a run for one of its completions."
+    return styled(figure, title=title, reading=reading, height=480)
+
+
+def _point_details(rows: pd.DataFrame) -> list[str]:
+    """Hover block of each run: its name, KL, the scores that were measured and a completion."""
+    scores = [column for column in ("gold", "proxy") if column in rows]
+    lines = []
+    for (_, row), text in zip(rows.iterrows(), completion_hover(rows), strict=True):
+        numbers = "".join(f"<br>{column} {number(row[column])}" for column in scores if pd.notna(row[column]))
+        lines.append(f"{html.escape(str(row['run']))}<br>KL {row['kl']:.2f} nats{numbers}{text}")
+    return lines
+
+
+def plot_sharpening_control(frame: pd.DataFrame, title: str = "") -> go.Figure:
+    """Gold (or proxy) reward of each `run` sampled at each `temperature`, 0 meaning greedy, 95% intervals."""
+    score = measured_score(frame, "plot_sharpening_control")
+    require_columns(frame, ["run", "temperature"], "plot_sharpening_control")
+    figure = go.Figure()
+    for i, (run, rows) in enumerate(run_groups(frame)):
+        rows = rows.sort_values("temperature", ascending=False)
+        figure.add_scatter(
+            x=[_temperature_name(value) for value in rows["temperature"]],
+            y=rows[score],
+            error_y=error_bar(rows, score),
+            name=run,
+            mode="lines+markers",
+            marker={"size": 9, "symbol": SYMBOLS[i % len(SYMBOLS)]},
+            line={"color": PALETTE[i % len(PALETTE)], "width": 2.2},
+            hovertemplate="%{x}<br>%{y:.2f}",
+        )
+    order = [_temperature_name(value) for value in sorted(frame["temperature"].unique(), reverse=True)]
+    figure.update_xaxes(title="sampling temperature", type="category", categoryorder="array", categoryarray=order)
+    figure.update_yaxes(title=axis_label(score)).update_layout(scattermode="group", scattergap=0.8)  # bars side by side
+    reading = "A gain that the starting model has at greedy is sharpening; a gap that stays at greedy is new behaviour."
+    return styled(figure, title=title or _sharpening_finding(frame, score), reading=reading)
+
+
+def _sharpening_finding(frame: pd.DataFrame, score: str) -> str:
+    """How far apart the runs are at the highest and at the lowest temperature, in a sentence."""
+    hot, cold = frame["temperature"].max(), frame["temperature"].min()
+    gaps = frame.groupby("temperature")[score].agg(lambda values: values.max() - values.min())
+    named = [f"{gaps[value]:.2f} at {_temperature_name(value)}" for value in (hot, cold)]
+    return f"The gap between the best and the worst run is {named[0]}" + ("" if hot == cold else f" and {named[1]}")
+
+
+def _temperature_name(value: float) -> str:
+    return "greedy" if value == 0 else f"T = {value:g}"

@@ -1,0 +1,141 @@
+"""Figures of rewards: how they are distributed, how honest the reward model is, what the gold reward is made of."""
+
+from __future__ import annotations
+
+import html
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from workbench.plots.theme import (
+    GREY,
+    PALETTE,
+    axis_label,
+    completion_hover,
+    error_bar,
+    number,
+    require_columns,
+    run_groups,
+    styled,
+    transparent,
+)
+
+QUARTILES = ["lowest gold", "second", "third", "highest gold"]
+DOTS = 200  # dots drawn per violin: each carries its completion, thousands would make a heavy page
+
+
+def plot_reward_distributions(
+    samples: pd.DataFrame, by: str = "kind", score: str = "proxy", title: str = ""
+) -> go.Figure:
+    """Violins of `score` for each value of the column `by`; "gold_quartile" cuts the samples into quarters by gold."""
+    require_columns(samples, [score], "plot_reward_distributions")
+    if by == "gold_quartile":
+        require_columns(samples, ["gold"], "plot_reward_distributions by gold quartile")
+        rank = samples["gold"].rank(method="first")  # equal golds are common: quarters by rank, not by value
+        samples = samples.assign(gold_quartile=pd.qcut(rank, 4, labels=QUARTILES))
+    require_columns(samples, [by], "plot_reward_distributions")
+    figure = go.Figure()
+    for i, (group, rows) in enumerate(samples.groupby(by, observed=True)):
+        figure.add_traces(_violin_with_dots(html.escape(str(group)), rows, score, PALETTE[i % len(PALETTE)]))
+    figure.update_xaxes(title=by.replace("_", " ")).update_yaxes(title=axis_label(score))
+    medians = samples.groupby(by, observed=True)[score].median()
+    title = title or (
+        f"“{medians.idxmax()}” has the highest median score ({number(medians.max())}), "
+        f"“{medians.idxmin()}” the lowest ({number(medians.min())})"
+    )
+    return styled(figure, title=title, reading="Box: middle half and median. Point at a dot for its completion.")
+
+
+def _violin_with_dots(name: str, rows: pd.DataFrame, score: str, color: str) -> list[go.Violin]:
+    """The violin of all rows, and an invisible one that carries the dots of some of them."""
+    some = rows if len(rows) <= DOTS else rows.sample(DOTS, random_state=0)
+    violin = go.Violin(x=[name] * len(rows), y=rows[score], points=False, hoverinfo="skip", box={"width": 0.1})
+    dots = go.Violin(
+        x=[name] * len(some),
+        y=some[score],
+        customdata=completion_hover(some),
+        hovertemplate="%{y:.2f}%{customdata}<extra></extra>",
+        hoveron="points",
+        points="all",
+        pointpos=0,
+        jitter=0.6,
+        marker={"size": 3, "opacity": 0.5, "color": color},
+        line={"width": 0},
+        fillcolor="rgba(0, 0, 0, 0)",
+    )
+    return [violin.update(line={"color": color, "width": 1.5}), dots]
+
+
+def plot_calibration(table: pd.DataFrame, title: str = "") -> go.Figure:
+    """Observed share against predicted probability in each bin of a `reliability_table`, with 95% intervals."""
+    require_columns(table, ["predicted", "observed", "count"], "plot_calibration")
+    figure = go.Figure(
+        go.Scatter(x=[0, 1], y=[0, 1], line={"dash": "dash", "color": GREY}, mode="lines", hoverinfo="skip")
+    )
+    figure.add_scatter(
+        x=table["predicted"],
+        y=table["observed"],
+        error_y=error_bar(table, "observed"),
+        mode="lines+markers",
+        marker={"size": 6 + 10 * (table["count"] / table["count"].max()) ** 0.5},
+        line={"color": PALETTE[0], "width": 1.2},
+        customdata=table["count"],
+        hovertemplate="predicted %{x:.2f}<br>observed %{y:.2f}<br>%{customdata} samples<extra></extra>",
+    )
+    figure.update_xaxes(title="predicted probability that the first is better")
+    figure.update_yaxes(title="share in which it was")
+    gap = (table["observed"] - table["predicted"]).abs()
+    worst = table.loc[gap.idxmax()]
+    found = f"Largest gap {gap.max():.2f}: predicted {worst['predicted']:.2f}, observed {worst['observed']:.2f}"
+    reading = (
+        "On the dashed line probabilities mean what they say; flatter is overconfident. Larger dots hold more pairs."
+    )
+    return styled(figure, title=title or found, reading=reading)
+
+
+def plot_accuracy_bars(table: pd.DataFrame, title: str = "") -> go.Figure:
+    """Pairwise accuracy per `group`, one bar for each thing it was `measured_against` (labels, gold), 95% intervals."""
+    require_columns(table, ["group", "measured_against", "accuracy"], "plot_accuracy_bars")
+    figure = go.Figure()
+    for i, (against, rows) in enumerate(table.groupby("measured_against", sort=False)):
+        names = [html.escape(str(group)) for group in rows["group"]]
+        name = f"against {html.escape(str(against))}"
+        figure.add_trace(_bars(names, rows, "accuracy", name=name, color=PALETTE[i % len(PALETTE)]))
+    figure.add_hline(y=0.5, line={"dash": "dash", "color": GREY})
+    figure.update_yaxes(title=axis_label("accuracy"), range=[0, 1.02])
+    worst, best = table.loc[table["accuracy"].idxmin()], table.loc[table["accuracy"].idxmax()]
+    title = title or (
+        f"Most accurate on {best['group']} ({best['accuracy']:.2f} against {best['measured_against']}), "
+        f"least on {worst['group']} ({worst['accuracy']:.2f} against {worst['measured_against']})"
+    )
+    return styled(
+        figure, title=title, reading="Share of pairs put in the right order, with 95% intervals. Dashed: guessing."
+    )
+
+
+def plot_gold_components(frame: pd.DataFrame, title: str = "") -> go.Figure:
+    """Mean of each gold `component` for each `run`, with 95% intervals where the table has value_se."""
+    require_columns(frame, ["run", "component", "value"], "plot_gold_components")
+    figure = go.Figure()
+    for i, (run, rows) in enumerate(run_groups(frame)):
+        names = [html.escape(str(component)) for component in rows["component"]]
+        figure.add_trace(_bars(names, rows, "value", name=run, color=PALETTE[i % len(PALETTE)]))
+    figure.add_hline(y=0, line={"color": GREY, "width": 1})
+    figure.update_yaxes(title="part of the gold reward")
+    values = frame.groupby("component")["value"]
+    spread = values.max() - values.min()
+    title = title or f"Runs differ most in “{spread.idxmax()}”: {number(spread.max())} of gold reward between them"
+    reading = "The bars of one run add up to its gold reward. Look for a part that fell while others rose."
+    return styled(figure, title=title, reading=reading)
+
+
+def _bars(x: list[str], rows: pd.DataFrame, column: str, *, name: str, color: str) -> go.Bar:
+    """Pale bars, so that the error bars inside them are seen on any page."""
+    return go.Bar(
+        x=x,
+        y=rows[column],
+        error_y={**error_bar(rows, column), "color": color},
+        name=name,
+        marker={"color": transparent(color, 0.45), "line": {"color": color, "width": 1.2}},
+        hovertemplate="%{x}<br>%{y:.3f}",
+    )

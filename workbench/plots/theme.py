@@ -1,0 +1,203 @@
+"""What all figures share: colours, axis names with units, hover text, checks of their tables."""
+
+from __future__ import annotations
+
+import html
+import math
+import textwrap
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from workbench.errors import WorkbenchError
+
+# Okabe and Ito's colours without yellow and black: told apart with any colour vision, seen on white and on black
+PALETTE = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"]
+SYMBOLS = ["circle", "square", "diamond", "cross", "triangle-up", "x", "star", "hexagon"]
+GREY = "#767676"  # contrast 4.5 : 1 with white and with black alike, so one figure fits light and dark pages
+FAINT = "rgba(128, 128, 128, 0.25)"
+ROLE_COLORS = {"proxy": PALETTE[0], "gold": PALETTE[1], "random": GREY}
+
+AXIS_LABELS = {
+    "step": "training step",
+    "loss": "loss (nats per token)",
+    "heldout_loss": "held-out loss (nats per token)",
+    "kl": "KL from the reference (nats)",
+    "entropy": "entropy (nats per token)",
+    "length": "completion length (tokens)",
+    "gold": "gold reward",
+    "proxy": "reward model's score (proxy)",
+    "score": "reward model's score",
+    "reward": "reward",
+    "accuracy": "accuracy (share of pairs)",
+}
+
+
+LOOK = {
+    "template": "none",
+    "paper_bgcolor": "rgba(0, 0, 0, 0)",
+    "plot_bgcolor": "rgba(0, 0, 0, 0)",
+    "colorway": PALETTE,
+    "font": {"family": "system-ui, Segoe UI, Helvetica, Arial, sans-serif", "size": 13, "color": GREY},
+    "legend": {"orientation": "h", "x": 0, "y": 0.01, "yref": "container", "yanchor": "bottom"},
+    "hoverlabel": {"align": "left", "bgcolor": "white", "font": {"color": "#222222", "size": 12}},
+    "hovermode": "closest",
+    "uirevision": "keep",  # zoom and hidden traces survive a redraw
+}
+AXIS_LOOK = {
+    "gridcolor": FAINT,
+    "linecolor": GREY,
+    "tickcolor": FAINT,
+    "ticks": "outside",
+    "zeroline": False,
+    "title": {"font": {"size": 13}},
+}
+
+
+def styled(figure: go.Figure, *, title: str, reading: str, height: int = 440) -> go.Figure:
+    """`figure` with the common look: `title` states the finding, `reading` below it says how to read the figure."""
+    headline, lines = _headline(title, reading)
+    legend_rows = _legend_rows(figure)
+    top_axis = "xaxis2" in figure.layout and figure.layout.xaxis2.side == "top"
+    figure.update_layout(
+        **LOOK,
+        height=height,
+        title={"text": headline, "font": {"size": 17}, "x": 0.01, "y": 1 - 22 / height, "yanchor": "top"},
+        margin={"l": 70, "r": 30, "b": 62 + 21 * legend_rows, "t": 32 + 20 * lines + 40 * top_axis},
+        showlegend=legend_rows > 0,
+    )
+    return figure.update_xaxes(AXIS_LOOK).update_yaxes(AXIS_LOOK)
+
+
+def _headline(title: str, reading: str) -> tuple[str, int]:
+    """Title and reading as wrapped, escaped text of one plotly title, and the number of its lines."""
+    titles, readings = (textwrap.wrap(text, width) for text, width in ((title, 85), (reading, 115)))
+    small = "<br>".join(html.escape(line) for line in readings)
+    text = f"<b>{'<br>'.join(html.escape(line) for line in titles)}</b><br><span style='font-size:13px'>{small}</span>"
+    return text, len(titles) + len(readings)
+
+
+def _legend_rows(figure: go.Figure) -> int:
+    """Rows that the legend takes at 900 pixels, so that the margin below holds them; one name needs no legend."""
+    names = [trace.name for trace in figure.data if trace.name and trace.showlegend is not False]
+    return math.ceil(sum(7 * len(name) + 50 for name in names) / 760) if len(names) > 1 else 0
+
+
+def number(value: float) -> str:
+    """Two decimals with a real minus sign and no negative zero, for titles."""
+    return f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
+
+
+def axis_label(column: str) -> str:
+    """The name of a column with its unit."""
+    return AXIS_LABELS.get(column, column.replace("_", " "))
+
+
+def hover_text(text: object, *, width: int = 60, limit: int = 480) -> str:
+    """Text as plotly may show it: escaped, wrapped at `width` and cut after `limit` characters."""
+    lines = textwrap.wrap(
+        textwrap.shorten(str(text), limit, placeholder=" …") if " " in str(text) else str(text)[:limit], width
+    )
+    return "<br>".join(html.escape(line) for line in lines)
+
+
+def completion_hover(frame: pd.DataFrame) -> list[str]:
+    """One hover block per row: the completion, after its prompt where there is one, or nothing without completions."""
+    if "completion" not in frame:
+        return [""] * len(frame)
+    prompts = frame["prompt"] if "prompt" in frame else [""] * len(frame)
+    pairs = zip(prompts, frame["completion"], strict=True)
+    return [
+        f"<br>{hover_text(prompt)}<br><b>{hover_text(text)}</b>".replace("<br><br>", "<br>") for prompt, text in pairs
+    ]
+
+
+def require_columns(frame: pd.DataFrame, columns: Iterable[str], figure: str) -> None:
+    """WorkbenchError unless `frame` has rows and all `columns`."""
+    if len(frame) == 0:
+        raise WorkbenchError(f"{figure} got a table without rows: give it a run that has written some.")
+    missing = [column for column in columns if column not in frame]
+    if missing:
+        raise WorkbenchError(f"{figure} needs the columns {missing}: the table has {list(frame.columns)}.")
+
+
+def has_gold(frame: pd.DataFrame, column: str = "gold") -> bool:
+    """Whether the gold reward was measured: on real data nobody knows it, and gold traces are left out."""
+    return column in frame and bool(frame[column].notna().any())
+
+
+def shown_columns(frame: pd.DataFrame, columns: Sequence[str], figure: str) -> list[str]:
+    """`columns` without the gold ones nobody measured; WorkbenchError when another is missing or none is left."""
+    shown = [column for column in columns if not column.startswith("gold") or has_gold(frame, column)]
+    require_columns(frame, shown, figure)
+    if not shown:
+        raise WorkbenchError(f"{figure} has nothing to show: none of {list(columns)} was measured.")
+    return shown
+
+
+def measured_score(frame: pd.DataFrame, figure: str) -> str:
+    """The column to compare runs by: "gold" where it was measured, else "proxy"."""
+    score = "gold" if has_gold(frame) else "proxy"
+    require_columns(frame, [score], figure)
+    return score
+
+
+def run_groups(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """(escaped run name, its rows) in order of appearance; a table without a run column is one nameless run."""
+    if "run" not in frame:
+        return [("", frame)]
+    return [(html.escape(str(name)), rows) for name, rows in frame.groupby("run", sort=False)]
+
+
+def error_bar(frame: pd.DataFrame, column: str) -> dict:
+    """95% interval of `column` as a plotly error bar, invisible without a column of its standard error."""
+    if f"{column}_se" not in frame:
+        return {"visible": False}
+    return {"type": "data", "array": 1.96 * frame[f"{column}_se"].fillna(0), "thickness": 1.5, "width": 4}
+
+
+def smoothed(values: pd.Series, window: int) -> pd.Series:
+    """Centred running mean, or the values themselves when there are fewer than four windows of them."""
+    return values.rolling(window, center=True, min_periods=1).mean() if len(values) >= 4 * window else values
+
+
+def transparent(color: str, opacity: float) -> str:
+    """A "#RRGGBB" colour with an opacity."""
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red}, {green}, {blue}, {opacity})"
+
+
+def root_kl(kl: pd.Series) -> pd.Series:
+    """√KL; sampled estimates below zero count as zero."""
+    return np.sqrt(kl.clip(lower=0))
+
+
+def add_root_kl_axes(figure: go.Figure, largest_kl: float) -> go.Figure:
+    """√KL below, on which reward grows about linearly at first (Gao et al. 2022), and KL itself above, both nats."""
+    end = 1.06 * math.sqrt(max(largest_kl, 0.01))
+    ticks = [0.0]
+    for kl in (0.01, 0.03, 0.1, 0.3, 1, 2, 4, 8, 16, 32, 64, 128, 256):
+        if math.sqrt(ticks[-1]) + 0.08 * end < math.sqrt(kl) <= end:
+            ticks.append(kl)
+    figure.update_xaxes(title="√KL from the reference (√nats)", range=[-0.03 * end, end], rangemode="tozero")
+    return add_top_axis(figure, [math.sqrt(kl) for kl in ticks], [f"{kl:g}" for kl in ticks], "KL (nats)")
+
+
+def add_top_axis(figure: go.Figure, places: Sequence[float], labels: Sequence[str], title: str) -> go.Figure:
+    """A second scale above the figure that follows the first when it is zoomed."""
+    figure.add_scatter(x=[places[0]], y=[None], xaxis="x2", showlegend=False, hoverinfo="skip")  # an axis needs a trace
+    return figure.update_layout(
+        xaxis2={
+            "overlaying": "x",
+            "side": "top",
+            "matches": "x",
+            "type": figure.layout.xaxis.type,
+            "range": figure.layout.xaxis.range,
+            "tickvals": list(places),
+            "ticktext": list(labels),
+            "title": {"text": title, "standoff": 4},
+            "showgrid": False,
+        }
+    )

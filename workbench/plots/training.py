@@ -1,0 +1,73 @@
+"""Figures of a run's metrics against its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from workbench.plots.theme import PALETTE, ROLE_COLORS, axis_label, shown_columns, smoothed, styled, transparent
+
+
+def plot_learning_curve(
+    metrics: pd.DataFrame, columns: Sequence[str], *, title: str, unit: str = "loss (nats per token)", window: int = 15
+) -> go.Figure:
+    """Several columns of one unit against step; noisy ones as a running mean over `window` rows the raw line faint."""
+    columns = shown_columns(metrics, ["step", *columns], "plot_learning_curve")[1:]
+    figure = go.Figure()
+    for column, color in zip(columns, PALETTE * len(columns), strict=False):
+        for trace in _line_with_raw(metrics, column, color=color, window=window, legend=True):
+            figure.add_trace(trace)
+    figure.update_xaxes(title=axis_label("step"), rangemode="nonnegative").update_yaxes(title=unit)
+    return styled(figure, title=title, reading=_reading(window))
+
+
+def plot_training_panels(metrics: pd.DataFrame, columns: Sequence[str], *, title: str, window: int = 15) -> go.Figure:
+    """One small panel per column against step, three in a row, each with its own unit."""
+    columns = shown_columns(metrics, ["step", *columns], "plot_training_panels")[1:]
+    across = min(3, len(columns))
+    down = -(-len(columns) // across)
+    names = [axis_label(column) for column in columns]
+    figure = make_subplots(
+        rows=down, cols=across, subplot_titles=names, horizontal_spacing=0.08, vertical_spacing=0.28 / down
+    )
+    for i, column in enumerate(columns):
+        color = ROLE_COLORS.get(column, PALETTE[2])
+        for trace in _line_with_raw(metrics, column, color=color, window=window, legend=False):
+            figure.add_trace(trace, row=i // across + 1, col=i % across + 1)
+        if i + across >= len(columns):  # nothing below it
+            figure.update_xaxes(title=axis_label("step"), row=i // across + 1, col=i % across + 1)
+    figure.update_annotations(font={"size": 14})
+    figure = styled(figure, title=title, reading=_reading(window), height=120 + 230 * down)
+    return figure.update_layout(margin={"t": figure.layout.margin.t + 22})
+
+
+def _reading(window: int) -> str:
+    return (
+        f"Strong lines: running means over {window} points. Faint lines: the raw values. Few points are not smoothed."
+    )
+
+
+def _line_with_raw(metrics: pd.DataFrame, column: str, *, color: str, window: int, legend: bool) -> list[go.Scatter]:
+    """The smoothed line with hover, and the raw one behind it where it differs."""
+    measured = metrics[["step", column]].dropna()  # evaluations come every so many steps
+    line = smoothed(measured[column], window)
+    few = len(measured) <= 40
+    main = go.Scatter(
+        x=measured["step"],
+        y=line,
+        name=axis_label(column).split(" (")[0],
+        showlegend=legend,
+        mode="lines+markers" if few else "lines",
+        line={"color": color, "width": 2.2},
+        hovertemplate="step %{x}<br>%{y:.3g}",
+    )
+    if line is measured[column]:
+        return [main]
+    raw = {"color": transparent(color, 0.3), "width": 1}
+    return [
+        go.Scatter(x=measured["step"], y=measured[column], line=raw, mode="lines", showlegend=False, hoverinfo="skip"),
+        main,
+    ]

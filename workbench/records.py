@@ -1,0 +1,118 @@
+"""The nouns that flow between stages.
+
+Every batch of text has one layout: prompts left-padded to P tokens, completions right-padded to R tokens, so the
+completion is always `tokens[:, P:]` and nobody recomputes indices. Masks are True where a position counts.
+
+>>> # prompt "a b" and "c", completions "x <eos>" and "y z <eos>", pad "."
+>>> # tokens          [[a b x <eos> .], [. c y z <eos>]]      P = 2, R = 3
+>>> # attention_mask  [[1 1 1 1 0],     [0 1 1 1 1]]
+>>> # completion_mask [[1 1 0],         [1 1 1]]
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sequences:
+    """B prompts with their completions."""
+
+    tokens: Tensor  # (B, P+R) int64
+    attention_mask: Tensor  # (B, P+R) bool, False on both kinds of padding
+    completion_mask: Tensor  # (B, R) bool, True up to and including EOS
+
+    @property
+    def prompt_length(self) -> int:
+        """P, the padded prompt length in tokens."""
+        return self.tokens.shape[1] - self.completion_mask.shape[1]
+
+    @property
+    def completions(self) -> Tensor:
+        """Completion tokens, (B, R)."""
+        return self.tokens[:, self.prompt_length :]
+
+    def __len__(self) -> int:
+        """B, the number of rows."""
+        return self.tokens.shape[0]
+
+    def rows(self, index: Any) -> Self:
+        """The chosen rows of every field; `index` is a slice, a list or an index tensor."""
+        return replace(self, **{field.name: getattr(self, field.name)[index] for field in fields(self)})
+
+    def to(self, device: Any) -> Self:
+        """The same rows on another device."""
+        return replace(self, **{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
+    def trimmed(self) -> Self:
+        """The same rows without the columns that are padding in all of them (at least one completion column stays)."""
+        start = int(self.attention_mask.any(0).int().argmax())
+        stop = max(1, int(self.completion_mask.any(0).sum()))
+        prompt, width = self.prompt_length, self.completion_mask.shape[1]
+        cut = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value.dim() == 2:
+                value = value[:, :stop] if value.shape[1] == width else value[:, start : prompt + stop]
+            cut[field.name] = value
+        return replace(self, **cut)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout(Sequences):
+    """Sequences that a policy sampled."""
+
+    logprobs: Tensor  # (B, R) nats under the sampling policy at its temperature, 0 where not counted
+    finished: Tensor  # (B,) bool, False where the length limit came before EOS
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredRollout(Rollout):
+    """A rollout with what the reward and the reference policy say about it."""
+
+    reference_logprobs: Tensor  # (B, R) nats under the reference at the same temperature, 0 where not counted
+    scores: Tensor  # (B,) reward of the whole completion
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptExample:
+    """A prompt to sample from."""
+
+    prompt_ids: list[int]
+    row: dict[str, Any]  # the dataset row it came from: `prompt` and every other column
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionExample:
+    """A demonstration."""
+
+    prompt_ids: list[int]
+    completion_ids: list[int]  # ends with EOS unless it was truncated
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairExample:
+    """Two completions of one prompt, the first preferred."""
+
+    prompt_ids: list[int]
+    chosen_ids: list[int]  # ends with EOS unless it was truncated
+    rejected_ids: list[int]  # ends with EOS unless it was truncated
+    margin: float  # how much better, 0 where nobody said
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """One labeler's verdict on two or more completions of one prompt."""
+
+    item_id: str
+    labeler: str
+    kind: str  # "pair", "ranking", "best_of" or "rating"
+    value: Any  # pair: 0 or 1, an index into the unshuffled completions, or "tie" or "skip"
+    shown_order: list[int]  # shown_order[position] = index of the completion shown there
+    elapsed_ms: int  # milliseconds between showing and judging, 0 where nobody measured
+    note: str
+    event_id: str  # unique per judgement, so that a repeated message is stored once

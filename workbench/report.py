@@ -1,0 +1,200 @@
+"""Executed notebooks as an offline page: a summary of the stages, the tour, and one page per notebook."""
+
+import base64
+import json
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import jinja2
+import plotly.io
+from nbconvert.filters.ansi import ansi2html, strip_ansi
+from plotly.offline import get_plotlyjs
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
+
+from workbench import markdown
+from workbench.errors import WorkbenchError
+from workbench.files import replace_folder, shown
+
+PLOTLY = "application/vnd.plotly.v1+json"
+PICTURES = ("image/svg+xml", "image/png", "image/jpeg")
+# Executed notebook of a folder, and what finding it says about the stage: the first that exists counts.
+STATUS = {"notebook.ipynb": "finished", "notebook.failed.ipynb": "failed", "notebook.part.ipynb": "unfinished"}
+TOUR = "00_tour"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """One executed notebook."""
+
+    name: str  # of the stage
+    notebook: str  # name of the notebook that was executed
+    title: str
+    status: str
+    minutes: float
+    numbers: dict[str, str]  # the stage's key numbers
+    parameters: dict[str, object]  # those that differ from the notebook's own
+    cells: list[dict]
+
+    @property
+    def file(self) -> str:
+        """Name of the page's file."""
+        return f"{self.name}.html"
+
+
+def write_report(folder: Path) -> Path:
+    """Write `folder`/report whole or not at all; path of its index. WorkbenchError where nothing was executed there."""
+    pages = [read_page(path) for path in executed_notebooks(folder)]
+    if not pages:
+        raise WorkbenchError(f"{shown(folder)} holds no executed notebook: make some with `workbench run ... --out`.")
+    with replace_folder(folder / "report") as report:
+        (report / "plotly.min.js").write_text(get_plotlyjs())
+        (report / "style.css").write_text(stylesheet())
+        (report / "index.html").write_text(index_html(pages, shown(folder)))
+        for page in pages:
+            (report / page.file).write_text(page_html(page, pages))
+    return folder / "report" / "index.html"
+
+
+def index_html(pages: list[Page], place: str) -> str:
+    """The table of the stages, then the tour where it was executed."""
+    tour = next((page for page in pages if page.notebook == TOUR), None)
+    cells = rendered(without_title(tour.cells), "index", pages) if tour else []
+    return template().render(page=None, pages=pages, cells=cells, title=tour.title if tour else place, place=place)
+
+
+def page_html(page: Page, pages: list[Page]) -> str:
+    """One executed notebook, code folded away."""
+    return template().render(page=page, pages=pages, cells=rendered(page.cells, page.name, pages), title=page.title)
+
+
+def template() -> jinja2.Template:
+    """The one template of the index and the pages."""
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True).get_template("report.html")
+
+
+def executed_notebooks(folder: Path) -> list[Path]:
+    """The executed notebook of the folder itself and of each folder in it."""
+    places = [folder, *sorted(path for path in folder.glob("*") if path.is_dir() and path.name != "report")]
+    found = [next((place / name for name in STATUS if (place / name).is_file()), None) for place in places]
+    return [path for path in found if path]
+
+
+def read_page(path: Path) -> Page:
+    """An executed notebook and its stage's key numbers; WorkbenchError where the file is damaged."""
+    try:
+        content = json.loads(path.read_text())
+        cells, about = content["cells"], content["metadata"]
+        summary = path.with_name("summary.json")
+        numbers = json.loads(summary.read_text()) if summary.exists() else {}
+    except (ValueError, KeyError) as error:
+        raise WorkbenchError(f"{shown(path.parent)} holds a damaged file ({error}): run that stage again.") from error
+    titles = [line[2:].strip() for cell in cells for line in lines_of(cell) if line.startswith("# ")]
+    executed = about.get("papermill", {})
+    return Page(
+        name=path.parent.name,
+        notebook=about.get("workbench", {}).get("notebook", path.parent.name),
+        title=next(iter(titles), path.parent.name),
+        status=STATUS[path.name],
+        minutes=(executed.get("duration") or 0) / 60,
+        numbers={name: number(value) for name, value in numbers.items()},
+        parameters=executed.get("parameters", {}),
+        cells=cells,
+    )
+
+
+def lines_of(cell: dict) -> list[str]:
+    """Lines of a markdown cell, none of other cells."""
+    return joined(cell["source"]).split("\n") if cell["cell_type"] == "markdown" else []
+
+
+def joined(text: str | list[str]) -> str:
+    """Text that a notebook file may hold as a list of lines."""
+    return text if isinstance(text, str) else "".join(text)
+
+
+def number(value: float | str | None) -> str:
+    """A key number for reading."""
+    if value is None:
+        return "undefined"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def without_title(cells: list[dict]) -> list[dict]:
+    """The cells without the first title line, which the index has as its own."""
+    for index, cell in enumerate(cells):
+        lines = lines_of(cell)
+        titles = [line for line in lines if line.startswith("# ")]
+        if titles:
+            lines.remove(titles[0])
+            return [*cells[:index], cell | {"source": "\n".join(lines)}, *cells[index + 1 :]]
+    return cells
+
+
+def rendered(cells: list[dict], name: str, pages: list[Page]) -> list[dict]:
+    """For the template, per cell: HTML of `text`, or of `code` and `outputs`; `name` is that of the page they are on."""
+    links, shown_cells = {page.notebook: page.file for page in pages}, []
+    for index, cell in enumerate(cells):
+        source = joined(cell["source"])
+        if cell["cell_type"] == "markdown":
+            shown_cells.append({"text": markdown.to_html(source, links)})
+        elif cell["cell_type"] == "code" and source.strip():
+            outputs = [output_html(output, f"{name}-{index}-{count}") for count, output in enumerate(cell["outputs"])]
+            code = highlight(source, PythonLexer(), HtmlFormatter())
+            shown_cells.append({"code": code, "outputs": [output for output in outputs if output]})
+    return shown_cells
+
+
+def output_html(output: dict, name: str) -> str:
+    """HTML of one output of a cell; `name` is unique on its page."""
+    if output["output_type"] == "stream":
+        return f'<pre class="{output["name"]}">{ansi2html(joined(output["text"]).rstrip())}</pre>'
+    if output["output_type"] == "error":
+        traceback = ansi2html("\n".join(output["traceback"]))
+        return f'<pre class="error">{escape(strip_ansi(output["ename"]))}\n{traceback}</pre>'
+    return data_html(output["data"], name)
+
+
+def data_html(data: dict, name: str) -> str:
+    """HTML of the richest form of an output that works without a kernel and a network."""
+    if PLOTLY in data:
+        return f'<div class="figure">{figure_html(data[PLOTLY], name)}</div>'
+    if "text/html" in data:
+        return f'<div class="html">{joined(data["text/html"])}</div>'
+    for kind in PICTURES:
+        if kind in data:
+            return f'<div class="figure"><img src="{picture_url(kind, joined(data[kind]))}" alt="figure"></div>'
+    if "text/markdown" in data or "text/latex" in data:
+        text = joined(data.get("text/markdown", data.get("text/latex", "")))
+        return f'<div class="html">{markdown.to_html(text, {})}</div>'
+    return f"<pre>{escape(joined(data.get('text/plain', '')))}</pre>"
+
+
+def figure_html(figure: dict, name: str) -> str:
+    """A plotly figure that the page's plotly.min.js draws."""
+    content = {key: figure[key] for key in ("data", "layout", "frames") if key in figure}
+    return plotly.io.to_html(
+        content,
+        config={"displaylogo": False, "responsive": True} | figure.get("config", {}),
+        include_plotlyjs=False,
+        include_mathjax=False,
+        full_html=False,
+        validate=False,
+        div_id=f"figure-{name}",
+    )
+
+
+def picture_url(kind: str, content: str) -> str:
+    """A picture inside the page; notebooks hold SVG as text and the others in base64."""
+    encoded = base64.b64encode(content.encode()).decode() if kind == "image/svg+xml" else content.replace("\n", "")
+    return f"data:{kind};base64,{encoded}"
+
+
+def stylesheet() -> str:
+    """The report's own style and the colours of code, by day and by night."""
+    light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("default", "github-dark"))
+    own = (Path(__file__).parent / "report.css").read_text()
+    return f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n{own}"

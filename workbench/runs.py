@@ -1,0 +1,250 @@
+"""One folder per execution: parameters, provenance, metrics, samples, tables, model, checkpoints, resume.
+
+run.json        parameters, seed, versions, commit, hashes of inputs, status, seconds, memory
+metrics.jsonl   one row per step; no clock values, so equal runs have equal bytes
+samples.jsonl   what the model wrote at some steps
+summary.json    key numbers          timing.json   seconds per session
+tables/*.jsonl  data frames          model/        safetensors
+checkpoint/     training state, from which a killed run continues bit-identically
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from workbench import files
+from workbench.errors import WorkbenchError
+from workbench.progress import open_progress
+from workbench.provenance import Session, now, provenance
+from workbench.resumable import Trainer, Training, interrupt_waits, plain, rows_path
+from workbench.run_record import read_record, refuse_other_work, requested
+from workbench.sinks import check_sinks, open_sinks
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NOTHING: Mapping = MappingProxyType({})
+
+
+class Run:
+    """One execution's folder, opened by `Run.open` for work or by `Run.read` for looking."""
+
+    def __init__(self, folder: Path, record: dict, *, sinks: Sequence[str], read_only: bool):
+        self.dir = folder
+        self.record = record  # what run.json holds
+        self.sinks = tuple(sinks)
+        self.read_only = read_only
+        self._session = Session(folder / "timing.json")
+
+    @classmethod
+    def open(
+        cls,
+        run_dir: str | Path,
+        parameters: Mapping[str, str | int | float | bool],
+        *,
+        inputs: Mapping[str, str | Path] = NOTHING,
+        seed: int | None = None,
+        sinks: Sequence[str] = (),
+    ) -> Run:
+        """Start a run, or continue the one in `run_dir`; WorkbenchError where that one was asked for other work."""
+        folder = files.resolve(run_dir)
+        check_sinks(sinks)
+        asked = requested(parameters, inputs=inputs, seed=seed)
+        if (folder / "run.json").exists():
+            record = read_record(folder)
+            refuse_other_work(folder, record, asked)
+        else:
+            record = {**asked, **provenance(), "started_at": now(), "status": "unfinished"}
+            files.write_json(folder / "run.json", record)
+        return cls(folder, record, sinks=sinks, read_only=False)
+
+    @classmethod
+    def read(cls, run_dir: str | Path) -> Run:
+        """Open a run to look at it; WorkbenchError where the folder is not a run."""
+        folder = files.resolve(run_dir)
+        return cls(folder, read_record(folder), sinks=(), read_only=True)
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.dir.name
+
+    @property
+    def parameters(self) -> dict[str, str | int | float | bool]:
+        """What the run was asked to do."""
+        return self.record["parameters"]
+
+    @property
+    def seed(self) -> int:
+        """The one seed of the run."""
+        return self.record["seed"]
+
+    @property
+    def finished(self) -> bool:
+        """Whether `finish` was reached."""
+        return self.record["status"] == "finished"
+
+    def train(
+        self,
+        trainer: Trainer,
+        *,
+        steps: int | None = None,
+        checkpoint_every: int = 50,
+        sample_every: int = 10,
+        name: str = "train",
+    ) -> Iterator[dict[str, float]]:
+        """Yield each new row up to `steps` (default `trainer.total_steps`), continuing from the checkpoint.
+
+        The caller may break: the checkpoint then stands at the row it saw last. A finished run yields nothing and only
+        restores the trainer. Another `name` is another training in the same run, with its own metrics and checkpoint.
+        """
+        self._refuse_when_read_only()
+        _check_positive(checkpoint_every=checkpoint_every, sample_every=sample_every)
+        training = Training(
+            self.dir, _checked_name(name), trainer, steps=trainer.total_steps if steps is None else steps
+        )
+        if self.finished:
+            training.restore()
+            return
+        with files.locked(self.dir / ".lock"):
+            training.resume()
+            if training.step < training.steps:
+                yield from self._rows(training, checkpoint_every=checkpoint_every, sample_every=sample_every)
+
+    def _rows(self, training: Training, *, checkpoint_every: int, sample_every: int) -> Iterator[dict[str, float]]:
+        with self._open_progress(training) as progress, self._open_sinks(training) as sinks:
+            try:
+                while training.step < training.steps:
+                    with interrupt_waits():
+                        began = time.perf_counter()
+                        row = training.advance(sample_every=sample_every)
+                        self._session.add_step(time.perf_counter() - began)
+                        if training.step % checkpoint_every == 0:
+                            self._save(training)
+                    progress.update(row)
+                    for sink in sinks:
+                        sink.write(row)
+                    yield row
+            finally:  # also when the caller breaks or Ctrl-C arrives between two steps
+                self._save(training)
+
+    def _save(self, training: Training) -> None:
+        if training.save():
+            self._session.write()
+
+    def _open_progress(self, training: Training):
+        keys = getattr(training.trainer, "progress_keys", ())
+        label = _label(self.name, training.name)
+        return closing(open_progress(label, start=training.step, total=training.steps, keys=keys))
+
+    def _open_sinks(self, training: Training):
+        made = f"{self.dir} {training.name} {self.record['started_at']}"
+        return open_sinks(
+            self.sinks,
+            folder=self.dir,
+            label=_label(self.name, training.name),
+            identity=hashlib.sha256(made.encode()).hexdigest()[:16],
+            parameters=self.parameters,
+        )
+
+    def metrics(self, name: str = "train") -> pd.DataFrame:
+        """One row per step, NaN where a number is undefined; empty where nothing was trained."""
+        return _frame(files.read_json_lines(rows_path(self.dir, "metrics", name)), columns=["step"])
+
+    def samples(self, name: str = "train") -> pd.DataFrame:
+        """What the model wrote, a column `step` and the trainer's own; empty where nothing was trained."""
+        return _frame(files.read_json_lines(rows_path(self.dir, "samples", name)), columns=["step"])
+
+    def summary(self, values: Mapping[str, float | str] = NOTHING) -> dict[str, float | str]:
+        """Key numbers so far, after merging `values` into summary.json; NaN and infinity are kept as None."""
+        path = self.dir / "summary.json"
+        merged = json.loads(path.read_text()) if path.exists() else {}
+        if values:
+            self._refuse_when_read_only()
+            merged |= plain(dict(values))
+            files.write_json(path, merged)
+        return merged
+
+    def save_model(self, model, tokenizer, name: str = "model") -> Path:
+        """Folder with weights (safetensors), config and tokenizer, as `from_pretrained` reads them."""
+        self._refuse_when_read_only()
+        with files.replace_folder(self.path(name)) as folder:
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+        return self.path(name)
+
+    def save_table(self, name: str, frame: pd.DataFrame) -> Path:
+        """Write a data frame, without its index, to tables/<name>.jsonl; every digit is kept."""
+        self._refuse_when_read_only()
+        path = self.dir / "tables" / f"{_checked_name(name)}.jsonl"
+        rows = (files.json_line(plain(row)) for row in frame.to_dict("records"))
+        files.write_text(path, "".join(f"{row}\n" for row in rows))
+        return path
+
+    def table(self, name: str) -> pd.DataFrame:
+        """A saved data frame; WorkbenchError names those that exist."""
+        path = self.dir / "tables" / f"{name}.jsonl"
+        if not path.exists():
+            found = ", ".join(sorted(other.stem for other in path.parent.glob("*.jsonl"))) or "none"
+            raise WorkbenchError(f"{files.shown(self.dir)} has no table {name!r}: choose from those it has ({found}).")
+        return _frame(files.read_json_lines(path), columns=[])
+
+    def path(self, name: str) -> Path:
+        """Path of a file or folder inside the run."""
+        return self.dir / name
+
+    def finish(self) -> None:
+        """Mark the run finished, with wall and CPU seconds summed over its sessions and peak memory in MiB."""
+        self._refuse_when_read_only()
+        if self.finished:
+            return
+        sessions = self._session.write()
+        self.record |= {
+            "status": "finished",
+            "finished_at": now(),
+            "wall_seconds": round(sum(session["seconds"] for session in sessions), 3),
+            "cpu_seconds": round(sum(session["cpu_seconds"] for session in sessions), 3),
+            "peak_memory_mib": max(session["peak_memory_mib"] for session in sessions),
+        }
+        files.write_json(self.dir / "run.json", self.record)
+
+    def _refuse_when_read_only(self) -> None:
+        if self.read_only:
+            raise WorkbenchError(f"{files.shown(self.dir)} was opened for reading: use Run.open to write in it.")
+
+
+def read_runs(run_dirs: Iterable[str | Path]) -> list[Run]:
+    """Runs opened for looking; WorkbenchError names the first folder that is not a run."""
+    return [Run.read(run_dir) for run_dir in run_dirs]
+
+
+def _frame(rows: list[dict], *, columns: list[str]) -> pd.DataFrame:
+    import pandas as pd
+
+    frame = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
+    # a column of nothing but None is a number that was never defined
+    return frame.astype({column: float for column in frame if rows and frame[column].isna().all()})
+
+
+def _label(run_name: str, name: str) -> str:
+    return run_name if name == "train" else f"{run_name}-{name}"
+
+
+def _checked_name(name: str) -> str:
+    if not re.fullmatch(r"[\w-]+", name):
+        raise WorkbenchError(f"{name!r} is not a name: use letters, digits, - and _ only.")
+    return name
+
+
+def _check_positive(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise WorkbenchError(f"{name} is {value}: give a whole number of steps, at least 1.")

@@ -1,0 +1,95 @@
+"""The embedded world: a small controlled English with exact facts, scripted writers, gold reward and labelers.
+
+>>> world = World.load()
+>>> row = world.prompts(1, random.Random(0))[0]
+>>> completion = world.answer(row["prompt"], 1.0, random.Random(0))
+>>> world.gold([row["prompt"]], [completion], finished=[True])
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from workbench.world.facts import draw_facts
+from workbench.world.gold import Gold
+from workbench.world.labelers import NOISE_PANEL, PANEL, Labeler, judge_pairs
+from workbench.world.lexicon import KINDS, Lexicon, read_lexicon
+from workbench.world.prompts import Prompts
+from workbench.world.section import WorldError
+from workbench.world.tokenizer import build_tokenizer
+from workbench.world.writers import Writer
+
+__all__ = ["NOISE_PANEL", "PANEL", "Labeler", "World", "WorldError", "build_tokenizer", "judge_pairs"]
+
+
+class World:
+    """Prompts, texts and truth; prompts and completions are plain text, completions start with a space."""
+
+    def __init__(self, lexicon: Lexicon, seed: int):
+        self.lexicon, self.seed = lexicon, seed
+        self.facts = draw_facts(lexicon, seed)
+        self._prompts = Prompts(lexicon, self.facts, seed)
+        self._gold = Gold(lexicon, self.facts)
+        self._writer = Writer(lexicon, self.facts, self._prompts, self._gold.language)
+
+    @classmethod
+    def load(cls, lexicon: str | Path | None = None, *, seed: int = 0) -> World:
+        """The world of a lexicon folder, by default the embedded one; WorldError names file, key and reason."""
+        return cls(read_lexicon(lexicon), seed)
+
+    def prompts(
+        self, count: int, rng: random.Random, *, split: str = "train", kind: str | None = None
+    ) -> list[dict[str, str]]:
+        """Rows prompt, kind, tier; no prompt is in both splits. Kinds come in their shares unless one is named."""
+        if split not in ("train", "test"):
+            raise WorldError(f"The split {split!r} does not exist: use 'train' or 'test'.")
+        if kind not in (None, *KINDS):
+            raise WorldError(f"The kind {kind!r} does not exist: use one of {', '.join(KINDS)}.")
+        return [self._prompts.row(rng, split, kind) for _ in range(count)]
+
+    def pretraining_documents(self, count: int, rng: random.Random) -> list[str]:
+        """Dialogues of every quality, encyclopedia pages, sums and kitchen notes."""
+        return [self._writer.document(rng) for _ in range(count)]
+
+    def demonstrations(
+        self,
+        count: int,
+        rng: random.Random,
+        *,
+        quality: tuple[float, float] = (0.55, 0.95),
+        house_style: float = 0.85,
+    ) -> list[dict[str, str]]:
+        """Rows prompt, completion, kind, tier by writers of uniform quality, a share of them in the house style."""
+        rows = []
+        for row in self.prompts(count, rng):
+            sentences = self._writer.answer(self._prompts.parse(row["prompt"]), rng.uniform(*quality), rng)
+            if rng.random() < house_style:
+                sentences = self._writer.in_house_style(sentences, rng)
+            rows.append({"prompt": row["prompt"], "completion": " " + " ".join(sentences)} | row)
+        return rows
+
+    def answer(self, prompt: str, quality: float, rng: random.Random) -> str:
+        """A scripted completion of quality 0 (troll) to 1 (expert)."""
+        if not 0 <= quality <= 1:
+            raise WorldError(f"The quality {quality!r} is outside 0 to 1: give 0 for a troll, 1 for an expert.")
+        return " " + " ".join(self._writer.answer(self._prompts.parse(prompt), quality, rng))
+
+    def features(self, prompt: str, completion: str, finished: bool = True) -> dict[str, float]:
+        """Unweighted gold components with coverage, answered, right, wrong, unsure, refused, complied, words, ..."""
+        return self._gold.features(self._prompts.parse(prompt), completion, finished)
+
+    def gold_components(self, prompt: str, completion: str, finished: bool = True) -> dict[str, float]:
+        """Weighted components of the gold reward, which is their sum; WorldError for a prompt of another world."""
+        return self._gold.components(self.features(prompt, completion, finished))
+
+    def gold(self, prompts: list[str], completions: list[str], *, finished: list[bool], **columns: list) -> list[float]:
+        """The gold reward of each completion (the reward contract; other columns are not needed)."""
+        return [sum(self.gold_components(*row).values()) for row in zip(prompts, completions, finished, strict=True)]
+
+    @property
+    def vocabulary(self) -> list[str]:
+        """Every word that a prompt, a writer or a document can hold."""
+        largest = self.lexicon.sums.largest
+        numbers = [str(number) for number in range(4 * (largest + 1))]  # sums, and slips beyond them
+        return sorted({*self.lexicon.words, *self.facts.tier_of, *numbers})
