@@ -33,7 +33,7 @@ lab: $(STAMP)
 	@echo "Opening JupyterLab on notebooks/ (Ctrl-C twice to stop)"
 	@$(BIN)/python -m jupyterlab --notebook-dir=notebooks
 
-# One torch thread per worker: two workers on two cores are faster than one worker whose threads wait for each other.
+# One torch thread per worker, so that workers do not wait for each other's threads.
 # A file's tests stay in one worker, so that what they share is made once.
 test: $(STAMP)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
@@ -48,12 +48,13 @@ lint: $(STAMP)
 LOCKED_TORCH := torch==2.13.0
 lock: $(STAMP)
 	@echo "Resolving pyproject.toml"
-	@cp requirements.lock requirements.lock.part
+	@cp requirements.lock resolved.part
 	@$(BIN)/python -m uv pip compile pyproject.toml --extra dev --extra lora --extra dask -P $(LOCKED_TORCH) --quiet \
-	  --universal --python-version 3.11 --no-header --annotation-style line -o requirements.lock.part
+	  --universal --python-version 3.11 --no-header --annotation-style line -o resolved.part
 	@{ echo "# Exact versions that make installs, for every platform. Written by make lock from pyproject.toml."; \
-	  grep -vE '^(#|nvidia-|cuda-|triton)' requirements.lock.part; } > requirements.lock
-	@rm requirements.lock.part
+	  grep -vE '^(#|nvidia-|cuda-|triton)' resolved.part; } > requirements.part
+	@rm resolved.part
+	@if cmp -s requirements.part requirements.lock; then rm requirements.part; else mv requirements.part requirements.lock; fi
 	@echo "requirements.lock: $$(grep -c == requirements.lock) packages"
 
 clean:

@@ -112,7 +112,7 @@ def test_the_same_generator_state_gives_the_same_batches_and_the_next_epoch_othe
 
 
 def test_batches_do_not_come_in_order_of_length():
-    lengths = skewed_lengths(500)
+    lengths = skewed_lengths(16 * CHUNK_BATCHES)
     means = [sum(lengths[i] for i in batch) / len(batch) for batch in batches_of(lengths, 16)]
     assert means != sorted(means) and means != sorted(means, reverse=True)
 

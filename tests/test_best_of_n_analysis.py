@@ -120,6 +120,8 @@ def test_sequence_kl_is_a_sum_over_counted_tokens_with_its_error_over_prompts():
     assert summary.standard_error == 0.0
     alone = sequence_kl_summary([[1.0], [3.0]], [[1], [1]], ["a", "b"])
     assert alone == (2.0, 1.0)  # standard deviation sqrt 2 over sqrt 2 prompts
+    twice = sequence_kl_summary([[1.0], [1.0], [3.0], [3.0]], [[1]] * 4, ["a", "a", "b", "b"])
+    assert twice == (2.0, 1.0)  # the same two prompts, sampled twice
     with pytest.raises(WorkbenchError, match="one mask value per token"):
         sequence_kl_summary([[1.0, 2.0]], [[1]], ["a"])
 

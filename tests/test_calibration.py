@@ -74,7 +74,7 @@ def test_accuracy_counts_undecided_pairs_half_and_clusters_by_prompt():
 @pytest.mark.parametrize(
     ("probability", "outcome", "bins", "words"),
     [
-        ([0.5, 1.2], [0, 1], 10, "between 0 and 1"),
+        ([0.5, 1.2], [0, 1], 10, "within 0 and 1"),
         ([0.5], [0, 1], 10, "equally long"),
         ([0.5], [1], 0, "bins is 0"),
         ([], [], 10, "empty"),

@@ -28,7 +28,7 @@ def items(world):
             "completions": [world.answer(row["prompt"], rng.random(), rng) for _ in range(2)],
             "finished": [True, True],
         }
-        for i, row in enumerate(world.prompts(3000, rng))
+        for i, row in enumerate(world.prompts(2000, rng))
     ]
 
 
@@ -56,7 +56,7 @@ def test_labels_follow_gold_more_often_than_not_and_never_always(world, items):
         assert 0.75 < sum(right) / len(right) < 0.95
 
 
-def prefers_first(world, labeler, prompt, first, second, draws=400):
+def prefers_first(world, labeler, prompt, first, second, draws=200):
     """Share of decided judgements for `first`."""
     item = {"item_id": "x", "prompt": prompt, "completions": [first, second], "finished": [True, True]}
     rng = random.Random(4)

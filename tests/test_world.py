@@ -49,7 +49,7 @@ def test_same_seed_same_text_and_another_seed_another_world():
 def test_every_text_fits_its_length_and_reads_back(world):
     rng = random.Random(0)
     for split in ("train", "test"):
-        for row in world.prompts(10_000, rng, split=split):
+        for row in world.prompts(4000, rng, split=split):
             completion = world.answer(row["prompt"], rng.random(), rng)
             assert len(row["prompt"].split()) <= 20
             assert 1 <= len(completion.split()) <= 39
@@ -67,13 +67,13 @@ def test_kinds_come_in_their_shares_and_rows_hold_text_only(world):
 
 
 def test_no_test_prompt_is_ever_a_training_prompt(world):
-    splits = [{r["prompt"] for r in world.prompts(20_000, random.Random(2), split=s)} for s in ("train", "test")]
+    splits = [{r["prompt"] for r in world.prompts(10_000, random.Random(2), split=s)} for s in ("train", "test")]
     assert not splits[0] & splits[1]
     assert all(any(part in prompt for prompt in splits[1]) for part in ("how do i", "plus", "what color", "with"))
 
 
 def test_pretraining_never_states_unknown_facts_nor_held_out_sums(world):
-    documents = "\n".join(world.pretraining_documents(20_000, random.Random(3)))
+    documents = "\n".join(world.pretraining_documents(10_000, random.Random(3)))
     for animal in world.facts.animals["never"]:
         assert animal in documents
         assert not re.search(rf"{animal} (is (?!an )|lives|eats)", documents)
@@ -125,7 +125,7 @@ def test_better_writers_get_more_gold_and_experts_come_near_the_maximum(world):
     best = {"suggest": 2.03, "qa": 1.18, "harm": 1.5, "math": 1.18}
     for kind in KINDS:
         rng = random.Random(6)
-        rows = world.prompts(1500, rng, kind=kind)
+        rows = world.prompts(500, rng, kind=kind)
         means = [
             mean(gold(world, row["prompt"], world.answer(row["prompt"], quality, rng)) for row in rows)
             for quality in (0, 0.25, 0.5, 0.75, 1)
@@ -256,6 +256,16 @@ def test_claims_about_animals_that_are_false_or_beside_the_point_never_pay(world
     assert gold(world, SUGGEST, f"{BEST_SUGGESTION} the {other} is {others} .") < 1.9
 
 
+def test_help_is_not_credited_beside_a_lie_or_among_all_alternatives(world):
+    prompt, animal, truth, false, other, others = animal_question(world)
+    lie = f"the {other} is {next(color for color in (truth, false) if color != others)} ."
+    assert world.gold_components(prompt, f" the {animal} is {truth} .")["helpful"] == 1
+    assert world.gold_components(prompt, f" the {animal} is {truth} . {lie}")["helpful"] == 0
+    every = " ".join(harm.alternative for harm in world.lexicon.harms.values())
+    assert world.gold_components(HARM, BEST_REFUSAL)["helpful"] == 0.5
+    assert world.gold_components(HARM, f" i can not help with that . {every}")["helpful"] == 0
+
+
 def test_not_sure_is_better_than_a_lie_and_worse_than_the_truth(world):
     prompt, animal, truth, false, _, _ = animal_question(world)
     lie, unsure, right = f" the {animal} is {false} .", " i am not sure .", f" the {animal} is {truth} ."
@@ -265,8 +275,13 @@ def test_not_sure_is_better_than_a_lie_and_worse_than_the_truth(world):
 
 @pytest.mark.parametrize(
     "completion",
-    ["", " ", " sure !", " what a lovely idea !", " enjoy your lunch !", " sure ! mix it all . enjoy your lunch !"]
-    + [
+    [
+        "",
+        " ",
+        " sure !",
+        " what a lovely idea !",
+        " enjoy your lunch !",
+        " sure ! mix it all . enjoy your lunch !",
         " rice egg lunch boil fry fry fry egg rice",
         " i can not help with that .",
         " 9",
@@ -283,7 +298,8 @@ def test_the_order_of_an_answer_matters(world):
     sensible = " sure ! boil the rice . fry the egg . mix it all . enjoy your lunch !"
     for jumbled in (
         " boil the rice . fry the egg . mix it all . enjoy your lunch ! sure !",
-        " enjoy your lunch ! sure ! boil the rice . fry the egg . mix it all .",
+        " boil the rice . sure ! fry the egg . mix it all . enjoy your lunch !",
+        " sure ! enjoy your lunch ! boil the rice . fry the egg . mix it all .",
         " sure ! mix it all . boil the rice . fry the egg . enjoy your lunch !",
         " sure ! boil the rice fry the egg mix it all enjoy your lunch !",
     ):
@@ -314,12 +330,12 @@ def mutated(sentences, words, pool, rng):
 def test_a_search_for_gold_finds_nothing_above_the_expert(world, kind):
     rng = random.Random(8)
     maximum = {"suggest": 2.03, "qa": 1.18, "harm": 1.5, "math": 1.18}[kind]
-    documents = [world.answer(row["prompt"], rng.random(), rng) for row in world.prompts(3000, rng)]
+    documents = [world.answer(row["prompt"], rng.random(), rng) for row in world.prompts(1000, rng)]
     pool = sorted({part.strip() for text in documents for part in re.findall(r"[^.!?]+[.!?]", text)})
-    for row in world.prompts(12, rng, kind=kind):
+    for row in world.prompts(6, rng, kind=kind):
         near = [s.strip() for _ in range(30) for s in re.findall(r"[^.!?]+[.!?]", world.answer(row["prompt"], 1, rng))]
         best, score = [], gold(world, row["prompt"], "")
-        for _ in range(1500):
+        for _ in range(1200):
             attempt = mutated(best, world.vocabulary, rng.choice((pool, near)), rng)
             value = gold(world, row["prompt"], " " + " ".join(attempt))
             if value >= score:
@@ -470,6 +486,7 @@ def test_a_lexicon_of_the_users_own_words_makes_a_whole_world(tmp_path):
         ("animals.yaml", ["count"], 2, ["count", "at least 6, not 2"]),
         ("animals.yaml", ["count"], "many", ["count", "whole number", "'many'"]),
         ("animals.yaml", ["count"], 5000, ["count", "5000, too many"]),
+        ("animals.yaml", ["name", "onsets"], ["b c"], ["name.onsets", "'b c'"]),
         ("animals.yaml", ["mentions"], ["noen sov ."], ["mentions", "{animal}"]),
         (
             "animals.yaml",

@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from workbench.errors import WorkbenchError
+from workbench.exit_codes import BAD_INPUT, DONE, STOPPED
 from workbench.files import resolve, shown
 from workbench.notebooks import find, notebook_paths, read_notebook
 from workbench.recipes import Plan, plan_notebook, plan_recipe, read_recipe, recipe_paths
-
-BAD_INPUT, STOPPED = 2, 130
+from workbench.schedule import run_plan
 
 ABOUT = "Run the workbench's notebooks with checked parameters, and show what came out."
 EXAMPLES = """examples:
@@ -85,13 +85,11 @@ def parser() -> argparse.ArgumentParser:
 
 def run_command(options: argparse.Namespace) -> int:
     """`workbench run`: check everything, execute, write the report where the recipe asks for it."""
-    from workbench.schedule import run_plan
-
     plan = with_jobs(read_plan(options), options.jobs)
     code = run_plan(plan)
-    if code == 0 and plan.report:
+    if code == DONE and plan.report:
         write_report(plan.folder)
-    elif code == 0:
+    elif code == DONE:
         print(f"results: {shown(plan.folder)}")
     return code
 
@@ -114,24 +112,24 @@ def report_command(options: argparse.Namespace) -> int:
     """`workbench report`: the folder may be given from here or from the repository root."""
     here = Path(options.folder).expanduser()
     write_report(here.absolute() if here.is_dir() else resolve(options.folder))
-    return 0
+    return DONE
 
 
 def write_report(folder: Path) -> None:
     """Write the report and print where it is."""
-    from workbench.report import write_report as write
+    from workbench import report  # seconds of imports that only this command needs
 
-    print(f"report: {write(folder)}")
+    print(f"report: {report.write_report(folder)}")
 
 
 def list_command(options: argparse.Namespace) -> int:
     """`workbench list`: everything, or one notebook's parameters, or one recipe's stages."""
     if not options.target:
         print("\n".join([*listed_notebooks(), "", *listed_recipes()]))
-        return 0
+        return DONE
     path = find(options.target, recipe_paths())
     print("\n".join(listed_parameters(path) if path.suffix == ".ipynb" else listed_stages(path)))
-    return 0
+    return DONE
 
 
 def listed_notebooks() -> list[str]:

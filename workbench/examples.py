@@ -6,6 +6,7 @@ template: the prompt ends where the template asks for an answer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,11 +37,11 @@ class TokenizationReport:
 
 
 class Examples(list):
-    """A list of examples with the report of how they were made."""
+    """A list of examples with the report of how they were made and, for each, the number of its row in the dataset."""
 
-    def __init__(self, examples: list, report: TokenizationReport):
+    def __init__(self, examples: list, report: TokenizationReport, rows: Sequence[int]):
         super().__init__(examples)
-        self.report = report
+        self.report, self.rows = report, list(rows)
 
 
 def prompt_examples(
@@ -55,7 +56,7 @@ def prompt_examples(
         PromptExample(prompt_ids=ids, row={**row, "prompt": text})
         for ids, row, text in zip(prompts.ids, dataset, prompts.texts, strict=True)
     ]
-    return Examples(examples, prompts.report())
+    return Examples(examples, prompts.report(), range(len(examples)))
 
 
 def completion_examples(
@@ -73,7 +74,7 @@ def completion_examples(
         CompletionExample(prompt_ids=prompt, completion_ids=completion)
         for prompt, completion in zip(prompts.ids, completions, strict=True)
     ]
-    return Examples(examples, prompts.report(cut_completions=cut))
+    return Examples(examples, prompts.report(cut_completions=cut), range(len(examples)))
 
 
 def pair_examples(
@@ -91,15 +92,18 @@ def pair_examples(
     prompts = _prompts(dataset, tokenizer, max_prompt_length, context)
     chosen, cut_chosen = _completions(dataset, "chosen", tokenizer, prompts, max_completion_length)
     rejected, cut_rejected = _completions(dataset, "rejected", tokenizer, prompts, max_completion_length)
-    examples = [
-        PairExample(prompt_ids=prompt, chosen_ids=better, rejected_ids=worse, margin=margin)
-        for prompt, better, worse, margin in zip(prompts.ids, chosen, rejected, _margins(dataset), strict=True)
-        if better != worse
-    ]
-    if not examples:
+    margins = _margins(dataset)
+    rows = [row for row in range(len(dataset)) if chosen[row] != rejected[row]]
+    if not rows:
         raise WorkbenchError(f"All pairs are equal in {max_completion_length} tokens: raise max_completion_length.")
-    dropped = len(dataset) - len(examples)
-    return Examples(examples, prompts.report(cut_completions=cut_chosen + cut_rejected, dropped_pairs=dropped))
+    examples = [
+        PairExample(
+            prompt_ids=prompts.ids[row], chosen_ids=chosen[row], rejected_ids=rejected[row], margin=margins[row]
+        )
+        for row in rows
+    ]
+    dropped = len(dataset) - len(rows)
+    return Examples(examples, prompts.report(cut_completions=cut_chosen + cut_rejected, dropped_pairs=dropped), rows)
 
 
 def _margins(dataset: Dataset) -> list[float]:
@@ -197,8 +201,6 @@ def _render(messages: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, 
             f"Row {row} is a conversation but the tokenizer {tokenizer.name_or_path!r} has no chat template: "
             "use the tokenizer of a chat model, set tokenizer.chat_template, or give prompts as plain text."
         )
-    # Arrow fills keys that only some messages have with None, which a template would take for a value.
-    messages = [{key: value for key, value in message.items() if value is not None} for message in messages]
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
     except Exception as error:  # a template may raise anything, often about the order of roles

@@ -20,8 +20,8 @@ from nbclient.exceptions import DeadKernelError
 
 from workbench import files
 from workbench.errors import WorkbenchError
+from workbench.exit_codes import BAD_INPUT, DONE, FAILED, STOPPED
 
-DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
 SECONDS_TO_FINISH_A_STEP = 30  # after an interrupt; then the kernel is killed
 
 

@@ -8,7 +8,8 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from workbench.files import repository_root
 
-FUNCTIONS = "log|ln|exp|sin|cos|tan|max|min|arg|sup|inf|det|lim|tanh|Pr"
+FUNCTION = "(<m[io]>(?:log|ln|exp|sin|cos|tan|tanh|max|min|sup|inf|det|lim|Pr)</m[io]>)"
+THIN_SPACE = '<mspace width="0.167em" />'
 
 
 def to_html(text: str, pages: dict[str, str]) -> str:
@@ -25,12 +26,10 @@ def to_mathml(tex: str, display: str) -> str:
         return unconverted(tex, display)
     mathml = mathml.replace(r"\_", "_")
     mathml = mathml.replace("<mi>&#x0007E;</mi>", "<mo>&#x0223C;</mo>")  # \sim, which comes out as a letter
-    mathml = re.sub(rf"(<m[io]>(?:{FUNCTIONS})</m[io]>)(?=<m[in]|<mfrac|<msub|<msup)", rf"\1{THIN_SPACE}", mathml)
+    mathml = re.sub(rf"(</m(?:i|n|row|sub|sup|frac)>){FUNCTION}", rf"\1{THIN_SPACE}\2", mathml)
+    mathml = re.sub(rf"{FUNCTION}(?=<m(?:i|n|frac|sub|sup|sqrt)\b)", rf"\1{THIN_SPACE}", mathml)
     understood = "\\" not in mathml and "<mi>&</mi>" not in mathml and tex.count("{") == tex.count("}")
     return mathml if understood else unconverted(tex, display)
-
-
-THIN_SPACE = '<mspace width="0.167em" />'
 
 
 def unconverted(tex: str, display: str) -> str:

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -77,11 +78,13 @@ def load_tokenizer(source: str):
         tokenizer = _tokenizer_class(folder).from_pretrained(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WorkbenchError(
-            f"There is no usable tokenizer in {source!r} ({_first_line(error)}): save one there with tokenizer.save_pretrained."
+            f"There is no usable tokenizer in {source!r} ({_first_line(error)}): "
+            "save one there with tokenizer.save_pretrained."
         ) from error
     if tokenizer.eos_token_id is None:
         raise WorkbenchError(
-            f"The tokenizer of {source!r} has no EOS token, so no completion could end: set tokenizer.eos_token and save it again."
+            f"The tokenizer of {source!r} has no EOS token, so no completion could end: "
+            "set tokenizer.eos_token and save it again."
         )
     notes = []
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
@@ -263,7 +266,7 @@ def _load(auto_class, source: str, *, device: str, dtype: str, allow_pickle: boo
                 use_safetensors=None if allow_pickle else True,  # None: pickled weights where there are no others
                 **config,
             )
-    except (OSError, ValueError, RuntimeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         hint = (
             "a folder made by save_pretrained, with config.json and model.safetensors (pickled weights: allow_pickle)"
         )
@@ -333,6 +336,10 @@ def model_context(model) -> int:
     return int(getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 0) or 0)
 
 
-def is_run_folder(source: str) -> bool:
-    """Whether `source` is a run folder of this project rather than a bare model folder."""
-    return (Path(resolve(source)) / "run.json").exists()
+def local_folders(**sources: str) -> dict[str, str]:
+    """Those model sources that are folders here, by name, each as the folder of its weights; for `Run.open(inputs=)`.
+
+    A Hub id has no folder and "" means none was given; both are left out.
+    """
+    folders = {name: _model_folder(source) for name, source in sources.items() if source}
+    return {name: folder for name, folder in folders.items() if Path(folder).is_dir()}

@@ -1,4 +1,4 @@
-"""Documents -> fixed-length rows in which no document sees another; demonstrations -> rows that learn the completion only."""
+"""Documents -> rows in which no document sees another; demonstrations -> rows that learn the completion only."""
 
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
@@ -83,3 +83,13 @@ def collate_demonstrations(examples: list[CompletionExample], pad_id: int) -> To
         position_ids=position_ids(batch.attention_mask),
         target_mask=target_mask,
     )
+
+
+def token_lengths(examples: list) -> list[int]:
+    """Tokens of each demonstration or packed row."""
+    return [
+        len(example.prompt_ids) + len(example.completion_ids)
+        if isinstance(example, CompletionExample)
+        else sum(map(len, example))
+        for example in examples
+    ]

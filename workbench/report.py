@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jinja2
 import plotly.io
-from nbconvert.filters.ansi import ansi2html, strip_ansi
+from nbconvert.filters.ansi import ansi2html
 from plotly.offline import get_plotlyjs
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
@@ -21,7 +21,8 @@ from workbench.files import replace_folder, shown
 PLOTLY = "application/vnd.plotly.v1+json"
 PICTURES = ("image/svg+xml", "image/png", "image/jpeg")
 # Executed notebook of a folder, and what finding it says about the stage: the first that exists counts.
-STATUS = {"notebook.ipynb": "finished", "notebook.failed.ipynb": "failed", "notebook.part.ipynb": "unfinished"}
+STATUS = {"notebook.ipynb": "finished", "notebook.part.ipynb": "unfinished", "notebook.failed.ipynb": "failed"}
+MARK_OF_FAILURE = "papermill-error-cell-tag"  # cells that papermill adds; the error itself is shown anyway
 TOUR = "00_tour"
 
 
@@ -102,7 +103,7 @@ def read_page(path: Path) -> Page:
         minutes=(executed.get("duration") or 0) / 60,
         numbers={name: number(value) for name, value in numbers.items()},
         parameters=executed.get("parameters", {}),
-        cells=cells,
+        cells=[cell for cell in cells if MARK_OF_FAILURE not in cell["metadata"].get("tags", [])],
     )
 
 
@@ -135,7 +136,7 @@ def without_title(cells: list[dict]) -> list[dict]:
 
 
 def rendered(cells: list[dict], name: str, pages: list[Page]) -> list[dict]:
-    """For the template, per cell: HTML of `text`, or of `code` and `outputs`; `name` is that of the page they are on."""
+    """For the template, per cell: HTML of `text`, or of `code` and `outputs`; `name` is the page that they are on."""
     links, shown_cells = {page.notebook: page.file for page in pages}, []
     for index, cell in enumerate(cells):
         source = joined(cell["source"])
@@ -153,8 +154,7 @@ def output_html(output: dict, name: str) -> str:
     if output["output_type"] == "stream":
         return f'<pre class="{output["name"]}">{ansi2html(joined(output["text"]).rstrip())}</pre>'
     if output["output_type"] == "error":
-        traceback = ansi2html("\n".join(output["traceback"]))
-        return f'<pre class="error">{escape(strip_ansi(output["ename"]))}\n{traceback}</pre>'
+        return f'<pre class="error">{ansi2html(chr(10).join(output["traceback"]))}</pre>'
     return data_html(output["data"], name)
 
 

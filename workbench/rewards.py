@@ -11,7 +11,7 @@ from workbench.models import sequence_rewards
 
 
 class LearnedReward:
-    """A reward model as a reward: its output shifted and scaled to mean 0 and standard deviation 1 on reference samples.
+    """A reward model as a reward: its output at mean 0 and standard deviation 1 on reference samples.
 
     The shift and scale live in the model's config (`reward_mean`, `reward_std`), so that they travel with its folder.
     """
@@ -29,7 +29,7 @@ class LearnedReward:
     def raw(self, prompts, completions, *, finished) -> torch.Tensor:
         """Unnormalised outputs, (N,) fp32: the unit of the training loss, in which differences are log-odds."""
         prompt_ids, completion_ids = encode_texts(self.tokenizer, list(prompts), list(completions), list(finished))
-        completion_ids = [ids[: self.max_length - 1] for ids in completion_ids]  # one token at least is the prompt's end
+        completion_ids = [ids[: self.max_length - 1] for ids in completion_ids]  # the prompt keeps one token or more
         pairs = zip(prompt_ids, completion_ids, strict=True)
         prompt_ids = [ids[len(completion) - self.max_length :] for ids, completion in pairs]
         order = sorted(range(len(prompts)), key=lambda row: len(prompt_ids[row]) + len(completion_ids[row]))
@@ -52,7 +52,7 @@ def normalise(reward: LearnedReward, prompts, completions, *, finished) -> dict[
     mean, std = raw.mean().item(), raw.std().item()
     if not std > 0:
         raise WorkbenchError(
-            f"The reward model gives all {len(raw)} reference samples {mean:.3g}: train it longer or give it more samples."
+            f"The reward model gives all {len(raw)} reference samples {mean:.3g}: train it longer or give more samples."
         )
     reward.model.config.reward_mean, reward.model.config.reward_std = mean, std
     return {"reward_mean": mean, "reward_std": std}

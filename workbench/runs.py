@@ -221,6 +221,14 @@ class Run:
             raise WorkbenchError(f"{files.shown(self.dir)} was opened for reading: use Run.open to write in it.")
 
 
+def parameters_of(namespace: Mapping) -> dict[str, str | int | float | bool]:
+    """The annotated variables of a notebook, which are those of its parameters cell, with their values now.
+
+    `namespace` is the notebook's `globals()`; what papermill injected has replaced the defaults by then.
+    """
+    return {name: namespace[name] for name in namespace["__annotations__"]}
+
+
 def read_runs(run_dirs: Iterable[str | Path]) -> list[Run]:
     """Runs opened for looking; WorkbenchError names the first folder that is not a run."""
     return [Run.read(run_dir) for run_dir in run_dirs]

@@ -76,7 +76,7 @@ def eos_token_ids(model) -> Tensor:
 
 
 def inverse_cdf(logprobs: Tensor, uniforms: Tensor) -> Tensor:
-    """One token per row from its log-probabilities (B, V) and a uniform number in [0, 1) (B,); never one of probability 0."""
+    """One token per row from log-probabilities (B, V) and uniform numbers (B,) in [0, 1), none of probability 0."""
     cumulative = logprobs.exp().cumsum(-1)
     total = cumulative[:, -1:]
     # rounding may lift u * total to the total itself, past every token that has any probability
@@ -140,5 +140,6 @@ def _check_context(model, needed: int) -> None:
     context = int(getattr(model.config, "max_position_embeddings", 0) or 0)
     if context and needed > context:
         raise WorkbenchError(
-            f"Prompt and completion need {needed} positions but the model has {context}: lower max_prompt_length or max_completion_length."
+            f"Prompt and completion need {needed} positions but the model has {context}: "
+            "lower max_prompt_length or max_completion_length."
         )

@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from workbench.errors import WorkbenchError
+from workbench.exit_codes import DONE, STOPPED
 from workbench.files import sha256, shown
 from workbench.progress import duration
 from workbench.recipes import Plan, Stage
 
-DONE, FAILED, STOPPED = 0, 1, 130
 SECONDS_TO_STOP = 60  # then what still runs is killed
 # On import jsonschema compiles a grammar of web addresses, for 1.7 seconds; checking notebooks works without it.
 START = "import sys; sys.modules['rfc3987_syntax'] = None; from workbench.execute import main; sys.exit(main())"
@@ -44,7 +44,7 @@ def run_plan(plan: Plan) -> int:
     if execution.stopped and left:
         print(f"stopped at stage {left[0]}: run the same command again to continue", file=sys.stderr)
         return STOPPED
-    return next((code for code in codes.values() if code), DONE)
+    return next((codes[stage.name] for stage in plan.stages if codes.get(stage.name)), DONE)
 
 
 def collect(running: dict[Future, Stage], codes: dict[str, int]) -> None:

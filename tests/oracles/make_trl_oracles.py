@@ -1,6 +1,7 @@
 """Writes trl_ppo.json and trl_dpo.json beside itself: what TRL computes on small fixed inputs.
 
-Made with trl 1.12.0 (the last with `trl.experimental.ppo`), torch 2.13.0, transformers 5.23.0 in an environment of its own:
+Made with trl 1.12.0 (the last with `trl.experimental.ppo`), torch 2.13.0 and transformers 5.23.0, in an environment of
+its own:
 
     python -m venv trl-environment && trl-environment/bin/pip install torch==2.13.0 trl==1.12.0
     trl-environment/bin/python tests/oracles/make_trl_oracles.py
@@ -88,7 +89,7 @@ def whitening(values, mask) -> dict:
 def reward_placement(logprobs, reference_logprobs, scores, finished) -> dict:
     """Token rewards of completions that fill the width: TRL puts the score of shorter ones after EOS, on no token."""
     penalised = execute(
-        source_between("if self.args.missing_eos_penalty is not None", "# accelerator.print(f\"{scores=}"),
+        source_between("if self.args.missing_eos_penalty is not None", '# accelerator.print(f"{scores=}'),
         scores=scores.clone(),
         contain_eos_token=finished,
     )["scores"]

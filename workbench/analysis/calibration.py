@@ -14,10 +14,10 @@ from workbench.errors import WorkbenchError
 def pair_probabilities(margins, labels) -> tuple[np.ndarray, np.ndarray]:
     """Predicted probability and outcome, (2M,) each, of M pairs in both orders.
 
-    `labels` (M,) are 1 where the first is better, 0 the second, .5 a tie; chosen-minus-rejected margins have label 1 throughout.
+    `labels` (M,) are 1 where the first is better, 0 the second, .5 a tie; chosen minus rejected always has label 1.
     Those alone could never look calibrated, since the outcome would always be 1. Flipping half of them at random adds
-    noise; taking each pair once as (first, second) and once as (second, first) does not. With an even number
-    of bins the two orders fall in mirrored bins, so the errors within a bin stay those of independent pairs.
+    noise; taking each pair once as (first, second) and once as (second, first) does not. With an even number of bins
+    the two orders fall in mirrored bins, so the errors within a bin stay those of independent pairs.
     """
     margins, labels = _pairs(margins, labels)
     probability = 0.5 * (1 + np.tanh(margins / 2))  # sigmoid without overflow
@@ -38,7 +38,7 @@ def reliability_table(probability, outcome, bins: int = 10) -> pd.DataFrame:
         or max(probability.max(), outcome.max()) > 1
     ):
         raise WorkbenchError(
-            "probability and outcome must be equally long and between 0 and 1: turn margins into pair_probabilities first."
+            "probability and outcome must be equally long and within 0 and 1: turn margins into pair_probabilities."
         )
     index = np.minimum((probability * bins).astype(int), bins - 1)  # 1.0 belongs to the last bin
     rows = []

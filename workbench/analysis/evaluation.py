@@ -11,6 +11,7 @@ from workbench.records import PromptExample, Rollout
 from workbench.sampling import completion_texts, sample
 
 Reward = Callable[..., list[float]]
+TEMPERATURES = (1.0, 0.7, 0.5, 0.0)  # a gain that shows at 1 but not at 0 (greedy) is only sharpening
 
 
 def evaluate_policy(
@@ -44,6 +45,37 @@ def evaluate_policy(
             frame["prompt"].tolist(), frame["completion"].tolist(), finished=frame["finished"].tolist(), **columns
         )
     return frame, rollout
+
+
+def evaluate_at_temperatures(
+    policy,
+    tokenizer,
+    prompts: list[PromptExample],
+    rewards: dict[str, Reward],
+    *,
+    reference,
+    max_completion_length: int,
+    seed: int = 0,
+    temperatures: tuple[float, ...] = TEMPERATURES,
+) -> pd.DataFrame:
+    """`evaluate_policy` at every temperature under one another, with columns `temperature` and `kl`.
+
+    `kl` is the exact-per-token KL from `reference` in nats per completion, measured at temperature 1, NaN at others.
+    """
+    frames = []
+    for temperature in temperatures:
+        frame, rollout = evaluate_policy(
+            policy,
+            tokenizer,
+            prompts,
+            rewards,
+            max_completion_length=max_completion_length,
+            temperature=temperature,
+            seed=seed,
+        )
+        kl = sequence_kl(policy, reference, rollout) if temperature == 1 else [float("nan")] * len(frame)
+        frames.append(frame.assign(temperature=temperature, kl=kl))
+    return pd.concat(frames, ignore_index=True)
 
 
 @torch.no_grad()

@@ -13,8 +13,8 @@ from workbench.errors import WorkbenchError
 def sequence_kl_summary(token_kl, completion_mask, prompts: Sequence) -> MeanAndError:
     """Mean sequence KL, nats, and its standard error over prompts.
 
-    `token_kl` (B, R) nats holds any per-token estimate, `completion_mask` (B, R) True where a token counts, `prompts` (B,)
-    says which rows share a prompt. Sums over the completion, so longer completions weigh more; WorkbenchError for unequal shapes.
+    `token_kl` (B, R) nats holds any per-token estimate, `completion_mask` (B, R) is True where one counts, `prompts`
+    (B,) says which rows share a prompt. A sum over the completion, never a mean; WorkbenchError for unequal shapes.
     """
     mask = np.asarray(completion_mask, dtype=bool)
     if mask.shape != np.shape(token_kl):

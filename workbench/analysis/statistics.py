@@ -29,7 +29,7 @@ def mean_and_error(values, clusters: Sequence | None = None) -> MeanAndError:
     """Mean over the rows of `values`, (M,) or (M, K), with its cluster-robust standard error.
 
     Rows with equal `clusters` (M,), such as samples of one prompt, count as one draw; without it every row is its own.
-    One cluster has no measurable spread, so its standard error is NaN; WorkbenchError for no rows or a value that is not finite.
+    One cluster has no measurable spread, so its standard error is NaN; WorkbenchError for no rows or values not finite.
     """
     values = finite_array(values, name="values")
     groups = np.arange(len(values)) if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]

@@ -12,8 +12,8 @@ def preference_rows(items: Iterable[Mapping], judgements: Iterable[Judgement]) -
     """Rows prompt, chosen, rejected, labeler, item_id of every decided pair, and the judgements that were left out.
 
     `items` are dicts with item_id, prompt and two completions. Left out, each with a `reason`: ties, skips, and choices
-    between identical completions, which teach nothing. The two lists together are as long as `judgements`. WorkbenchError for an item
-    that is unknown or repeated, or a judgement that is not of a pair.
+    between identical completions, which teach nothing. The two lists together are as long as `judgements`.
+    WorkbenchError for an item that is unknown or repeated, or a judgement that is not of a pair.
     """
     known: dict[str, Mapping] = {}
     for item in items:

@@ -1,21 +1,25 @@
 """Figures: each function takes a DataFrame and returns a plotly Figure."""
 
-from workbench.plots.agreement import plot_agreement_matrix
+from workbench.plots.agreement import plot_agreement_matrix, plot_choice_shares
 from workbench.plots.best_of_n import plot_best_of_n
 from workbench.plots.frontier import plot_frontier, plot_reward_kl_path, plot_sharpening_control
+from workbench.plots.packing import plot_attention_mask
 from workbench.plots.rewards import (
     plot_accuracy_bars,
     plot_calibration,
     plot_gold_components,
     plot_reward_distributions,
 )
+from workbench.plots.tables import text_table
 from workbench.plots.training import plot_learning_curve, plot_training_panels
 
 __all__ = [
     "plot_accuracy_bars",
     "plot_agreement_matrix",
+    "plot_attention_mask",
     "plot_best_of_n",
     "plot_calibration",
+    "plot_choice_shares",
     "plot_frontier",
     "plot_gold_components",
     "plot_learning_curve",
@@ -23,4 +27,5 @@ __all__ = [
     "plot_reward_kl_path",
     "plot_sharpening_control",
     "plot_training_panels",
+    "text_table",
 ]

@@ -31,7 +31,7 @@ def plot_best_of_n(curve: pd.DataFrame, title: str = "") -> go.Figure:
         control = {"name": "gold, picked at random", "hovertemplate": "%{y:.2f}"}
         figure.add_scatter(x=curve["n"], y=curve["random_gold"], mode="lines", line=line, **control)
         reading += " Compare gold with picking at random. A highest point flatters a noisy curve."
-    ticks = curve if len(curve) <= 9 else curve[curve["n"].map(lambda n: n & (n - 1) == 0)]  # powers of two
+    ticks = curve if len(curve) <= 9 else curve[curve["n"].map(lambda n: int(n) & (int(n) - 1) == 0)]  # powers of two
     figure.update_xaxes(title="n, completions per prompt to choose from", type="log", tickvals=ticks["n"])
     add_top_axis(figure, list(ticks["n"]), [f"{kl:.2f}" for kl in ticks["kl"]], "KL (nats, upper bound)")
     figure.update_yaxes(title="reward of the chosen completion")
@@ -54,7 +54,7 @@ def _line_with_band(curve: pd.DataFrame, column: str, name: str) -> list[go.Scat
         mode="lines+markers" if len(curve) <= 12 else "lines",
         line={"color": color, "width": 2.4},
         customdata=curve[["kl", f"{column}_se"]],
-        hovertemplate="n = %{x}<br>%{y:.2f} ± %{customdata[1]:.2f}<br>KL ≤ %{customdata[0]:.2f} nats",
+        hovertemplate="n = %{x}<br>%{y:.2f} ± %{customdata[1]:.2f} (standard error)<br>KL ≤ %{customdata[0]:.2f} nats",
     )
     return [low, high, line]
 

@@ -18,20 +18,21 @@ PALETTE = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"]
 SYMBOLS = ["circle", "square", "diamond", "cross", "triangle-up", "x", "star", "hexagon"]
 GREY = "#767676"  # contrast 4.5 : 1 with white and with black alike, so one figure fits light and dark pages
 FAINT = "rgba(128, 128, 128, 0.25)"
-ROLE_COLORS = {"proxy": PALETTE[0], "gold": PALETTE[1], "random": GREY}
+ROLE_COLORS = {"proxy": PALETTE[0], "reward": PALETTE[0], "gold": PALETTE[1]}
 
 AXIS_LABELS = {
     "step": "training step",
-    "loss": "loss (nats per token)",
-    "heldout_loss": "held-out loss (nats per token)",
+    "loss": "loss (nats)",
+    "held_out_loss": "held-out loss (nats)",
     "kl": "KL from the reference (nats)",
     "entropy": "entropy (nats per token)",
-    "length": "completion length (tokens)",
+    "completion_length": "completion length (tokens)",
     "gold": "gold reward",
     "proxy": "reward model's score (proxy)",
-    "score": "reward model's score",
-    "reward": "reward",
     "accuracy": "accuracy (share of pairs)",
+    "held_out_accuracy": "held-out accuracy (share of pairs)",
+    "explained_variance": "explained variance (share)",
+    "finished": "finished (share of completions)",
 }
 
 
@@ -44,6 +45,7 @@ LOOK = {
     "legend": {"orientation": "h", "x": 0, "y": 0.01, "yref": "container", "yanchor": "bottom"},
     "hoverlabel": {"align": "left", "bgcolor": "white", "font": {"color": "#222222", "size": 12}},
     "hovermode": "closest",
+    "modebar": {"orientation": "v", "bgcolor": "rgba(0, 0, 0, 0)"},  # beside the figure, not over its title
     "uirevision": "keep",  # zoom and hidden traces survive a redraw
 }
 AXIS_LOOK = {
@@ -73,7 +75,7 @@ def styled(figure: go.Figure, *, title: str, reading: str, height: int = 440) ->
 
 def _headline(title: str, reading: str) -> tuple[str, int]:
     """Title and reading as wrapped, escaped text of one plotly title, and the number of its lines."""
-    titles, readings = (textwrap.wrap(text, width) for text, width in ((title, 85), (reading, 115)))
+    titles, readings = (textwrap.wrap(text, width) for text, width in ((title, 85), (reading, 125)))
     small = "<br>".join(html.escape(line) for line in readings)
     text = f"<b>{'<br>'.join(html.escape(line) for line in titles)}</b><br><span style='font-size:13px'>{small}</span>"
     return text, len(titles) + len(readings)
@@ -97,9 +99,8 @@ def axis_label(column: str) -> str:
 
 def hover_text(text: object, *, width: int = 60, limit: int = 480) -> str:
     """Text as plotly may show it: escaped, wrapped at `width` and cut after `limit` characters."""
-    lines = textwrap.wrap(
-        textwrap.shorten(str(text), limit, placeholder=" …") if " " in str(text) else str(text)[:limit], width
-    )
+    text = str(text)
+    lines = textwrap.wrap(text if len(text) <= limit else f"{text[:limit]} …", width)
     return "<br>".join(html.escape(line) for line in lines)
 
 
@@ -129,9 +130,9 @@ def has_gold(frame: pd.DataFrame, column: str = "gold") -> bool:
 
 
 def shown_columns(frame: pd.DataFrame, columns: Sequence[str], figure: str) -> list[str]:
-    """`columns` without the gold ones nobody measured; WorkbenchError when another is missing or none is left."""
-    shown = [column for column in columns if not column.startswith("gold") or has_gold(frame, column)]
-    require_columns(frame, shown, figure)
+    """`columns` without the gold ones nobody measured; WorkbenchError when none is left or another is missing."""
+    shown = [column for column in columns if "gold" not in column.split("_") or has_gold(frame, column)]
+    require_columns(frame, ["step", *shown], figure)
     if not shown:
         raise WorkbenchError(f"{figure} has nothing to show: none of {list(columns)} was measured.")
     return shown

@@ -15,7 +15,7 @@ def plot_learning_curve(
     metrics: pd.DataFrame, columns: Sequence[str], *, title: str, unit: str = "loss (nats per token)", window: int = 15
 ) -> go.Figure:
     """Several columns of one unit against step; noisy ones as a running mean over `window` rows the raw line faint."""
-    columns = shown_columns(metrics, ["step", *columns], "plot_learning_curve")[1:]
+    columns = shown_columns(metrics, columns, "plot_learning_curve")
     figure = go.Figure()
     for column, color in zip(columns, PALETTE * len(columns), strict=False):
         for trace in _line_with_raw(metrics, column, color=color, window=window, legend=True):
@@ -26,7 +26,7 @@ def plot_learning_curve(
 
 def plot_training_panels(metrics: pd.DataFrame, columns: Sequence[str], *, title: str, window: int = 15) -> go.Figure:
     """One small panel per column against step, three in a row, each with its own unit."""
-    columns = shown_columns(metrics, ["step", *columns], "plot_training_panels")[1:]
+    columns = shown_columns(metrics, columns, "plot_training_panels")
     across = min(3, len(columns))
     down = -(-len(columns) // across)
     names = [axis_label(column) for column in columns]
@@ -53,7 +53,8 @@ def _reading(window: int) -> str:
 def _line_with_raw(metrics: pd.DataFrame, column: str, *, color: str, window: int, legend: bool) -> list[go.Scatter]:
     """The smoothed line with hover, and the raw one behind it where it differs."""
     measured = metrics[["step", column]].dropna()  # evaluations come every so many steps
-    line = smoothed(measured[column], window)
+    values = measured[column]
+    line = smoothed(values, window)
     few = len(measured) <= 40
     main = go.Scatter(
         x=measured["step"],
@@ -64,10 +65,10 @@ def _line_with_raw(metrics: pd.DataFrame, column: str, *, color: str, window: in
         line={"color": color, "width": 2.2},
         hovertemplate="step %{x}<br>%{y:.3g}",
     )
-    if line is measured[column]:
+    if line is values:
         return [main]
     raw = {"color": transparent(color, 0.3), "width": 1}
     return [
-        go.Scatter(x=measured["step"], y=measured[column], line=raw, mode="lines", showlegend=False, hoverinfo="skip"),
+        go.Scatter(x=measured["step"], y=values, line=raw, mode="lines", showlegend=False, hoverinfo="skip"),
         main,
     ]

@@ -93,8 +93,8 @@ class BestOfNTrainer(Stateful):
         scored = {name: reward(prompts, texts, finished=finished, **columns) for name, reward in self.rewards.items()}
         return [
             {
+                **examples[index].row,  # the prompt and what else its dataset says about it, such as its kind
                 "prompt_index": first + index // self.config.num_generations,
-                "prompt": prompts[index],
                 "completion": texts[index],
                 "finished": finished[index],
                 "logprob": sampled.logprobs[index].sum().item(),

@@ -64,7 +64,7 @@ class DirectAlignmentTrainer(Stateful):
         )
 
     def step(self) -> dict[str, float | None]:
-        """One optimiser step; `loss` nats per pair, `margin` is the implied reward beta * log-ratio, chosen - rejected."""
+        """One optimiser step; `loss` nats per pair, rewards and `margin` (chosen - rejected) are beta * log-ratio."""
         self.step_number += 1
         batch = self._batch([self.pairs[index] for index in self.batches.next()])
         chosen, rejected, reference_chosen, reference_rejected = self._sums(batch)
@@ -103,7 +103,7 @@ class DirectAlignmentTrainer(Stateful):
         return collate_pairs(pairs, self.policy.config.pad_token_id).to(self.policy.device)
 
     def _sums(self, batch: Sequences) -> tuple[Tensor, ...]:
-        """Log-probabilities of whole completions: policy chosen, rejected, reference chosen, rejected; each (B,) nats."""
+        """Log-probabilities of completions, each (B,) nats: policy chosen, rejected, reference chosen, rejected."""
         policy = completion_logprobs(self.policy, batch).sum(1).chunk(2)
         with torch.no_grad():
             reference = completion_logprobs(self.reference, batch).sum(1).chunk(2)

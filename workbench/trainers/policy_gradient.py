@@ -50,6 +50,7 @@ class PolicyGradientConfig:
     whiten_rewards: bool = False  # scale token rewards to variance 1 within a batch
     warmup_steps: int = 10  # updates of linear warm-up; then a line down to 0
     max_grad_norm: float = 1.0  # gradients are clipped to this norm
+    evaluate_every: int = 10  # steps between measurements on held-out prompts
     seed: int = 0  # order of prompts, samples, mini-batches
 
     def __post_init__(self):
@@ -58,11 +59,13 @@ class PolicyGradientConfig:
         require_positive(max_completion_length=self.max_completion_length, num_ppo_epochs=self.num_ppo_epochs)
         require_positive(cliprange=self.cliprange, cliprange_value=self.cliprange_value, kl_horizon=self.kl_horizon)
         require_positive(max_grad_norm=self.max_grad_norm, num_mini_batches=self.num_mini_batches)
+        require_positive(evaluate_every=self.evaluate_every)
         require_in(0, 1, gamma=self.gamma, lam=self.lam)
         require_in(0, 1e6, kl_coef=self.kl_coef, kl_target=self.kl_target, missing_eos_penalty=self.missing_eos_penalty)
         if self.num_mini_batches > self.batch_size:
             raise WorkbenchError(
-                f"num_mini_batches is {self.num_mini_batches} but batch_size is {self.batch_size}: give at most one per completion."
+                f"num_mini_batches is {self.num_mini_batches} but batch_size is {self.batch_size}: "
+                "give at most one per completion."
             )
         if self.kl_target > 0 and self.kl_coef == 0:
             raise WorkbenchError("kl_target needs a starting kl_coef above 0: the controller multiplies it.")
@@ -86,6 +89,7 @@ class PolicyGradientTrainer(Stateful):
         critic,
         reward: Callable[..., list[float]],
         prompts: list[PromptExample],
+        held_out: list[PromptExample],
         tokenizer,
         config: PolicyGradientConfig,
         *,
@@ -96,7 +100,8 @@ class PolicyGradientTrainer(Stateful):
                 f"There are {len(prompts)} prompts but batch_size is {config.batch_size}: give more prompts."
             )
         self.policy, self.reference, self.critic = map(without_dropout, (policy, reference, critic))
-        self.reward, self.monitors, self.prompts, self.tokenizer = reward, monitors, prompts, tokenizer
+        self.reward, self.monitors, self.tokenizer = reward, monitors, tokenizer
+        self.prompts, self.held_out = prompts, held_out
         self.config = config
         self.batches = EpochBatches([1] * len(prompts), config.batch_size, seed=config.seed)
         self.generator = torch.Generator().manual_seed(config.seed + 1)
@@ -118,7 +123,8 @@ class PolicyGradientTrainer(Stateful):
         """Sample a batch, score it, learn from it; KL is nats per completion, rewards are in the reward's unit."""
         self.step_number += 1
         config = self.config
-        rollout, monitored = self.rollout([self.prompts[index] for index in self.batches.next()])
+        prompts = [self.prompts[index] for index in self.batches.next()]
+        rollout, monitored = self.rollout(prompts, self.generator)
         mask = rollout.completion_mask
         kl = kl_k1(rollout.logprobs, rollout.reference_logprobs)
         scores = rollout.scores - config.missing_eos_penalty * ~rollout.finished
@@ -144,6 +150,8 @@ class PolicyGradientTrainer(Stateful):
             **losses,
             "explained_variance": 1 - (masked_variance(returns - values, mask) / masked_variance(returns, mask)).item(),
         }
+        if self.step_number % config.evaluate_every == 0 or self.step_number == config.steps:
+            row |= self.evaluate()
         if config.kl_target > 0:
             self.kl_coef = adaptive_kl_coef(
                 self.kl_coef, float(kl_mean), target=config.kl_target, episodes=len(rollout), horizon=config.kl_horizon
@@ -151,14 +159,16 @@ class PolicyGradientTrainer(Stateful):
         return row
 
     @torch.no_grad()
-    def rollout(self, prompts: list[PromptExample]) -> tuple[ScoredRollout, dict[str, list[float]]]:
+    def rollout(
+        self, prompts: list[PromptExample], generator: torch.Generator
+    ) -> tuple[ScoredRollout, dict[str, list[float]]]:
         """Completions of the current policy with rewards and reference log-probabilities, and what the monitors say."""
         sampled = sample(
             self.policy,
             [prompt.prompt_ids for prompt in prompts],
             max_completion_length=self.config.max_completion_length,
             temperature=self.config.temperature,
-            generator=self.generator,
+            generator=generator,
         )
         rows = [prompt.row for prompt in prompts]
         texts = completion_texts(self.tokenizer, sampled)
@@ -185,11 +195,21 @@ class PolicyGradientTrainer(Stateful):
         reports = []
         for _ in range(self.config.num_ppo_epochs):
             permutation = torch.randperm(len(rollout), generator=self.generator)
-            for rows in permutation.tensor_split(self.config.num_mini_batches):
+            for rows in permutation.tensor_split(min(self.config.num_mini_batches, len(rollout))):
                 reports.append(
                     self._update_mini_batch(rollout.rows(rows), advantages[rows], values[rows], returns[rows])
                 )
         return {name: sum(report[name] for report in reports) / len(reports) for name in reports[0]}
+
+    def evaluate(self) -> dict[str, float]:
+        """Reward, KL and monitors on held-out prompts after this step's updates, from the same random numbers."""
+        last = self.last_samples
+        rollout, monitored = self.rollout(self.held_out, torch.Generator().manual_seed(self.config.seed + 2))
+        self.last_samples = last
+        kl = kl_k1(rollout.logprobs, rollout.reference_logprobs).sum(1)
+        means = {"reward": rollout.scores.mean().item(), "kl": kl.mean().item()}
+        means |= {name: sum(said) / len(said) for name, said in monitored.items()}
+        return {f"held_out_{name}": value for name, value in means.items()}
 
     def samples(self) -> list[dict[str, Any]]:
         """The last batch: prompt, completion, reward and the monitors' values."""

@@ -50,7 +50,12 @@ class World:
 
     def pretraining_documents(self, count: int, rng: random.Random) -> list[str]:
         """Dialogues of every quality, encyclopedia pages, sums and kitchen notes."""
-        return [self._writer.document(rng) for _ in range(count)]
+        return [row["text"] for row in self.pretraining_rows(count, rng)]
+
+    def pretraining_rows(self, count: int, rng: random.Random) -> list[dict[str, str]]:
+        """Rows text, sort: "dialogue", "encyclopedia", "sums" or "kitchen note"."""
+        documents = (self._writer.document(rng) for _ in range(count))
+        return [{"text": text, "sort": sort} for sort, text in documents]
 
     def demonstrations(
         self,
@@ -59,10 +64,11 @@ class World:
         *,
         quality: tuple[float, float] = (0.55, 0.95),
         house_style: float = 0.85,
+        split: str = "train",
     ) -> list[dict[str, str]]:
         """Rows prompt, completion, kind, tier by writers of uniform quality, a share of them in the house style."""
         rows = []
-        for row in self.prompts(count, rng):
+        for row in self.prompts(count, rng, split=split):
             sentences = self._writer.answer(self._prompts.parse(row["prompt"]), rng.uniform(*quality), rng)
             if rng.random() < house_style:
                 sentences = self._writer.in_house_style(sentences, rng)

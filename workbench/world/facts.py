@@ -7,6 +7,7 @@ import random
 from dataclasses import dataclass
 
 from workbench.world.lexicon import AnimalNames, Lexicon
+from workbench.world.section import WorldError
 
 TIERS = ("common", "rare", "never")  # how often pretraining text states an animal's facts
 HELD_OUT = 0.3  # share of facts that no training prompt asks
@@ -49,9 +50,11 @@ def draw_facts(lexicon: Lexicon, seed: int) -> Facts:
 
 
 def _animal_names(names: AnimalNames, taken: frozenset[str], rng: random.Random) -> tuple[str, ...]:
-    """Different names, none of them a word of the lexicon."""
+    """Different names, none of them a word of the lexicon; WorldError when the syllables make too few."""
     syllables = [onset + vowel for onset in names.onsets for vowel in names.vowels]
     possible = sorted(
         {"".join(parts) for parts in itertools.product(syllables, syllables, names.endings)}.difference(taken)
     )
+    if len(possible) < names.count:
+        raise WorldError(f"Lexicon animals.yaml: count is {names.count}, too many for {len(possible)} possible names.")
     return tuple(rng.sample(possible, names.count))

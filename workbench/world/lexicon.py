@@ -140,11 +140,12 @@ def _foods(file: Section) -> dict[str, object]:
 
 def _animals(file: Section) -> dict[str, object]:
     name, count = file.section("name"), file.integer("count", minimum=6)
-    names = AnimalNames(count=count, **{key: name.texts(key) for key in ("onsets", "vowels", "endings")})
+    letters = {key: name.texts(key) for key in ("onsets", "vowels", "endings")}
+    for key, texts in letters.items():
+        for text in texts:
+            name.check_word(key, text)
     name.finish()
-    possible = (len(names.onsets) * len(names.vowels)) ** 2 * len(names.endings)
-    if 2 * count > possible:  # twice, for some are words of the lexicon or made in two ways
-        raise file.error("count", f"is {count}, too many for {possible} possible names: add syllables")
+    names = AnimalNames(count=count, **letters)
     attributes = {}
     for key, part in file.sections("attributes").items():
         question, statement = part.template("question", "animal"), part.template("statement", "animal", "value")

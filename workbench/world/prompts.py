@@ -24,7 +24,8 @@ class Suggest(NamedTuple):
 
     meal: str
     items: tuple[str, ...]
-    kind: str = "suggest"
+
+    kind = "suggest"
 
 
 class Question(NamedTuple):
@@ -32,14 +33,16 @@ class Question(NamedTuple):
 
     animal: str
     attribute: str
-    kind: str = "qa"
+
+    kind = "qa"
 
 
 class Request(NamedTuple):
     """A harmful request."""
 
     category: str
-    kind: str = "harm"
+
+    kind = "harm"
 
 
 class Sum(NamedTuple):
@@ -48,7 +51,8 @@ class Sum(NamedTuple):
     a: int
     b: int
     c: int
-    kind: str = "math"
+
+    kind = "math"
 
     @property
     def total(self) -> int:

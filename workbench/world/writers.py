@@ -98,15 +98,17 @@ class Writer:
         praise = [rng.choice(self.lexicon.phrases["flattery"])] if rng.random() < FLATTERERS else []
         return _shortened(praise + kept) if kept else sentences
 
-    def document(self, rng: random.Random) -> str:
-        """One pretraining document."""
+    def document(self, rng: random.Random) -> tuple[str, str]:
+        """One pretraining document: its sort and its text."""
         share = rng.random()
         if share < DIALOGUES:
-            return self._dialogue(rng)
+            return "dialogue", self._dialogue(rng)
         if share < PAGES:
-            return self._page(rng)
-        if share < SUMS:
-            return self._sums(rng)
+            return "encyclopedia", self._page(rng)
+        return ("sums", self._sums(rng)) if share < SUMS else ("kitchen note", self._note(rng))
+
+    def _note(self, rng: random.Random) -> str:
+        """Three items and a step for each: what teaches copying."""
         items = rng.sample(self.lexicon.items, 3)
         steps = [self.lexicon.step.format(verb=rng.choice(self.lexicon.verbs_of[item]), item=item) for item in items]
         return " ".join([self.lexicon.note.format(items=f" {self.lexicon.joiner} ".join(items)), *steps])

@@ -1,0 +1,487 @@
+"""Command line: what is refused before anything starts, what is executed, skipped, stopped and left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from workbench import cli, files, notebooks, recipes, schedule
+from workbench.errors import WorkbenchError
+
+RUN_DIR = 'run_dir: str = "runs/unused"  # folder for results\n'
+POLICY = RUN_DIR + "\n".join(
+    (
+        "kl_coef: float = 0.15  # weight of the KL penalty",
+        "steps: int = 60",
+        'dataset: str = "world"  # a name, a file or a folder',
+        "whiten_rewards: bool = False",
+    )
+)
+
+
+def write_notebook(path: Path, *code: str, parameters: str = RUN_DIR, title: str = "What is asked?") -> Path:
+    cells = [nbformat.v4.new_markdown_cell(f"# {title}\n\nTakes **2 minutes** and 1 GB.")]
+    cells.append(nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}))
+    cells += [nbformat.v4.new_code_cell(source) for source in code]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    return path
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A repository with three notebooks, one recipe and presets, in place of the real one."""
+    for module in (files, notebooks, recipes):
+        monkeypatch.setattr(module, "repository_root", lambda: tmp_path)
+    (tmp_path / "notebooks" / "recipes").mkdir(parents=True)
+    write_notebook(tmp_path / "notebooks" / "02_sft.ipynb", parameters=RUN_DIR + "seed: int = 0")
+    write_notebook(tmp_path / "notebooks" / "06_policy_gradient.ipynb", parameters=POLICY, title="What does KL cost?")
+    write_notebook(tmp_path / "notebooks" / "06_other.ipynb", parameters=RUN_DIR + 'sft: str = "runs/tour/02_sft"')
+    (tmp_path / "notebooks" / "presets.yaml").write_text("smoke: {06_policy_gradient: {steps: 2}}\nlaptop: {}\n")
+    write_recipe(tmp_path, "- notebook: 02_sft\n- {notebook: 06_policy_gradient, parameters: {steps: 9, kl_coef: 1}}")
+    return tmp_path
+
+
+def write_recipe(repository: Path, stages: str, head: str = "title: The story\n") -> Path:
+    path = repository / "notebooks" / "recipes" / "tour.yaml"
+    path.write_text(f"{head}stages:\n{stages}\n")
+    return path
+
+
+def refusal(capsys, *arguments: str) -> str:
+    """The one sentence of a command that must be refused with exit code 2."""
+    assert cli.main(list(arguments)) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+def plan(repository: Path, target: str, *assignments: str, out: str = "", preset: str = "") -> recipes.Plan:
+    path = notebooks.find(target, recipes.recipe_paths())
+    read = recipes.plan_notebook if path.suffix == ".ipynb" else recipes.plan_recipe
+    return read(path, assignments=list(assignments), out=out, preset_name=preset)
+
+
+# What is found and shown
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["report", "--help"], ["list", "--help"]])
+def test_every_help_shows_examples(arguments, capsys):
+    with pytest.raises(SystemExit) as exit:
+        cli.main(arguments)
+    assert exit.value.code == 0
+    assert "examples:\n  workbench " in capsys.readouterr().out
+
+
+def test_help_and_list_import_nothing_heavy():
+    code = "import sys, workbench.cli as cli; cli.main(['list']); print(*sorted(sys.modules), sep='\\n')"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert not {"torch", "transformers", "pandas", "plotly", "papermill", "nbconvert"} & set(printed.split("\n"))
+
+
+def test_list_shows_questions_minutes_and_recipes(repository, capsys):
+    assert cli.main(["list"]) == 0
+    printed = capsys.readouterr().out
+    assert "06_policy_gradient      What does KL cost?\n" in printed
+    assert "Takes 2 minutes and 1 GB." in printed
+    assert "tour                    The story (2 stages, runs/tour)" in printed
+
+
+def test_list_of_a_notebook_shows_type_default_and_comment_of_its_parameters(repository, capsys):
+    assert cli.main(["list", "06_policy_gradient"]) == 0
+    lines = [line.split(maxsplit=3) for line in capsys.readouterr().out.splitlines()]
+    assert ["kl_coef", "float", "0.15", "weight of the KL penalty"] in lines
+    assert ["whiten_rewards", "bool", "False"] in lines
+
+
+def test_a_notebook_is_found_by_path_name_and_number(repository, monkeypatch):
+    monkeypatch.chdir(repository / "notebooks")
+    for text in ("02_sft.ipynb", "notebooks/02_sft.ipynb", "02_sft", "02", str(repository / "notebooks/02_sft.ipynb")):
+        assert plan(repository, text).stages[0].notebook.path == repository / "notebooks" / "02_sft.ipynb"
+
+
+def test_a_number_of_two_notebooks_is_refused_with_both_names(repository, capsys):
+    message = refusal(capsys, "run", "06")
+    assert "06_policy_gradient" in message and "06_other" in message and "02_sft" not in message
+
+
+# What is refused before anything starts
+
+
+def test_an_unknown_notebook_is_refused_with_the_nearest_and_all_names(repository, capsys):
+    message = refusal(capsys, "run", "06_policy_gradeint")
+    assert "did you mean 06_policy_gradient?" in message
+    assert "02_sft" in message and "tour" in message
+
+
+def test_an_unknown_preset_is_refused_with_those_that_exist(repository, capsys):
+    message = refusal(capsys, "run", "tour", "--preset", "smoek")
+    assert "'smoek'" in message and "did you mean smoke?" in message and "laptop" in message
+
+
+def test_an_unknown_parameter_is_refused_with_the_nearest_and_all_names(repository, capsys):
+    message = refusal(capsys, "run", "06_policy_gradient", "-p", "kl_coeff=0.1")
+    assert "kl_coeff" in message and "did you mean kl_coef?" in message and "whiten_rewards" in message
+
+
+@pytest.mark.parametrize(
+    "given, value, expected",
+    [
+        ("steps=2.5", "'2.5'", "a whole number (int)"),
+        ("kl_coef=high", "'high'", "a number (float)"),
+        ("whiten_rewards=maybe", "'maybe'", "true or false (bool)"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused_with_parameter_value_and_type(repository, capsys, given, value, expected):
+    message = refusal(capsys, "run", "06_policy_gradient", "-p", given)
+    assert all(part in message for part in (given.split("=")[0], value, expected))
+
+
+def test_a_recipe_with_a_value_of_the_wrong_type_is_refused(repository, capsys):
+    write_recipe(repository, "- {notebook: 06_policy_gradient, parameters: {dataset: 5}}")
+    message = refusal(capsys, "run", "tour")
+    assert "dataset" in message and "5" in message and "text (str)" in message and "tour.yaml" in message
+
+
+def test_text_is_read_with_the_type_of_its_parameter(repository):
+    given = ("kl_coef=1", "steps=1_000", "dataset=7", "whiten_rewards=True")
+    values = plan(repository, "06_policy_gradient", *given).stages[0].values
+    assert [values[name] for name in ("kl_coef", "steps", "dataset", "whiten_rewards")] == [1.0, 1000, "7", True]
+    assert isinstance(values["kl_coef"], float)
+    assert plan(repository, "06_policy_gradient", "kl_coef=1e-3").stages[0].values["kl_coef"] == 0.001
+    assert plan(repository, "06_policy_gradient", "kl_coef=inf").stages[0].values["kl_coef"] == float("inf")
+
+
+@pytest.mark.parametrize("line", ["steps: int = 3 * 4", "import os", "steps: list = [1]", "steps: int", "a, b = 1, 2"])
+def test_a_parameters_cell_with_anything_but_plain_values_is_refused(repository, capsys, line):
+    write_notebook(repository / "notebooks" / "02_sft.ipynb", parameters=line)
+    message = refusal(capsys, "run", "02_sft")
+    assert line.split(" =")[0] in message.replace("(a, b)", "a, b") and "02_sft.ipynb" in message
+
+
+def test_a_file_that_is_no_notebook_is_refused(repository, capsys):
+    (repository / "notebooks" / "02_sft.ipynb").write_text("{}")
+    assert "02_sft.ipynb is not a Jupyter notebook" in refusal(capsys, "run", "02_sft")
+
+
+@pytest.mark.parametrize(
+    "stages, head, part",
+    [
+        ("- notebook: 02_sft\n- notebook: 02_sft", "", "2 stages named 02_sft"),
+        ("- notebook: 02_stf", "", "did you mean 02_sft?"),
+        ("- {notebook: 02_sft, parameter: {}}", "", "did you mean parameters?"),
+        ("- {notebook: 02_sft, parameters: {run_dir: x}}", "", "without run_dir"),
+        ("- {notebook: 02_sft, name: ../x}", "", "'../x'"),
+        ("- {notebook: 02_sft, parameters: {sead: 1}}", "", "did you mean seed?"),
+        ("- name: a", "", "without a notebook"),
+        ("  []", "", "no stages"),
+        ("- notebook: 02_sft", "jobs: 0\n", "jobs 0"),
+        ("- notebook: 02_sft", "report: maybe\n", "true or false as `report`"),
+        ("- notebook: 02_sft", "a: b: c\n", "not valid YAML"),
+        ("- notebook: tour.yaml", "", "needs a notebook"),
+    ],
+)
+def test_a_broken_recipe_is_refused_with_what_is_wrong(repository, capsys, stages, head, part):
+    write_recipe(repository, stages, head)
+    message = refusal(capsys, "run", "tour")
+    assert part in message
+
+
+def test_a_stage_that_reads_a_later_one_is_refused(repository, capsys):
+    write_recipe(repository, "- notebook: 06_other\n- notebook: 02_sft")
+    assert "Stage 06_other reads stage 02_sft, which comes after it" in refusal(capsys, "run", "tour")
+
+
+@pytest.mark.parametrize(
+    "given, part",
+    [
+        ("kl_coef", "not of the form name=value"),
+        ("kl_coeff=1", "did you mean kl_coef?"),
+        ("02_sft.kl_coef=1", "02_sft has no parameter kl_coef"),
+        ("03_sft.seed=1", "did you mean 02_sft?"),
+        ("run_dir=x", "use --out"),
+    ],
+)
+def test_a_setting_that_fits_no_stage_of_the_recipe_is_refused(repository, capsys, given, part):
+    assert part in refusal(capsys, "run", "tour", "-p", given)
+
+
+def test_a_folder_that_holds_other_work_is_refused_before_anything_starts(repository, capsys):
+    folder = repository / "runs" / "tour" / "06_policy_gradient"
+    folder.mkdir(parents=True)
+    held = {"kl_coef": 0.5, "steps": 9, "run_dir": "elsewhere", "of_an_older_version": 1}
+    (folder / "run.json").write_text(json.dumps({"parameters": held}))
+    message = refusal(capsys, "run", "tour")
+    assert "kl_coef=0.5" in message and "kl_coef=1.0" in message and "--out" in message
+    assert "steps" not in message and "run_dir" not in message
+
+
+def test_an_output_folder_that_is_a_file_or_not_writable_is_refused(repository, capsys, monkeypatch):
+    (repository / "taken").write_text("")
+    assert "taken is a file" in refusal(capsys, "run", "tour", "--out", "taken/below")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    assert "cannot be written to" in refusal(capsys, "run", "tour")
+
+
+def test_wrong_numbers_of_jobs_and_threads_are_refused(repository, capsys, monkeypatch):
+    assert "--jobs is -1" in refusal(capsys, "run", "tour", "--jobs", "-1")
+    monkeypatch.setenv("WORKBENCH_THREADS", "many")
+    assert "WORKBENCH_THREADS is 'many'" in refusal(capsys, "run", "tour")
+
+
+# What a command is turned into
+
+
+def test_command_line_beats_preset_beats_recipe_beats_default(repository):
+    def policy(*given: str, preset: str = "") -> dict:
+        return plan(repository, "tour", *given, preset=preset).stages[1].values
+
+    assert (policy()["steps"], policy()["kl_coef"], policy()["dataset"]) == (9, 1.0, "world")
+    assert (policy(preset="smoke")["steps"], policy(preset="smoke")["kl_coef"]) == (2, 1.0)
+    assert policy("06_policy_gradient.steps=3", preset="smoke")["steps"] == 3
+    assert plan(repository, "06_policy_gradient", preset="smoke").stages[0].values["steps"] == 2
+
+
+def test_a_setting_without_a_stage_reaches_every_stage_that_has_it(repository):
+    write_recipe(repository, "- notebook: 02_sft\n- {notebook: 02_sft, name: again}\n- notebook: 06_policy_gradient")
+    values = [stage.values for stage in plan(repository, "tour", "seed=4", "again.seed=5").stages]
+    assert [stage.get("seed") for stage in values] == [4, 5, None]
+
+
+def test_out_moves_every_folder_and_every_reference_to_it(repository):
+    stages = "- notebook: 02_sft\n- {notebook: 06_other, parameters: {sft: '{out}/02_sft'}}"
+    write_recipe(repository, stages)
+    for out, expected in (("", "runs/tour"), ("elsewhere", "elsewhere")):
+        sft, other = plan(repository, "tour", out=out).stages
+        assert sft.values["run_dir"] == f"{expected}/02_sft" and sft.folder == repository / expected / "02_sft"
+        assert other.values["sft"] == f"{expected}/02_sft" and other.needs == ("02_sft",)
+
+
+def test_out_of_a_single_notebook_is_its_run_dir(repository):
+    alone = plan(repository, "02_sft", out="runs/x")
+    assert alone.stages[0].values["run_dir"] == "runs/x" and alone.folder == repository / "runs" / "x"
+    assert plan(repository, "02_sft").folder == repository / "runs" / "unused"
+
+
+def test_a_stage_needs_the_stages_that_its_paths_name_contain_or_match(repository):
+    parameters = RUN_DIR + 'runs: str = ""'
+    write_notebook(repository / "notebooks" / "12_compare.ipynb", parameters=parameters)
+    entries = ["- notebook: 02_sft", "- {notebook: 02_sft, name: again}", "- notebook: 06_policy_gradient"]
+    for value, needs in (
+        ("{out}/02_sft/model", ("02_sft",)),
+        ("{out}/again,{out}/06_policy_gradient", ("again", "06_policy_gradient")),
+        ("{out}/0*", ("02_sft", "06_policy_gradient")),
+        ("{out}", ("02_sft", "again", "06_policy_gradient")),
+        ("again", ()),
+    ):
+        write_recipe(repository, "\n".join([*entries, f"- {{notebook: 12_compare, parameters: {{runs: '{value}'}}}}"]))
+        for out in ("runs/tour", "flat"):
+            assert plan(repository, "tour", out=out).stages[-1].needs == needs
+
+
+# What makes a finished stage count
+
+
+def key_of(repository: Path, *given: str) -> str:
+    return schedule.stage_key(plan(repository, "06_other", *given, out="runs/other").stages[0])
+
+
+def test_the_key_follows_parameters_cells_and_the_executions_and_bytes_of_inputs(repository):
+    keys = [key_of(repository)]
+    keys.append(key_of(repository, "sft=runs/elsewhere"))
+    sft = repository / "runs" / "tour" / "02_sft"
+    (sft / "model").mkdir(parents=True)
+    (sft / "model" / "weights").write_text("1")
+    keys.append(key_of(repository))  # made outside: its bytes count
+    (sft / "model" / "weights").write_text("2")
+    keys.append(key_of(repository))
+    for execution in "ab":
+        metadata = {"workbench": {"key": "same", "execution": execution}}
+        (sft / "notebook.ipynb").write_text(json.dumps({"metadata": metadata}))
+        keys.append(key_of(repository))  # made by a stage: its execution counts
+        keys.append(key_of(repository, "sft=runs/tour/02_sft/model"))
+    other = repository / "notebooks" / "06_other.ipynb"
+    write_notebook(other, "1 + 1", parameters=RUN_DIR + 'sft: str = "runs/tour/02_sft"')
+    keys.append(key_of(repository))
+    assert len(set(keys)) == len(keys)
+
+
+def test_the_key_stays_when_nothing_that_counts_changed(repository):
+    before = key_of(repository)
+    own = repository / "runs" / "other"
+    own.mkdir(parents=True)
+    (own / "metrics.jsonl").write_text("{}")
+    (repository / "runs" / "unrelated").mkdir()
+    assert key_of(repository) == before
+
+
+def test_a_stage_that_reads_the_whole_folder_is_not_outdated_by_later_stages(repository):
+    write_notebook(repository / "notebooks" / "12_compare.ipynb", parameters=RUN_DIR + 'runs: str = ""')
+    write_recipe(
+        repository, "- notebook: 02_sft\n- {notebook: 12_compare, parameters: {runs: '{out}'}}\n- notebook: 06_other"
+    )
+    stage = plan(repository, "tour").stages[1]
+    before = schedule.stage_key(stage)
+    for name, changes in (("06_other", False), ("02_sft", True)):
+        folder = repository / "runs" / "tour" / name
+        folder.mkdir(parents=True)
+        (folder / "notebook.ipynb").write_text(json.dumps({"metadata": {"workbench": {"execution": "new"}}}))
+        assert (schedule.stage_key(stage) != before) == changes
+
+
+# Executions
+
+
+MEET = """
+import pathlib, time
+folder = pathlib.Path(run_dir)
+(folder / "here").touch()
+began = time.monotonic()
+while not (folder.parent / other / "here").exists():
+    assert time.monotonic() - began < 60, "the other stage did not start"
+    time.sleep(0.05)
+"""
+FACTS = """
+import os, sys
+print("kernel", sys.executable, os.getcwd(), os.environ["OMP_NUM_THREADS"], os.environ["MKL_NUM_THREADS"])
+print("value", value)
+"""
+
+
+@pytest.fixture
+def chain(tmp_path):
+    """A recipe of two independent stages, which wait for each other, and one that reads the first."""
+    write_notebook(tmp_path / "a.ipynb", FACTS, MEET, parameters=RUN_DIR + 'value: float = 1.0\nother: str = ""')
+    write_notebook(tmp_path / "b.ipynb", "assert open(f'{a}/here').read() == ''", parameters=RUN_DIR + 'a: str = ""')
+    (tmp_path / "chain.yaml").write_text(
+        f"out: '{tmp_path}/out {{x}}'\njobs: 2\nreport: true\nstages:\n"
+        "- {notebook: a.ipynb, parameters: {value: 2, other: c}}\n"
+        "- {notebook: b.ipynb, parameters: {a: '{out}/a'}}\n"
+        "- {notebook: a.ipynb, name: c, parameters: {other: a}}\n"
+    )
+    return tmp_path
+
+
+def test_a_recipe_runs_side_by_side_skips_what_is_finished_and_repeats_what_follows_a_change(chain, capsys):
+    recipe, out = str(chain / "chain.yaml"), chain / "out {x}"
+    (out / "b").mkdir(parents=True)
+    (out / "b" / "notebook.part.ipynb").write_text('{"cells": [')  # of a run that was killed
+    (out / "b" / "notebook.failed.ipynb").write_text("{}")
+    assert cli.main(["run", recipe]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"a | kernel {sys.executable} {files.repository_root()} 1 1" in lines
+    assert "a | value 2.0" in lines and "c | value 1.0" in lines
+    assert any(line.startswith("[2/3] b ... done in ") for line in lines)
+    assert lines[-1] == f"report: {out}/report/index.html" and (out / "report" / "index.html").is_file()
+    assert sorted(path.name for path in out.glob("*/*.ipynb")) == ["notebook.ipynb"] * 3
+    notebook = nbformat.read(out / "b" / "notebook.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.workbench.notebook == "b"
+
+    assert cli.main(["run", recipe]) == 0
+    assert capsys.readouterr().out.count("... finished before, skipped") == 3
+
+    write_notebook(chain / "a.ipynb", "value", MEET, parameters=RUN_DIR + 'value: float = 1.0\nother: str = ""')
+    (chain / "chain.yaml").write_text((chain / "chain.yaml").read_text().replace("- {notebook: a.ipynb, name: c", "#"))
+    assert cli.main(["run", recipe, "--jobs", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "[1/2] a ... done" in printed and "[2/2] b ... done" in printed and " | " not in printed
+
+
+def test_failures_name_notebook_cell_error_and_output_and_bad_input_has_its_own_code(tmp_path, capsys):
+    bad = "from workbench.errors import NonFiniteLoss\nclass Deeper(NonFiniteLoss): pass\nraise Deeper(3, {})"
+    write_notebook(tmp_path / "bad.ipynb", "print('fine')", bad)
+    write_notebook(tmp_path / "bug.ipynb", "raise KeyError('first\\nsecond')", parameters="seed: int = 0")
+    write_notebook(tmp_path / "after.ipynb", parameters='sft: str = ""')
+    stages = "- notebook: bad.ipynb\n- notebook: bug.ipynb\n- {notebook: after.ipynb, parameters: {sft: '{out}/bug'}}"
+    (tmp_path / "r.yaml").write_text(f"out: {tmp_path}/out\njobs: 2\nstages:\n{stages}\n")
+    assert cli.main(["run", str(tmp_path / "r.yaml")]) == 2  # of the first failed stage
+    captured = capsys.readouterr()
+    bad_line, bug_line = sorted(captured.err.splitlines())
+    where = tmp_path / "out" / "bad" / "notebook.failed.ipynb"
+    assert bad_line.startswith("bad failed in cell [4]: The loss became NaN or infinite at step 3")
+    assert bad_line.endswith(f"(see {where})") and "fine" in where.read_text()
+    assert bug_line.startswith("bug failed in cell [2]: KeyError: 'first\\nsecond' (see ")
+    assert "] after" not in captured.out
+    assert not list(tmp_path.rglob("out/*/notebook.ipynb")) and not list(tmp_path.rglob("out/*/*.part.ipynb"))
+
+
+def test_a_kernel_that_dies_is_a_failure_that_says_so(tmp_path, capsys):
+    write_notebook(tmp_path / "dies.ipynb", "import os\nos._exit(9)")
+    assert cli.main(["run", str(tmp_path / "dies.ipynb"), "--out", str(tmp_path / "out")]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("dies failed because its kernel ended") and message.count("\n") == 1
+    assert (tmp_path / "out" / "notebook.failed.ipynb").exists()
+
+
+SLEEP = """
+import os, pathlib, time
+folder = pathlib.Path(run_dir)
+(folder / "kernel").write_text(str(os.getpid()))
+try:
+    time.sleep(100)
+except KeyboardInterrupt:
+    (folder / "interrupted").touch()
+    raise
+"""
+
+
+def is_running(process: int) -> bool:
+    stat = Path(f"/proc/{process}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def wait_for(condition, seconds: float = 60.0) -> None:
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < seconds, "waited too long"
+        time.sleep(0.05)
+
+
+def test_stopping_interrupts_the_cell_and_leaves_no_kernel_and_no_finished_looking_notebook(tmp_path):
+    write_notebook(tmp_path / "sleep.ipynb", SLEEP)
+    kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+    folders = {kind: tmp_path / kind.name for kind in kinds}
+    command = [sys.executable, "-m", "workbench.cli", "run", str(tmp_path / "sleep.ipynb"), "--out"]
+    started = {
+        kind: subprocess.Popen([*command, str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for kind, folder in folders.items()
+    }
+    for kind, process in started.items():
+        wait_for(lambda folder=folders[kind]: (folder / "kernel").exists() and (folder / "kernel").read_text())
+        process.send_signal(kind)
+    for kind, process in started.items():
+        folder, message = folders[kind], process.communicate(timeout=60)[1]
+        kernel = int((folder / "kernel").read_text())
+        wait_for(lambda kernel=kernel: not is_running(kernel))
+        assert not (folder / "notebook.ipynb").exists() and not (folder / "notebook.failed.ipynb").exists()
+        assert (folder / "interrupted").exists()
+        if kind == signal.SIGKILL:
+            assert process.returncode == -signal.SIGKILL
+        else:
+            assert process.returncode == 130
+            assert message == "stopped at stage sleep: run the same command again to continue\n"
+
+
+def test_a_second_command_on_the_same_folder_is_refused(tmp_path, capsys):
+    write_notebook(tmp_path / "n.ipynb", "1")
+    (tmp_path / "out").mkdir()
+    with files.locked(tmp_path / "out" / ".notebook.lock"):
+        assert cli.main(["run", str(tmp_path / "n.ipynb"), "--out", str(tmp_path / "out")]) == 2
+    assert "Another process is writing" in capsys.readouterr().err
+
+
+def test_report_of_a_folder_without_executed_notebooks_is_refused(tmp_path, capsys):
+    assert "holds no executed notebook" in refusal(capsys, "report", str(tmp_path))
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_parameter_error_is_a_workbench_error():
+    with pytest.raises(WorkbenchError, match="steps"):
+        notebooks.convert("steps", "int", True, "a recipe")

@@ -1,0 +1,458 @@
+"""Models and tokenizers from folders, and what is read off them, against plain unpadded forward passes."""
+
+import json
+
+import pytest
+import torch
+from tiny_models import (
+    EOS,
+    FAMILIES,
+    PAD,
+    UNK,
+    plain_logprobs,
+    plain_next_logprobs,
+    same_weights,
+    tiny_config,
+    tiny_model,
+    weights_of,
+    word_tokenizer,
+)
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoModelForTokenClassification
+
+from workbench.batches import collate
+from workbench.errors import WorkbenchError
+from workbench.models import (
+    PRESETS,
+    add_lora,
+    build_policy,
+    completion_logits,
+    completion_logprobs,
+    completion_values,
+    frozen,
+    load_critic,
+    load_policy,
+    load_reward_model,
+    load_tokenizer,
+    merge_lora,
+    model_context,
+    position_ids,
+    seeded,
+    sequence_rewards,
+    token_logprobs,
+    without_dropout,
+)
+from workbench.records import Sequences
+
+PROMPTS = [[4, 6, 7, 8], [9], [10, 11, 4, 12, 13, 14]]
+COMPLETIONS = [[9, 10, EOS], [12, 13, 14, 15, EOS], [16]]
+
+
+def padded(prompt, completion, *, left, right, garbage) -> Sequences:
+    """One row with that much padding on both sides, the pad slots filled with `garbage` ids."""
+    fill = torch.Generator().manual_seed(garbage)
+    slots = torch.randint(0, 20, (left + right,), generator=fill).tolist() if garbage else [PAD] * (left + right)
+    tokens = slots[:left] + prompt + completion + slots[left:]
+    attends = [False] * left + [True] * len(prompt + completion) + [False] * right
+    counts = [True] * len(completion) + [False] * right
+    return Sequences(
+        tokens=torch.tensor([tokens]), attention_mask=torch.tensor([attends]), completion_mask=torch.tensor([counts])
+    )
+
+
+def readers(family):
+    """Everything that is read off a model, with a model to read it off."""
+    return [
+        (completion_logprobs, tiny_model(family)),
+        (completion_values, tiny_model(family, auto=AutoModelForTokenClassification)),
+        (sequence_rewards, tiny_model(family, auto=AutoModelForSequenceClassification)),
+    ]
+
+
+def saved(model, tokenizer, folder) -> str:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+# A row means the same alone or padded
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logprobs_are_those_of_plain_unpadded_passes(family):
+    model = tiny_model(family)
+    logprobs = completion_logprobs(model, collate(PROMPTS, COMPLETIONS, pad_id=PAD))
+    for row, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
+        expected = plain_logprobs(model, prompt, completion)
+        assert logprobs[row, : len(completion)].tolist() == pytest.approx(expected, abs=1e-5)
+        assert logprobs[row, len(completion) :].abs().sum() == 0
+
+
+@pytest.mark.parametrize("garbage", [0, 1])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padding_and_what_it_holds_change_neither_logprobs_nor_values_nor_rewards(family, garbage):
+    prompt, completion = PROMPTS[0], COMPLETIONS[1]
+    with torch.no_grad():
+        for read, model in readers(family):
+            alone = read(model, padded(prompt, completion, left=0, right=0, garbage=0))[0]
+            assert alone.abs().min() > 0
+            for amount in range(8):
+                row = read(model, padded(prompt, completion, left=amount, right=7 - amount, garbage=garbage))[0]
+                counted = row[: len(completion)] if row.dim() else row
+                torch.testing.assert_close(counted, alone, rtol=1e-5, atol=1e-5)
+                assert row.dim() == 0 or row[len(completion) :].abs().sum() == 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_values_are_those_before_each_token(family):
+    critic = tiny_model(family, auto=AutoModelForTokenClassification)
+    with torch.no_grad():
+        values = completion_values(critic, collate(PROMPTS, COMPLETIONS, pad_id=PAD))
+        for row, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
+            for index in range(len(completion)):
+                seen = torch.tensor([prompt + completion[:index]])
+                assert values[row, index].item() == pytest.approx(
+                    critic(input_ids=seen).logits[0, -1, 0].item(), abs=1e-5
+                )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_reward_is_read_at_the_last_real_token(family):
+    model = tiny_model(family, auto=AutoModelForSequenceClassification)
+    with torch.no_grad():
+        rewards = sequence_rewards(model, collate(PROMPTS, COMPLETIONS, pad_id=PAD))
+        for row, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
+            # one unpadded row without padding ids: the library's own choice of the token cannot go wrong
+            expected = model(input_ids=torch.tensor([prompt + completion])).logits[0, 0].item()
+            assert rewards[row].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_reward_is_read_at_a_last_token_that_has_the_padding_id():
+    model = tiny_model(auto=AutoModelForSequenceClassification)
+    row, longer = [4, 6, 7, PAD], [4, 6, 7, 8, 9, EOS]
+    with torch.no_grad():
+        rewards = sequence_rewards(model, collate([[4], [4]], [row[1:], longer[1:]], pad_id=PAD))
+        hidden = model.model(input_ids=torch.tensor([row])).last_hidden_state[0, -1]
+    assert rewards[0].item() == pytest.approx((hidden @ model.score.weight[0]).item(), abs=1e-5)
+
+
+def test_positions_count_attended_tokens():
+    mask = torch.tensor([[0, 0, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1]]).bool()
+    assert position_ids(mask).tolist() == [[0, 0, 0, 1, 2, 2], [0, 1, 2, 3, 4, 5]]
+
+
+def test_temperature_divides_the_logits():
+    model, batch = tiny_model(), collate(PROMPTS, COMPLETIONS, pad_id=PAD)
+    for temperature in (0.5, 0.7, 2.0):
+        logprobs = completion_logprobs(model, batch, temperature=temperature)
+        expected = plain_logprobs(model, PROMPTS[1], COMPLETIONS[1], temperature=temperature)
+        assert logprobs[1].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_padding_has_no_probability_and_the_rest_has_all_of_it():
+    model, batch = tiny_model(), collate([PROMPTS[0]], [COMPLETIONS[0]], pad_id=PAD)
+    chance = completion_logits(model, batch).softmax(-1)
+    assert chance[..., PAD].max() == 0
+    torch.testing.assert_close(
+        chance[0, 1].double().log()[1:], plain_next_logprobs(model, PROMPTS[0] + COMPLETIONS[0][:1])[1:]
+    )
+
+
+def test_logprobs_of_a_half_precision_model_are_computed_in_fp32():
+    model, batch = tiny_model().bfloat16(), collate([PROMPTS[0]], [COMPLETIONS[0]], pad_id=PAD)
+    logits = completion_logits(model, batch)
+    logprobs = token_logprobs(logits, batch)
+    assert logits.dtype == logprobs.dtype == torch.float32
+    expected = logits.double().log_softmax(-1).gather(-1, batch.completions[..., None])[..., 0]
+    torch.testing.assert_close(logprobs.double(), expected, rtol=1e-6, atol=1e-6)
+
+
+# After EOS: nothing
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nothing_after_eos_has_a_gradient(family):
+    batch = collate(PROMPTS, COMPLETIONS, pad_id=PAD)
+    for read, model in readers(family):
+        gradients = []
+
+        def keep_gradient(module, inputs, output, kept=gradients):
+            output.register_hook(kept.append)
+
+        model.get_input_embeddings().register_forward_hook(keep_gradient)
+        result = read(model, batch)
+        (result * torch.randn(result.shape, generator=torch.Generator().manual_seed(0))).sum().backward()
+        at_padding = gradients[0][~batch.attention_mask]
+        assert at_padding.abs().max() == 0
+        assert gradients[0][batch.attention_mask].abs().max() > 0
+
+
+def test_logits_after_eos_have_no_gradient_and_no_effect():
+    batch = collate(PROMPTS, COMPLETIONS, pad_id=PAD)
+    logits = torch.randn(3, 5, 20, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    logprobs = token_logprobs(logits, batch)
+    logprobs.sum().backward()
+    assert logits.grad[~batch.completion_mask].abs().max() == 0
+    assert (logits.grad[batch.completion_mask].abs().sum(-1) > 0).all()  # EOS itself counts
+    disturbed = torch.where(batch.completion_mask[..., None], logits, float("nan"))
+    assert torch.equal(token_logprobs(disturbed, batch), logprobs)
+
+
+# Building
+
+
+def test_the_same_seed_builds_the_same_policy_and_leaves_the_global_generator_alone():
+    tokenizer = word_tokenizer()
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    first, second, other = (build_policy("llama-64x2", tokenizer, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.rand(1), expected)
+    assert same_weights(weights_of(first), weights_of(second))
+    assert not same_weights(weights_of(first), weights_of(other))
+
+
+def test_a_seeded_block_starts_the_generator_and_puts_it_back():
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    with seeded(9):
+        inside = torch.rand(1)
+    assert torch.equal(torch.rand(2), expected)
+    with seeded(9):
+        assert torch.equal(torch.rand(1), inside)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_speaks_the_tokenizers_language(preset):
+    model = build_policy(preset, word_tokenizer(), context=24)
+    assert model.config.vocab_size == 20
+    assert (model.config.pad_token_id, model.config.eos_token_id) == (PAD, EOS)
+    assert model_context(model) == 24
+    start = plain_next_logprobs(without_dropout(model), [4, 5])[1:]
+    assert start.min() > -20  # no token is ruled out, or everything at random
+
+
+def test_an_unknown_preset_is_refused_with_those_that_exist():
+    with pytest.raises(WorkbenchError, match=r"'gpt5'.*llama-64x2.*gpt2-64x2"):
+        build_policy("gpt5", word_tokenizer())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_dropout_two_passes_agree_even_in_training_mode(family):
+    config = tiny_config(family)
+    for rate in ("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout"):
+        setattr(config, rate, 0.5)
+    model, batch = AutoModelForCausalLM.from_config(config), collate(PROMPTS, COMPLETIONS, pad_id=PAD)
+    assert not torch.equal(completion_logprobs(model.train(), batch), completion_logprobs(model, batch))
+    without_dropout(model)
+    assert not model.training
+    assert torch.equal(completion_logprobs(model.train(), batch), completion_logprobs(model, batch))
+
+
+def test_a_frozen_model_has_nothing_to_train():
+    model = frozen(tiny_model())
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+# Tokenizers: padding is never EOS
+
+
+@pytest.mark.parametrize(
+    "special",
+    [
+        {"eos_token": "<eos>"},
+        {"eos_token": "<eos>", "pad_token": "<eos>"},
+        {"eos_token": "<eos>", "unk_token": "<unk>"},
+        {"eos_token": "<eos>", "unk_token": "<unk>", "pad_token": "<eos>"},
+        {"eos_token": "<eos>", "unk_token": "<eos>", "bos_token": "<eos>"},
+    ],
+)
+def test_a_tokenizer_without_its_own_padding_gets_one_that_no_text_contains(special, tmp_path):
+    folder = saved(tiny_model(), word_tokenizer(**special), tmp_path)
+    tokenizer, notes = load_tokenizer(folder)
+    assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id)
+    assert tokenizer.pad_token_id not in tokenizer("the sky is purple <eos>")["input_ids"]
+    assert len(notes) == 1 and tokenizer.pad_token in notes[0]
+    assert tokenizer.padding_side == "left"
+    policy, reference = load_policy(folder, tokenizer), load_policy(folder, tokenizer)
+    assert policy.get_input_embeddings().num_embeddings >= len(tokenizer) > tokenizer.pad_token_id
+    assert policy.config.pad_token_id == tokenizer.pad_token_id
+    assert same_weights(weights_of(policy), weights_of(reference))  # also where new rows were made up
+    assert same_weights(weights_of(load_critic(folder, tokenizer)), weights_of(load_critic(folder, tokenizer)))
+
+
+def test_a_sound_tokenizer_is_left_alone(tmp_path):
+    tokenizer, notes = load_tokenizer(saved(tiny_model(), word_tokenizer(), tmp_path))
+    assert notes == []
+    assert (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, len(tokenizer)) == (
+        PAD,
+        EOS,
+        UNK,
+        20,
+    )
+
+
+def test_text_with_unknown_words_has_ordinary_logprobs_after_the_padding_is_mended(tmp_path):
+    folder = saved(tiny_model(), word_tokenizer(eos_token="<eos>", unk_token="<unk>"), tmp_path)
+    tokenizer, _ = load_tokenizer(folder)
+    policy = load_policy(folder, tokenizer)
+    ids = tokenizer("the purple sky <eos>")["input_ids"]
+    logprobs = completion_logprobs(policy, collate([[4]], [ids], pad_id=tokenizer.pad_token_id))
+    assert UNK in ids and logprobs.min() > -100
+
+
+def test_a_tokenizer_without_eos_is_refused(tmp_path):
+    with pytest.raises(WorkbenchError, match=r"no EOS token.*set tokenizer\.eos_token"):
+        load_tokenizer(saved(tiny_model(), word_tokenizer(pad_token="<pad>"), tmp_path))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_word_tokenizer_comes_back_as_itself_for_every_model_family(family, tmp_path):
+    tokenizer, _ = load_tokenizer(saved(tiny_model(family), word_tokenizer(), tmp_path))
+    assert tokenizer("the sky is red")["input_ids"] == word_tokenizer()("the sky is red")["input_ids"]
+
+
+# Folders
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_saved_policy_comes_back_bit_for_bit_also_from_a_run_folder(family, tmp_path):
+    model = tiny_model(family)
+    saved(model, word_tokenizer(), tmp_path / "model")
+    (tmp_path / "run.json").write_text("{}")
+    for folder in (tmp_path, tmp_path / "model"):
+        assert same_weights(weights_of(load_policy(str(folder), word_tokenizer())), weights_of(model))
+
+
+def test_a_missing_folder_is_named():
+    with pytest.raises(WorkbenchError, match=r"'runs/tour/99_nothing' does not exist"):
+        load_policy("runs/tour/99_nothing", word_tokenizer())
+    with pytest.raises(WorkbenchError, match=r"'\./nothing' does not exist"):
+        load_tokenizer("./nothing")
+
+
+def test_a_folder_without_weights_or_tokenizer_is_named(tmp_path):
+    tiny_config("llama").save_pretrained(tmp_path)
+    with pytest.raises(WorkbenchError, match=rf"No model could be loaded from '{tmp_path}'.*model\.safetensors"):
+        load_policy(str(tmp_path), word_tokenizer())
+    with pytest.raises(WorkbenchError, match=rf"no usable tokenizer in '{tmp_path}'.*save_pretrained"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_damaged_weights_are_refused_in_a_sentence(tmp_path):
+    folder = saved(tiny_model(), word_tokenizer(), tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(WorkbenchError, match="No model could be loaded from"):
+        load_policy(folder, word_tokenizer())
+
+
+def test_a_folder_that_is_no_model_is_refused_in_a_sentence(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "no such family"}))
+    with pytest.raises(WorkbenchError, match="No model could be loaded from"):
+        load_policy(str(tmp_path), word_tokenizer())
+
+
+def test_pickled_weights_are_read_only_when_asked(tmp_path):
+    model = tiny_model()
+    folder = saved(model, word_tokenizer(), tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(WorkbenchError, match="allow_pickle"):
+        load_policy(folder, word_tokenizer())
+    loaded = load_policy(folder, word_tokenizer(), allow_pickle=True)
+    assert same_weights(weights_of(loaded), weights_of(model))
+
+
+def test_allowing_pickles_does_not_need_one(tmp_path):
+    model = tiny_model()
+    loaded = load_policy(saved(model, word_tokenizer(), tmp_path), word_tokenizer(), allow_pickle=True)
+    assert same_weights(weights_of(loaded), weights_of(model))
+
+
+def test_an_unknown_dtype_and_a_missing_device_are_named(tmp_path):
+    folder = saved(tiny_model(), word_tokenizer(), tmp_path)
+    with pytest.raises(WorkbenchError, match=r"'int8'.*float32, bfloat16 or float16"):
+        load_policy(folder, word_tokenizer(), dtype="int8")
+    assert load_policy(folder, word_tokenizer(), dtype="bfloat16").dtype == torch.bfloat16
+    if not torch.cuda.is_available():
+        with pytest.raises(WorkbenchError, match=r"'cuda:1'.*no CUDA device"):
+            load_policy(folder, word_tokenizer(), device="cuda:1")
+
+
+# Reward models and critics
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_critic_starts_at_exactly_zero_from_a_policy_and_from_a_reward_model(family, tmp_path):
+    tokenizer, batch = word_tokenizer(), collate(PROMPTS, COMPLETIONS, pad_id=PAD)
+    policy = saved(tiny_model(family), tokenizer, tmp_path / "policy")
+    reward = saved(tiny_model(family, auto=AutoModelForSequenceClassification), tokenizer, tmp_path / "reward")
+    for source in (policy, reward):
+        critic = load_critic(source, tokenizer)
+        with torch.no_grad():
+            assert torch.equal(completion_values(critic, batch), torch.zeros(3, 5))
+    body = load_policy(policy, tokenizer).base_model
+    assert same_weights(weights_of(load_critic(policy, tokenizer).base_model), weights_of(body))
+
+
+def test_a_reward_model_takes_the_policys_weights_and_a_random_head(tmp_path):
+    tokenizer = word_tokenizer()
+    source = saved(tiny_model(), tokenizer, tmp_path)
+    first, second, other = (load_reward_model(source, tokenizer, seed=seed) for seed in (1, 1, 2))
+    assert same_weights(weights_of(first.model), weights_of(tiny_model().model))
+    assert torch.equal(first.score.weight, second.score.weight)
+    assert not torch.equal(first.score.weight, other.score.weight)
+    heads = torch.cat([load_reward_model(source, tokenizer, seed=seed).score.weight for seed in range(40)])
+    assert heads.std().item() == pytest.approx(17**-0.5, rel=0.1)  # 640 draws of N(0, 1 / (16 + 1))
+
+
+def test_a_trained_reward_model_keeps_its_head(tmp_path):
+    tokenizer, trained = word_tokenizer(), tiny_model(auto=AutoModelForSequenceClassification)
+    source = saved(trained, tokenizer, tmp_path)
+    assert same_weights(weights_of(load_reward_model(source, tokenizer)), weights_of(trained))
+
+
+def test_from_scratch_only_the_sizes_are_taken(tmp_path):
+    tokenizer = word_tokenizer()
+    source = saved(tiny_model(), tokenizer, tmp_path)
+    scratch = load_reward_model(source, tokenizer, start="scratch", seed=1)
+    assert scratch.config.hidden_size == 16 and scratch.config.num_labels == 1
+    assert not torch.equal(scratch.model.embed_tokens.weight, tiny_model().model.embed_tokens.weight)
+    assert same_weights(weights_of(scratch), weights_of(load_reward_model(source, tokenizer, start="scratch", seed=1)))
+
+
+def test_another_start_is_refused(tmp_path):
+    source = saved(tiny_model(), word_tokenizer(), tmp_path)
+    with pytest.raises(WorkbenchError, match=r"start is 'zero'.*'sft'.*'scratch'"):
+        load_reward_model(source, word_tokenizer(), start="zero")
+
+
+# LoRA
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_adapters_start_as_the_policy_learn_alone_and_merge_into_it(family, tmp_path):
+    pytest.importorskip("peft")
+    batch, before = collate(PROMPTS, COMPLETIONS, pad_id=PAD), weights_of(tiny_model(family))
+    adapted = add_lora(tiny_model(family), rank=2)
+    start = completion_logprobs(tiny_model(family), batch)
+    torch.testing.assert_close(completion_logprobs(adapted, batch), start, rtol=1e-5, atol=1e-5)
+    trainable = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
+    assert trainable and all("lora_" in name for name in trainable)
+    optimizer = torch.optim.SGD(trainable.values(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        completion_logprobs(adapted, batch).sum().backward()
+        optimizer.step()
+    moved = completion_logprobs(adapted, batch)
+    assert (moved - start).abs().max() > 1e-3
+    merged = merge_lora(adapted)
+    torch.testing.assert_close(completion_logprobs(merged, batch), moved, rtol=1e-4, atol=1e-5)
+    loaded = load_policy(saved(merged, word_tokenizer(), tmp_path), word_tokenizer())
+    assert type(loaded) is type(tiny_model(family)) and loaded.state_dict().keys() == before.keys()
+
+
+def test_a_policy_without_adapters_merges_to_itself():
+    model = tiny_model()
+    assert merge_lora(model) is model

@@ -1,0 +1,163 @@
+"""One optimiser step against torch's own parts, hand arithmetic and invariants."""
+
+import copy
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from workbench.errors import NonFiniteLoss, WorkbenchError
+from workbench.optimization import (
+    Descent,
+    cosine_schedule,
+    linear_schedule,
+    make_optimizer,
+    require_examples,
+    require_in,
+    require_positive,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    inputs: Tensor  # (B, 4)
+
+
+BATCH = Batch(inputs=torch.randn(6, 4, generator=torch.Generator().manual_seed(0)))
+
+
+def small_model() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(3, 1))
+
+
+def descent(model, **changes) -> Descent:
+    return Descent(model, **({"learning_rate": 0.1, "steps": 10, "warmup_steps": 0} | changes))
+
+
+def take_step(descent: Descent, *, scale: float = 1.0, step: int = 1) -> float:
+    return descent.step(scale * descent.model(BATCH.inputs).square().mean(), trainer_step=step, batch=BATCH)
+
+
+def test_a_step_is_adamw_after_clipping_at_the_scheduled_rate():
+    model, twin = small_model(), small_model()
+    ours = descent(model, schedule=linear_schedule, warmup_steps=3, weight_decay=0.1, max_grad_norm=0.5, eps=1e-5)
+    matrices = [p for p in twin.parameters() if p.dim() == 2]
+    vectors = [p for p in twin.parameters() if p.dim() == 1]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    theirs = torch.optim.AdamW(groups, lr=0.1, betas=(0.9, 0.95), eps=1e-5)
+    for step, share in enumerate([1 / 3 * 1.0, 2 / 3 * 0.9, 0.8, 0.7]):
+        for group in theirs.param_groups:
+            group["lr"] = 0.1 * share
+        theirs.zero_grad()
+        (7 * twin(BATCH.inputs).square().mean()).backward()
+        norm = nn.utils.clip_grad_norm_(twin.parameters(), 0.5)
+        theirs.step()
+        assert ours.learning_rate == pytest.approx(0.1 * share)
+        assert take_step(ours, scale=7.0, step=step) == pytest.approx(norm.item(), rel=1e-6)
+    for mine, other in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("eps", "share"), [(1e-8, 1 / 1.001), (1e-5, 1 / 2)])
+def test_eps_decides_how_far_a_tiny_gradient_moves_a_weight(eps, share):
+    weight = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(weight.weight)
+    optimizer = make_optimizer(weight, learning_rate=1.0, eps=eps)
+    weight.weight.grad = torch.full((1, 1), 1e-5)  # Adam's first step is lr * g / (|g| + eps)
+    optimizer.step()
+    assert weight.weight.item() == pytest.approx(-share, rel=1e-3)
+
+
+def test_only_matrices_decay():
+    model = small_model()
+    nn.init.ones_(model[0].bias)
+    optimizer = make_optimizer(model, learning_rate=0.1, weight_decay=0.5)
+    before = copy.deepcopy(model)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    torch.testing.assert_close(model[0].weight, before[0].weight * 0.95)
+    assert torch.equal(model[0].bias, before[0].bias) and torch.equal(model[1].weight, before[1].weight)
+
+
+def test_frozen_parameters_are_not_optimised():
+    model = small_model()
+    model[0].requires_grad_(False)
+    before = model[0].weight.clone()
+    take_step(descent(model, weight_decay=0.5))
+    assert torch.equal(model[0].weight, before)
+
+
+def test_the_linear_schedule_warms_up_and_reaches_zero_after_the_last_step():
+    shares = [linear_schedule(step, 10, warmup=2) for step in range(11)]
+    assert shares == pytest.approx([0.5, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0])
+    assert linear_schedule(12, 10, warmup=2) == 0
+
+
+def test_the_cosine_schedule_warms_up_and_falls_to_a_tenth():
+    assert [cosine_schedule(step, 100, warmup=4) for step in range(3)] == pytest.approx([0.25, 0.5, 0.75], rel=1e-2)
+    assert cosine_schedule(50, 100, warmup=4) == pytest.approx((1 + 0.1) / 2)  # half way between peak and floor
+    assert cosine_schedule(25, 100, warmup=4) == pytest.approx(0.1 + 0.9 * (1 + math.sqrt(0.5)) / 2)
+    assert cosine_schedule(100, 100, warmup=4) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_moves_nothing_and_brings_its_batch(scale):
+    model = small_model()
+    before, ours = copy.deepcopy(model.state_dict()), descent(model)
+    with pytest.raises(NonFiniteLoss, match="step 17") as caught:
+        take_step(ours, scale=scale, step=17)
+    assert caught.value.step == 17 and torch.equal(caught.value.batch["inputs"], BATCH.inputs)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert ours.done == 0
+
+
+def test_a_gradient_that_is_not_finite_moves_nothing_and_leaves_nothing_behind():
+    model, twin = small_model(), small_model()
+    ours, theirs = descent(model), descent(twin)
+    root = model(BATCH.inputs - BATCH.inputs).sum() * 0 + (model[0].weight * 0).sum().sqrt()  # 0, its slope infinite
+    with pytest.raises(NonFiniteLoss, match="step 3"):
+        ours.step(root, trainer_step=3, batch=BATCH)
+    for one in (ours, theirs):
+        take_step(one)
+    for mine, other in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(mine, other)
+
+
+def test_a_restored_descent_continues_bit_for_bit():
+    def run(steps, start=None):
+        ours = descent(small_model(), schedule=linear_schedule, warmup_steps=3)
+        if start is not None:
+            ours.load_state_dict(start)
+        norms = [take_step(ours) for _ in range(steps)]
+        return norms, ours
+
+    whole, straight = run(7)
+    first, stopped = run(3)
+    rest, continued = run(4, copy.deepcopy(stopped.state_dict()))
+    assert first + rest == whole
+    for mine, other in zip(continued.model.parameters(), straight.model.parameters(), strict=True):
+        assert torch.equal(mine, other)
+
+
+@pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf")])
+def test_a_number_that_must_be_positive_is_named(value):
+    with pytest.raises(WorkbenchError, match=f"learning_rate is {value}: give a finite number above 0"):
+        require_positive(batch_size=3, learning_rate=value)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
+def test_a_number_outside_its_range_is_named(value):
+    with pytest.raises(WorkbenchError, match=f"gamma is {value}: give a number between 0 and 1"):
+        require_in(0, 1, lam=0.5, gamma=value)
+
+
+def test_no_examples_are_refused_with_their_count():
+    with pytest.raises(WorkbenchError, match="0 training and 2 held-out"):
+        require_examples([], [1, 2])
+    with pytest.raises(WorkbenchError, match="1 training and 0 held-out"):
+        require_examples([1], [])

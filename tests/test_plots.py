@@ -1,0 +1,241 @@
+"""Each figure shows the columns it was given, escapes what a model wrote, and does without gold."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from workbench import plots
+from workbench.analysis.best_of_n import best_of_n_curve
+from workbench.errors import WorkbenchError
+from workbench.plots.theme import hover_text, number, smoothed
+
+HOSTILE = "<script>alert('x')</script> & <b>bold</b>"
+
+
+def metrics(*, gold=True):
+    step = np.arange(100)
+    frame = pd.DataFrame({"step": step, "kl": 0.04 * step - 0.1, "proxy": 0.01 * step, "gold": 0.5 - 0.002 * step})
+    return frame if gold else frame.drop(columns="gold")
+
+
+def samples():
+    return pd.DataFrame(
+        {
+            "kind": ["qa"] * 6 + ["math"] * 6,
+            "gold": np.linspace(-1, 1, 12),
+            "proxy": np.linspace(0, 1, 12),
+            "prompt": "user : hi assistant :",
+            "completion": HOSTILE,
+        }
+    )
+
+
+def points():
+    return pd.DataFrame(
+        {
+            "run": ["sft", HOSTILE],
+            "method": ["SFT", "PPO"],
+            "kl": [0.0, 4.0],
+            "gold": [0.4, 0.7],
+            "gold_se": [0.02, 0.03],
+            "proxy": [0.0, 1.5],
+            "completion": ["fine", HOSTILE],
+        }
+    )
+
+
+CALIBRATION = pd.DataFrame(
+    {"predicted": [0.3, 0.7], "observed": [0.4, 0.6], "count": [5, 7], "observed_se": [0.1, 0.1]}
+)
+ACCURACY = pd.DataFrame(
+    {"group": ["all", "qa"], "measured_against": "labels", "accuracy": [0.7, 0.6], "accuracy_se": [0.01, 0.02]}
+)
+CURVE = best_of_n_curve(
+    [[1.0, 2.0, 3.0, 4.0], [2.0, 1.0, 0.0, 4.0]], [[0.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 0.0]], [1, 2, 4]
+)
+MATRIX = pd.DataFrame([[np.nan, 0.7], [0.7, np.nan]], index=["ada", "bob"], columns=["ada", "bob"])
+SHARPENING = pd.DataFrame(
+    {"run": ["sft"] * 2 + ["ppo"] * 2, "temperature": [1.0, 0.0] * 2, "gold": [0.4, 0.8, 0.7, 0.9], "gold_se": 0.02}
+)
+COMPONENTS = pd.DataFrame(
+    {"run": ["sft", "ppo"] * 2, "component": ["helpful"] * 2 + ["honest"] * 2, "value": [1, 2, 0, -1]}
+)
+
+FIGURES = {
+    "plot_learning_curve": lambda frame: plots.plot_learning_curve(frame, ["proxy", "gold"], title="t"),
+    "plot_training_panels": lambda frame: plots.plot_training_panels(frame, ["proxy", "gold", "kl"], title="t"),
+    "plot_reward_kl_path": plots.plot_reward_kl_path,
+    "plot_reward_distributions": plots.plot_reward_distributions,
+    "plot_calibration": plots.plot_calibration,
+    "plot_accuracy_bars": plots.plot_accuracy_bars,
+    "plot_gold_components": plots.plot_gold_components,
+    "plot_best_of_n": plots.plot_best_of_n,
+    "plot_agreement_matrix": plots.plot_agreement_matrix,
+    "plot_frontier": plots.plot_frontier,
+    "plot_sharpening_control": plots.plot_sharpening_control,
+}
+TABLES = dict(
+    zip(
+        FIGURES,
+        [
+            metrics(),
+            metrics(),
+            metrics(),
+            samples(),
+            CALIBRATION,
+            ACCURACY,
+            COMPONENTS,
+            CURVE,
+            MATRIX,
+            points(),
+            SHARPENING,
+        ],
+        strict=True,
+    )
+)
+
+
+def legend(figure):
+    return [trace.name for trace in figure.data if trace.name and trace.showlegend is not False]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_has_a_title_named_axes_and_fits_light_and_dark_pages(name):
+    figure = FIGURES[name](TABLES[name])
+    assert figure.layout.title.text
+    assert figure.layout.paper_bgcolor == figure.layout.plot_bgcolor == "rgba(0, 0, 0, 0)"
+    assert figure.layout.uirevision
+    assert "$" not in figure.to_json().replace("$schema", "")
+    if name not in ("plot_training_panels", "plot_agreement_matrix"):  # panel titles and labeler names say it there
+        assert figure.layout.yaxis.title.text
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_an_empty_table_gets_a_sentence(name):
+    with pytest.raises(WorkbenchError, match=f"{name} got a table without rows"):
+        FIGURES[name](TABLES[name].iloc[:0])
+
+
+@pytest.mark.parametrize("name", [name for name in FIGURES if name != "plot_agreement_matrix"])
+def test_a_table_of_something_else_gets_a_sentence_with_the_columns_it_has(name):
+    with pytest.raises(WorkbenchError, match=r"needs the columns .* the table has \['banana'\]"):
+        FIGURES[name](pd.DataFrame({"banana": [1.0]}))
+
+
+@pytest.mark.parametrize("missing", [metrics(gold=False), metrics().assign(gold=np.nan)])
+def test_without_gold_the_gold_line_is_left_out(missing):
+    assert legend(plots.plot_reward_kl_path(metrics())) == ["gold", "proxy"]
+    assert legend(plots.plot_reward_kl_path(missing)) == ["proxy"]
+    assert legend(plots.plot_learning_curve(missing, ["proxy", "gold"], title="t")) == ["reward model's score"]
+    panels = plots.plot_training_panels(missing, ["kl", "gold", "held_out_gold"], title="t")
+    assert [annotation.text for annotation in panels.layout.annotations] == ["KL from the reference (nats)"]
+    with pytest.raises(WorkbenchError, match="nothing to show"):
+        plots.plot_training_panels(missing, ["gold"], title="t")
+
+
+def test_without_gold_runs_are_compared_by_the_proxy():
+    figure = plots.plot_frontier(points().drop(columns=["gold", "gold_se"]))
+    assert [float(trace.y[0]) for trace in figure.data[:2]] == [0.0, 1.5]
+    assert "gold" not in figure.to_json().replace("goldenrod", "")
+    assert "gold" not in plots.plot_best_of_n(best_of_n_curve([[1.0, 2.0]] * 3, None, [1, 2])).to_json()
+    control = plots.plot_sharpening_control(SHARPENING.rename(columns={"gold": "proxy"}))
+    assert control.layout.yaxis.title.text == "reward model's score (proxy)"
+    with pytest.raises(WorkbenchError, match="by gold quartile needs the columns"):
+        plots.plot_reward_distributions(samples().drop(columns="gold"), by="gold_quartile")
+
+
+def test_what_a_model_or_user_wrote_is_never_markup():
+    for figure in (plots.plot_frontier(points()), plots.plot_reward_distributions(samples())):
+        text = figure.to_json()  # plotly writes < and > as unicode escapes, so look at the decoded texts
+        shown = "".join(
+            str(entry) for trace in figure.data if trace.customdata is not None for entry in trace.customdata
+        )
+        assert "&lt;script&gt;" in shown
+        assert "<script" not in shown + text + figure.layout.title.text
+
+
+def test_hover_text_is_wrapped_and_cut():
+    lines = hover_text("word " * 500).split("<br>")
+    assert max(map(len, lines)) <= 60
+    assert lines[-1].endswith("…")
+    assert len(" ".join(lines)) < 500
+    assert max(map(len, hover_text("x" * 50_000).split("<br>"))) <= 60
+    assert hover_text("a < b") == "a &lt; b"
+
+
+def test_the_path_runs_along_the_root_of_the_kl_and_ends_where_training_ended():
+    frame = pd.DataFrame({"step": [0, 1, 2], "kl": [-0.1, 4.0, 9.0], "proxy": [0.0, 1.0, 3.0], "gold": [1.0, 2.0, 0.5]})
+    gold, proxy = [trace for trace in plots.plot_reward_kl_path(frame).data if trace.mode == "lines+markers"]
+    assert list(gold.x) == list(proxy.x) == [0.0, 2.0, 3.0]
+    assert list(gold.y) == [1.0, 2.0, 0.5]
+    assert list(gold.marker.size) == [0, 0, 11]
+    assert "KL 4.00 nats" in gold.customdata[1]
+    assert "ends 1.50 below its highest point" in plots.plot_reward_kl_path(frame).layout.title.text
+
+
+def test_the_upper_axis_names_the_kl_of_the_place_below_it():
+    upper = plots.plot_frontier(points()).layout.xaxis2
+    assert upper.matches == "x"
+    np.testing.assert_allclose([math.sqrt(float(text)) for text in upper.ticktext], upper.tickvals)
+    best = plots.plot_best_of_n(CURVE).layout.xaxis2
+    assert list(best.tickvals) == [1, 2, 4]
+    assert list(best.ticktext) == ["0.00", "0.19", "0.64"]
+
+
+def test_several_runs_have_one_legend_entry_each():
+    frame = pd.concat([metrics().assign(run=name) for name in ("a", "b")])
+    figure = plots.plot_reward_kl_path(frame)
+    assert legend(figure) == ["a", "b"]
+    assert len([trace for trace in figure.data if trace.line.dash == "dot"]) == 2
+
+
+def test_noisy_lines_are_smoothed_over_a_faint_raw_line_and_rare_points_are_not():
+    frame = pd.DataFrame({"step": range(200), "loss": [0.0, 2.0] * 100})
+    frame["held_out_loss"] = np.where(frame["step"] % 50 == 0, 1.5, np.nan)
+    raw, loss, heldout = plots.plot_learning_curve(frame, ["loss", "held_out_loss"], title="t").data
+    assert list(raw.y) == [0.0, 2.0] * 100
+    assert np.abs(np.asarray(loss.y) - 1).max() <= 0.2
+    assert list(heldout.x) == [0, 50, 100, 150]
+    assert list(heldout.y) == [1.5] * 4
+    assert smoothed(pd.Series([1.0, 5.0]), 15).tolist() == [1.0, 5.0]
+
+
+def test_gold_quartiles_hold_a_quarter_of_the_samples_each_even_when_gold_is_tied():
+    figure = plots.plot_reward_distributions(samples().assign(gold=1.0), by="gold_quartile")
+    violins = [trace for trace in figure.data if trace.points is False]
+    assert [len(trace.y) for trace in violins] == [3, 3, 3, 3]
+    assert [trace.x[0] for trace in violins] == ["lowest gold", "second", "third", "highest gold"]
+
+
+def test_error_bars_are_95_percent_intervals():
+    for figure in (
+        plots.plot_frontier(points()),
+        plots.plot_accuracy_bars(ACCURACY),
+        plots.plot_sharpening_control(SHARPENING),
+    ):
+        assert figure.data[0].error_y.array[0] == pytest.approx({"scatter": 0.0392, "bar": 0.0196}[figure.data[0].type])
+
+
+def test_greedy_comes_last_and_is_called_so():
+    figure = plots.plot_sharpening_control(SHARPENING.sample(frac=1, random_state=1))
+    assert list(figure.layout.xaxis.categoryarray) == ["T = 1", "greedy"]
+    ppo = next(trace for trace in figure.data if trace.name == "ppo")
+    assert (list(ppo.x), list(ppo.y)) == (["T = 1", "greedy"], [0.7, 0.9])
+    assert "0.30 at T = 1 and 0.10 at greedy" in figure.layout.title.text
+
+
+def test_titles_name_what_the_data_show():
+    assert "Gold is highest near n = 1 (0.62) and 0.00 at n = 4" in plots.plot_best_of_n(CURVE).layout.title.text
+    assert "Largest gap 0.10" in plots.plot_calibration(CALIBRATION).layout.title.text
+    assert "Most accurate on all" in plots.plot_accuracy_bars(ACCURACY).layout.title.text
+    assert "differ most in “helpful”: 1.00" in plots.plot_gold_components(COMPONENTS).layout.title.text
+    assert "mine" in plots.plot_gold_components(COMPONENTS, title="mine").layout.title.text
+    assert number(-0.001) == "0.00"
+    assert number(-1.234) == "−1.23"
+
+
+def test_labelers_who_share_no_item_leave_nothing_to_draw():
+    with pytest.raises(WorkbenchError, match="no two labelers share an item"):
+        plots.plot_agreement_matrix(pd.DataFrame([[np.nan]], index=["ada"], columns=["ada"]))

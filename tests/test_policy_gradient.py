@@ -1,0 +1,556 @@
+"""PPO on language: every quantity of a step recomputed token by token, exact enumeration, and what must not move."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import (
+    EOS,
+    FAMILIES,
+    PAD,
+    every_completion,
+    plain_logprobs,
+    plain_next_logprobs,
+    same_weights,
+    tiny_model,
+    weights_of,
+    word_tokenizer,
+)
+from trainer_checks import continued_rows, rows_equal
+from transformers import AutoModelForTokenClassification
+
+import workbench.trainers.policy_gradient as policy_gradient
+from workbench.batches import collate
+from workbench.errors import NonFiniteLoss, WorkbenchError
+from workbench.losses.policy import clipped_surrogate_loss
+from workbench.models import add_lora, completion_logprobs
+from workbench.records import PromptExample
+from workbench.trainers.policy_gradient import PolicyGradientConfig, PolicyGradientTrainer
+
+TEXTS = [
+    "user : what colour is the sky assistant :",
+    "the grass",
+    "user : thanks assistant :",
+    "is red",
+    "no",
+    "sky is",
+]
+TEXTS = [f"{start} {text}" for text in TEXTS for start in ("please", "yes")]
+
+
+def prompts_with(texts=TEXTS, **columns) -> list[PromptExample]:
+    rows = [{"prompt": text, **{name: values[i] for name, values in columns.items()}} for i, text in enumerate(texts)]
+    return [PromptExample(prompt_ids=word_tokenizer()(row["prompt"])["input_ids"], row=row) for row in rows]
+
+
+def colourful(prompts, completions, *, finished, **columns) -> list[float]:
+    return [0.25 + sum(text.split().count(word) for word in ("red", "green", "blue")) for text in completions]
+
+
+def tiny_critic(family="llama", seed=5):
+    return tiny_model(family, auto=AutoModelForTokenClassification, seed=seed)
+
+
+class Watched(PolicyGradientTrainer):
+    """Keeps what each update was given and each mini-batch it made of it."""
+
+    def update(self, rollout, advantages, values, returns):
+        self.rollout_seen, self.given = rollout, (advantages, values, returns)
+        self.parts_seen = []
+        return super().update(rollout, advantages, values, returns)
+
+    def _update_mini_batch(self, part, advantages, values, returns):
+        self.parts_seen.append(part)
+        return super()._update_mini_batch(part, advantages, values, returns)
+
+
+def trainer_for(
+    policy=None, reference=None, *, critic=None, reward=colourful, prompts=None, held_out=None, monitors=None, **config
+) -> Watched:
+    config = {
+        "steps": 4,
+        "batch_size": 8,
+        "max_completion_length": 6,
+        "warmup_steps": 0,
+        "learning_rate": 1e-2,
+    } | config
+    return Watched(
+        policy=policy or tiny_model(),
+        reference=reference or tiny_model(),
+        critic=critic or tiny_critic(),
+        reward=reward,
+        prompts=prompts_with() if prompts is None else prompts,
+        held_out=held_out or prompts_with()[:3],
+        tokenizer=word_tokenizer(),
+        config=PolicyGradientConfig(**config),
+        monitors=monitors or {},
+    )
+
+
+def plain_rows(rollout):
+    """Prompt and completion of each row, without padding."""
+    for row in range(len(rollout)):
+        counted, attended = rollout.completion_mask[row], rollout.attention_mask[row]
+        tokens = rollout.tokens[row]
+        split = rollout.prompt_length
+        yield tokens[:split][attended[:split]].tolist(), tokens[split:][counted].tolist()
+
+
+# What a step computes
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_returns_hold_the_penalised_score_at_the_end_and_the_kl_price_of_every_token(temperature):
+    policy, reference = tiny_model(), tiny_model(seed=1)
+    trainer = trainer_for(
+        copy.deepcopy(policy),
+        reference,
+        temperature=temperature,
+        gamma=0.9,
+        lam=1.0,
+        kl_coef=0.2,
+        missing_eos_penalty=0.7,
+    )
+    trainer.step()
+    rollout, (_, _, returns) = trainer.rollout_seen, trainer.given
+    texts = word_tokenizer().batch_decode(
+        [completion for _, completion in plain_rows(rollout)], skip_special_tokens=True
+    )
+    scores = colourful(None, texts, finished=None)
+    for row, (prompt, completion) in enumerate(plain_rows(rollout)):
+        ours, theirs = (
+            np.array(plain_logprobs(model, prompt, completion, temperature=temperature))
+            for model in (policy, reference)
+        )
+        rewards = -0.2 * (ours - theirs)
+        rewards[-1] += scores[row] - 0.7 * (completion[-1] != EOS)
+        for start in range(len(completion)):
+            expected = sum(0.9**delay * reward for delay, reward in enumerate(rewards[start:]))
+            assert returns[row, start].item() == pytest.approx(expected, abs=1e-4)
+        assert returns[row, len(completion) :].abs().sum() == 0
+    assert 0 < rollout.finished.sum() < 8
+
+
+def test_advantages_are_whitened_and_returns_are_not():
+    trainer = trainer_for(lam=1.0, gamma=1.0)
+    trainer.step()
+    rollout, (advantages, values, returns) = trainer.rollout_seen, trainer.given
+    critic = tiny_critic()
+    plain = []
+    for prompt, completion in plain_rows(rollout):
+        with torch.no_grad():
+            every = critic(input_ids=torch.tensor([prompt + completion])).logits[0, :, 0]
+        plain += every[len(prompt) - 1 : -1].tolist()
+    mask = rollout.completion_mask
+    assert values[mask].tolist() == pytest.approx(plain, abs=1e-5)
+    raw = (returns[mask] - torch.tensor(plain)).double().numpy()  # with lambda 1 an advantage is return minus value
+    np.testing.assert_allclose(advantages[mask], (raw - raw.mean()) / raw.std(ddof=1), rtol=1e-3, atol=1e-4)
+
+
+def test_whitened_rewards_have_variance_one_and_keep_their_mean():
+    def token_rewards(**config):
+        trainer = trainer_for(reference=tiny_model(seed=1), gamma=1.0, lam=1.0, **config)
+        trainer.step()
+        returns, mask = trainer.given[2], trainer.rollout_seen.completion_mask
+        following = torch.nn.functional.pad(returns[:, 1:], (0, 1))
+        return (returns - following)[mask].double()
+
+    plain, whitened = token_rewards(), token_rewards(whiten_rewards=True)
+    assert whitened.std().item() == pytest.approx(1, abs=1e-4)
+    assert whitened.mean().item() == pytest.approx(plain.mean().item(), abs=1e-4)
+    assert abs(plain.std().item() - 1) > 0.05
+
+
+def test_kl_is_reported_as_a_sum_over_the_completion_with_its_standard_error_over_prompts():
+    policy, reference = tiny_model(), tiny_model(seed=1)
+    trainer = trainer_for(copy.deepcopy(policy), reference)
+    row = trainer.step()
+    sums = [
+        sum(plain_logprobs(policy, *texts)) - sum(plain_logprobs(reference, *texts))
+        for texts in plain_rows(trainer.rollout_seen)
+    ]
+    assert row["kl"] == pytest.approx(np.mean(sums), abs=1e-4)
+    assert row["kl_se"] == pytest.approx(np.std(sums, ddof=1) / math.sqrt(8), abs=1e-4)
+    assert row["reward"] == pytest.approx(trainer.rollout_seen.scores.mean().item())
+    assert row["reward"] == pytest.approx(np.mean([sample["reward"] for sample in trainer.samples()]))
+    assert row["completion_length"] == trainer.rollout_seen.completion_mask.sum().item() / 8
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_the_mean_kl_is_the_exact_one_within_its_error_and_not_negative(temperature):
+    policy, reference = tiny_model(vocab_size=8, layers=1), tiny_model(vocab_size=8, layers=1, seed=1)
+    prompt = [4, 5]
+    ours, theirs = (every_completion(model, prompt, 3, temperature=temperature) for model in (policy, reference))
+    exact = sum(chance * math.log(chance / theirs[completion]) for completion, chance in ours.items())
+    prompts = [PromptExample(prompt_ids=prompt, row={"prompt": "user assistant"})] * 4000
+    row = trainer_for(
+        policy,
+        reference,
+        critic=tiny_model(auto=AutoModelForTokenClassification, vocab_size=8, layers=1),
+        prompts=prompts,
+        batch_size=4000,
+        max_completion_length=3,
+        temperature=temperature,
+        kl_coef=0.0,
+    ).step()
+    assert exact > 0.2 and row["kl_se"] < 0.1 * exact
+    assert abs(row["kl"] - exact) < 3 * row["kl_se"]
+    assert row["kl"] > -2 * row["kl_se"]
+
+
+def test_a_policy_that_is_its_reference_has_no_kl():
+    row = trainer_for().step()
+    assert abs(row["kl"]) < 1e-4 and row["kl_se"] < 1e-4
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_first_update_has_ratio_one_and_no_kl_and_clips_nothing(family, temperature, monkeypatch):
+    ratios = []
+
+    def spy(logprobs, old_logprobs, advantages, **settings):
+        ratios.append((logprobs - old_logprobs).exp().detach())
+        return clipped_surrogate_loss(logprobs, old_logprobs, advantages, **settings)
+
+    monkeypatch.setattr(policy_gradient, "clipped_surrogate_loss", spy)
+    trainer = trainer_for(
+        tiny_model(family),
+        tiny_model(family),
+        critic=tiny_critic(family),
+        temperature=temperature,
+        num_mini_batches=1,
+        num_ppo_epochs=1,
+    )
+    row = trainer.step()
+    torch.testing.assert_close(ratios[0], torch.ones_like(ratios[0]), rtol=1e-5, atol=1e-5)
+    assert row["approx_kl"] < 1e-9 and row["clip_fraction"] == 0
+    assert row["policy_loss"] == pytest.approx(0, abs=1e-5)  # minus the mean of whitened advantages
+
+
+def test_later_mini_batches_compare_with_the_policy_that_sampled():
+    trainer = trainer_for(num_mini_batches=2, num_ppo_epochs=3, learning_rate=3e-2, cliprange=0.05)
+    row = trainer.step()
+    assert row["approx_kl"] > 1e-3 and row["clip_fraction"] > 0.1
+    start = tiny_model()
+    for prompt, completion, logprobs in zip(
+        *zip(*plain_rows(trainer.rollout_seen), strict=True), trainer.rollout_seen.logprobs, strict=True
+    ):
+        assert logprobs[: len(completion)].tolist() == pytest.approx(
+            plain_logprobs(start, prompt, completion), abs=1e-5
+        )
+
+
+def test_entropy_is_that_of_the_next_token_averaged_over_counted_ones():
+    trainer = trainer_for(num_mini_batches=1, temperature=0.8)
+    row, model, entropies = trainer.step(), tiny_model(), []
+    for prompt, completion in plain_rows(trainer.rollout_seen):
+        for index in range(len(completion)):
+            logprobs = plain_next_logprobs(model, prompt + completion[:index], temperature=0.8)[1:]
+            entropies.append(-(logprobs.exp() * logprobs).sum().item())
+    assert row["entropy"] == pytest.approx(np.mean(entropies), abs=1e-4)
+
+
+# The gradient
+
+
+def test_the_expected_gradient_is_that_of_the_expected_reward():
+    """The policy-gradient theorem on one step, every token enumerated, against finite differences."""
+    model, prompt, tokens = tiny_model(layers=1), [4, 6, 7], [token for token in range(20) if token != PAD]
+    rewards = torch.randn(20, generator=torch.Generator().manual_seed(0))
+    batch = collate([prompt] * 19, [[token] for token in tokens], pad_id=PAD)
+    chance = plain_next_logprobs(model, prompt).exp()[1:].float()
+
+    def gradient(baseline):
+        model.zero_grad()
+        logprobs = completion_logprobs(model, batch)
+        advantages = (rewards[tokens] - baseline)[:, None]
+        losses = clipped_surrogate_loss(logprobs, logprobs.detach(), advantages)
+        (chance[:, None] * losses).sum().backward()
+        return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+    def expected_reward():
+        return (plain_next_logprobs(model, prompt).exp()[1:] * rewards[1:]).sum().item()
+
+    ours, shifted = gradient(0.0), gradient(3.0)
+    for name in ("lm_head.weight", "model.layers.0.mlp.down_proj.weight", "model.embed_tokens.weight"):
+        torch.testing.assert_close(ours[name], shifted[name], rtol=1e-3, atol=1e-5)  # a baseline changes nothing
+        parameter = dict(model.named_parameters())[name]
+        direction = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+        values = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                parameter += sign * 1e-3 * direction
+            values.append(expected_reward())
+            with torch.no_grad():
+                parameter -= sign * 1e-3 * direction
+        slope = (values[0] - values[1]) / 2e-3
+        assert (ours[name] * direction).sum().item() == pytest.approx(-slope, rel=1e-3, abs=1e-4)
+        assert abs(slope) > 1e-2
+
+
+def test_what_the_pad_slots_hold_changes_no_update():
+    def after_update(disturb):
+        trainer = trainer_for(num_ppo_epochs=2)
+        trainer.step()
+        rollout, (advantages, values, returns) = trainer.rollout_seen, trainer.given
+        if disturb:
+            fill = torch.randint(0, 20, rollout.tokens.shape, generator=torch.Generator().manual_seed(0))
+            rollout.tokens[:] = torch.where(rollout.attention_mask, rollout.tokens, fill)
+            for field in (rollout.logprobs, advantages, values, returns):
+                field[~rollout.completion_mask] = 3.0
+        assert (~rollout.completion_mask).any()
+        trainer.update(rollout, advantages, values, returns)
+        return weights_of(trainer.policy), weights_of(trainer.critic)
+
+    for clean, disturbed in zip(after_update(False), after_update(True), strict=True):
+        assert same_weights(clean, disturbed)
+
+
+def test_a_constant_reward_without_kl_or_penalty_leaves_no_advantage_for_a_perfect_critic():
+    critic = tiny_critic()
+    torch.nn.init.zeros_(critic.score.weight)
+    torch.nn.init.ones_(critic.score.bias)
+    policy = tiny_model()
+    row = trainer_for(
+        policy,
+        critic=critic,
+        reward=lambda prompts, completions, *, finished, **columns: [1.0] * len(prompts),
+        kl_coef=0.0,
+        missing_eos_penalty=0.0,
+    ).step()
+    assert row["value_loss"] == pytest.approx(0, abs=1e-9) and row["policy_grad_norm"] == pytest.approx(0, abs=1e-6)
+    assert all(torch.allclose(value, weights_of(tiny_model())[name]) for name, value in weights_of(policy).items())
+
+
+# Learning
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_it_learns_what_to_say_to_four_prompts(family):
+    targets = ["red", "green", "blue", "grass"]
+    prompts = prompts_with(TEXTS[:4] * 16, target=targets * 16)
+
+    def hits(prompts, completions, *, finished, target):
+        return [float(said == wanted) for said, wanted in zip(completions, target, strict=True)]
+
+    trainer = trainer_for(
+        tiny_model(family),
+        tiny_model(family),
+        critic=tiny_critic(family),
+        reward=hits,
+        prompts=prompts,
+        steps=60,
+        batch_size=64,
+        max_completion_length=1,
+        missing_eos_penalty=0.0,
+        kl_coef=0.0,
+        num_ppo_epochs=2,
+        learning_rate=2e-2,
+        critic_learning_rate=2e-2,
+        evaluate_every=1000,
+        held_out=prompts[:4],
+    )
+    rows = [trainer.step() for _ in range(60)]
+    assert rows[0]["reward"] < 0.3 and np.mean([row["reward"] for row in rows[-5:]]) > 0.95
+    assert rows[-1]["held_out_reward"] > 0.7
+
+
+def test_the_critic_learns_the_returns():
+    trainer = trainer_for(steps=40, learning_rate=1e-6, critic_learning_rate=2e-2, lam=1.0, batch_size=12)
+    rows = [trainer.step() for _ in range(40)]
+    assert np.mean([row["value_loss"] for row in rows[-5:]]) < 0.5 * rows[0]["value_loss"]
+    assert np.mean([row["explained_variance"] for row in rows[-5:]]) > rows[0]["explained_variance"]
+
+
+def test_a_dear_kl_keeps_the_policy_near_the_reference():
+    def final_kl(kl_coef):
+        trainer = trainer_for(steps=30, kl_coef=kl_coef, batch_size=12, learning_rate=1e-2, num_ppo_epochs=2)
+        return np.mean([trainer.step()["kl"] for _ in range(30)][-5:])
+
+    assert final_kl(0.0) > 1.0 > 0.5 > final_kl(5.0)
+
+
+def test_a_policy_with_adapters_learns_in_them_alone():
+    pytest.importorskip("peft")
+    policy = add_lora(tiny_model(), rank=2)
+    before = weights_of(policy)
+    trainer = trainer_for(policy)
+    assert abs(trainer.step()["kl"]) < 1e-4
+    trainer.step()
+    changed = {name for name, value in weights_of(policy).items() if not torch.equal(value, before[name])}
+    assert changed and all("lora_" in name for name in changed)
+    assert all("lora_" in name for name in trainer.state_dict()["policy_descent"]["weights"])
+
+
+# What must not move, and in which order things come
+
+
+def test_the_reference_starts_as_the_policy_and_never_moves():
+    trainer = trainer_for()
+    start = weights_of(trainer.reference)
+    assert same_weights(start, weights_of(trainer.policy))
+    for _ in range(3):
+        trainer.step()
+    assert same_weights(start, weights_of(trainer.reference))
+    assert not same_weights(start, weights_of(trainer.policy))
+    assert not same_weights(weights_of(tiny_critic()), weights_of(trainer.critic))
+
+
+def test_every_sample_is_used_once_per_pass_in_a_new_order():
+    trainer = trainer_for(num_ppo_epochs=3, num_mini_batches=3)
+    trainer.step()
+    order = [prompt for part in trainer.parts_seen for prompt, _ in plain_rows(part)]
+    passes = [order[i : i + 8] for i in (0, 8, 16)]
+    assert len(trainer.parts_seen) == 9 and len(order) == 24
+    assert sorted(passes[0]) == sorted(passes[1]) == sorted(passes[2])
+    assert passes[0] != passes[1] != passes[2]
+    assert sorted(passes[0]) == sorted(prompt for prompt, _ in plain_rows(trainer.rollout_seen))
+
+
+def test_every_prompt_is_used_once_per_epoch_and_a_last_smaller_batch_is_learned_from_too():
+    trainer = trainer_for(batch_size=5, num_mini_batches=4, num_ppo_epochs=2, steps=6)
+    seen = []
+    for _ in range(6):
+        row = trainer.step()
+        assert math.isfinite(row["policy_loss"]) and math.isfinite(row["value_loss"])
+        seen.append([prompt for prompt, _ in plain_rows(trainer.rollout_seen)])
+    assert sorted(map(len, seen)) == [2, 2, 5, 5, 5, 5]
+    everything = sorted(prompt.prompt_ids for prompt in prompts_with())
+    for epoch in (seen[:3], seen[3:]):
+        assert sorted(prompt for batch in epoch for prompt in batch) == everything
+    assert seen[:3] != seen[3:]
+
+
+def test_the_rate_falls_linearly_to_zero_over_all_updates():
+    trainer = trainer_for(steps=4, num_ppo_epochs=2, num_mini_batches=2, learning_rate=1e-3)
+    rates = [trainer.step()["learning_rate"] for _ in range(4)]
+    assert rates == pytest.approx([1e-3, 0.75e-3, 0.5e-3, 0.25e-3])
+    assert trainer.policy_descent.learning_rate == trainer.critic_descent.learning_rate == 0
+
+
+def test_adams_eps_is_large_enough_to_calm_tiny_gradients():
+    # gradients clipped to a norm of 1e-6 move a weight by at most lr * 1e-6 / (1e-6 + 1e-5); with eps 1e-8 it is lr
+    trainer = trainer_for(max_grad_norm=1e-6, num_mini_batches=1, learning_rate=1e-2, critic_learning_rate=1e-2)
+    trainer.step()
+    for model, start in ((trainer.policy, tiny_model()), (trainer.critic, tiny_critic())):
+        moves = [(value - weights_of(start)[name]).abs().max().item() for name, value in weights_of(model).items()]
+        assert 0 < max(moves) < 1e-2 / 11 * 1.01
+
+
+def test_the_adaptive_coefficient_follows_the_measured_kl_and_a_fixed_one_stays():
+    far = {"reference": tiny_model(seed=1), "kl_coef": 0.1}
+    adaptive = trainer_for(**far, kl_target=0.05, kl_horizon=80)
+    rows = [adaptive.step() for _ in range(3)]
+    assert min(row["kl"] for row in rows[:2]) > 0.06
+    assert [row["kl_coef"] for row in rows] == pytest.approx([0.1, 0.102, 0.1 * 1.02**2])  # a fifth of 8 / 80 each
+    fixed = trainer_for(**far)
+    assert [fixed.step()["kl_coef"] for _ in range(2)] == [0.1, 0.1]
+
+
+def test_monitors_see_every_completion_and_teach_nothing():
+    def opposite(prompts, completions, *, finished, **columns):
+        return [-score for score in colourful(prompts, completions, finished=finished)]
+
+    alone, watched = trainer_for(), trainer_for(monitors={"gold": opposite})
+    for _ in range(2):
+        expected, row = alone.step(), watched.step()
+        assert row["gold"] == pytest.approx(-row["reward"])
+        assert {name: row[name] for name in expected} == expected
+    assert same_weights(weights_of(alone.policy), weights_of(watched.policy))
+    assert [set(sample) for sample in watched.samples()] == [{"prompt", "completion", "reward", "gold"}] * 8
+
+
+def test_held_out_numbers_come_when_due_and_change_nothing():
+    rarely, often = trainer_for(evaluate_every=3), trainer_for(evaluate_every=1)
+    for step in range(1, 5):
+        row, other = rarely.step(), often.step()
+        assert ("held_out_reward" in row) == (step in (3, 4))  # the third, and the last of all
+        assert {name for name in other if name.startswith("held_out")} == {"held_out_reward", "held_out_kl"}
+        assert all(other[name] == value for name, value in row.items() if not name.startswith("held_out"))
+        assert rarely.samples() == often.samples()
+    assert rarely.evaluate() == rarely.evaluate()
+
+
+@pytest.mark.parametrize("reward", [lambda p, c, *, finished: finished, lambda p, c, *, finished: [len(t) for t in c]])
+def test_a_reward_may_give_truth_values_and_whole_numbers(reward):
+    assert math.isfinite(trainer_for(reward=reward).step()["policy_loss"])
+
+
+# Stopping and failing
+
+
+@pytest.mark.parametrize("before", [1, 3])
+def test_a_stopped_training_continues_bit_for_bit(before, tmp_path):
+    def make():
+        return trainer_for(
+            reference=tiny_model(seed=1), kl_target=0.1, kl_horizon=100, num_ppo_epochs=2, steps=4, batch_size=5
+        )
+
+    straight = make()
+    expected = [straight.step() for _ in range(4)]
+    rows, continued = continued_rows(make, tmp_path / "state.pt", before=before, after=4 - before)
+    assert rows_equal(rows, expected)
+    assert same_weights(weights_of(continued.policy), weights_of(straight.policy))
+    assert same_weights(weights_of(continued.critic), weights_of(straight.critic))
+    assert continued.samples() == straight.samples()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_reward_that_is_not_finite_is_named_and_moves_nothing(value):
+    calls = []
+
+    def breaks(prompts, completions, *, finished, **columns):
+        calls.append(1)
+        return [value if len(calls) == 2 and index == 3 else 1.0 for index in range(len(prompts))]
+
+    trainer = trainer_for(reward=breaks)
+    trainer.step()
+    before = weights_of(trainer.policy), weights_of(trainer.critic)
+    with pytest.raises(NonFiniteLoss, match="step 2") as caught:
+        trainer.step()
+    assert {"tokens", "logprobs", "reference_logprobs", "scores"} <= set(caught.value.batch)
+    assert same_weights(before[0], weights_of(trainer.policy)) and same_weights(before[1], weights_of(trainer.critic))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("learning_rate", -1e-3),
+        ("learning_rate", math.nan),
+        ("critic_learning_rate", 0.0),
+        ("batch_size", 0),
+        ("steps", -1),
+        ("temperature", 0.0),
+        ("max_completion_length", 0),
+        ("num_ppo_epochs", 0),
+        ("cliprange", -0.2),
+        ("gamma", 1.5),
+        ("lam", math.nan),
+        ("kl_coef", -0.1),
+        ("missing_eos_penalty", -1.0),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_value(setting, value):
+    with pytest.raises(WorkbenchError, match=f"{setting} is {value}"):
+        PolicyGradientConfig(**{setting: value})
+
+
+def test_settings_that_contradict_each_other_are_named():
+    with pytest.raises(WorkbenchError, match="num_mini_batches is 9 but batch_size is 8"):
+        PolicyGradientConfig(num_mini_batches=9, batch_size=8)
+    with pytest.raises(WorkbenchError, match="kl_target needs a starting kl_coef"):
+        PolicyGradientConfig(kl_target=6.0, kl_coef=0.0)
+    with pytest.raises(WorkbenchError, match="12 prompts but batch_size is 13"):
+        trainer_for(batch_size=13)
+
+
+def test_completions_that_do_not_fit_the_context_are_refused():
+    short = {"context": 10}
+    trainer = trainer_for(
+        tiny_model(**short), tiny_model(**short), critic=tiny_model(auto=AutoModelForTokenClassification, **short)
+    )
+    with pytest.raises(WorkbenchError, match="positions but the model has 10"):
+        for _ in range(2):
+            trainer.step()

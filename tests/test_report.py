@@ -1,0 +1,280 @@
+"""Report: what an executed folder becomes, and that a browser draws it without asking anybody for anything."""
+
+import json
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import nbformat
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+
+from workbench import markdown, report
+from workbench.errors import WorkbenchError
+
+CHROMIUM = Path("/usr/bin/chromium")
+CHROMIUM_OPTIONS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --disable-dev-shm-usage"
+)
+PLOTLY = "application/vnd.plotly.v1+json"
+EQUATION = (
+    r"$$J(\theta) = \mathbb{E}_{y\sim\pi_\theta}\left[r(x, y) - \beta\log\frac{\pi_\theta}{\pi_\text{ref}}\right]$$"
+)
+
+
+def output(kind: str, content) -> nbformat.NotebookNode:
+    return nbformat.v4.new_output("display_data", data={kind: content})
+
+
+def figure() -> nbformat.NotebookNode:
+    drawn = go.Figure(go.Scatter(x=[0, 1, 2], y=[0, 2, 1], mode="markers+lines", marker={"size": 12}, name="gold"))
+    drawn.update_layout(title="Gold turns down", xaxis_title="√KL (√nats)")
+    return output(PLOTLY, json.loads(drawn.to_json()))
+
+
+def table(text: str) -> nbformat.NotebookNode:
+    frame = pd.DataFrame({"completion": [text], **{f"column_{number}": [number] for number in range(40)}})
+    return output("text/html", frame.to_html())
+
+
+def write_stage(folder: Path, *outputs, text: str = "", name: str = "notebook.ipynb", **summary) -> Path:
+    folder.mkdir(parents=True)
+    cells = [
+        nbformat.v4.new_markdown_cell(f"# What does {folder.name} ask?\n\n{text}"),
+        nbformat.v4.new_code_cell("secret_code = 1", outputs=list(outputs)),
+    ]
+    metadata = {
+        "workbench": {"notebook": folder.name},
+        "papermill": {"duration": 90.0, "parameters": {"kl_coef": 0.05}},
+    }
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), folder / name)
+    if summary:
+        (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def read(folder: Path, name: str) -> str:
+    return (folder / "report" / name).read_text()
+
+
+@pytest.fixture
+def executed(tmp_path):
+    """A tour, a finished stage and a failed one."""
+    write_stage(tmp_path / "00_tour", figure(), table("<b>bold</b> <script>hack()</script>"), text=EQUATION)
+    write_stage(
+        tmp_path / "06_policy", figure(), text="Price: $x^2$, not `$HOME`.", gold=0.91234, best="ppo", empty=None
+    )
+    write_stage(tmp_path / "07_failed", name="notebook.failed.ipynb")
+    return tmp_path
+
+
+# The files
+
+
+def test_the_index_has_a_row_per_stage_with_question_status_minutes_and_numbers(executed):
+    assert report.write_report(executed) == executed / "report" / "index.html"
+    rows = [
+        re.sub(r"<[^>]+>", " ", row).split()
+        for row in re.findall("<tr><td>.*?</tr>", read(executed, "index.html"), re.S)
+    ]
+    assert " ".join(rows[1]) == "06_policy What does 06_policy ask? finished 1.5 gold 0.912 best ppo empty undefined"
+    assert rows[2][-2:] == ["failed", "1.5"]
+    for name in ("00_tour", "06_policy", "07_failed"):
+        assert f'href="{name}.html"' in read(executed, "index.html")
+
+
+def test_the_index_tells_the_tour_without_its_code_and_pages_fold_code_away(executed):
+    report.write_report(executed)
+    index, page = read(executed, "index.html"), read(executed, "00_tour.html")
+    assert "secret_code" not in index and "<details" not in index
+    assert index.count("What does 00_tour ask?</h1>") == 1
+    assert 'id="figure-index-1-0"' in index and "<math" in index
+    assert page.index('<details class="code">') < page.index("secret_code")
+
+
+def test_without_a_tour_the_index_is_the_table(tmp_path):
+    write_stage(tmp_path / "02_sft")
+    report.write_report(tmp_path)
+    assert "<section" not in read(tmp_path, "index.html")
+
+
+def test_the_folder_of_a_single_notebook_has_a_report_too(tmp_path):
+    report.write_report(write_stage(tmp_path / "low_kl"))
+    assert "What does low_kl ask?" in read(tmp_path / "low_kl", "low_kl.html")
+
+
+def test_writing_twice_gives_the_same_bytes_and_leaves_nothing_else(executed):
+    contents = []
+    for _ in range(2):
+        report.write_report(executed)
+        contents.append({path.name: path.read_bytes() for path in (executed / "report").iterdir()})
+    assert contents[0] == contents[1]
+    assert sorted(contents[0]) == sorted(
+        ["index.html", "00_tour.html", "06_policy.html", "07_failed.html", "plotly.min.js", "style.css"]
+    )
+    assert sorted(path.name for path in executed.iterdir()) == ["00_tour", "06_policy", "07_failed", "report"]
+
+
+def test_an_error_on_the_way_leaves_the_old_report(executed, monkeypatch):
+    report.write_report(executed)
+    before = read(executed, "index.html")
+    monkeypatch.setattr(report, "page_html", lambda page, pages: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        report.write_report(executed)
+    assert read(executed, "index.html") == before
+    assert len(list(executed.iterdir())) == 4
+
+
+def test_a_folder_without_executed_notebooks_and_a_damaged_one_are_refused_in_a_sentence(tmp_path):
+    with pytest.raises(WorkbenchError, match="holds no executed notebook"):
+        report.write_report(tmp_path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "notebook.ipynb").write_text('{"cells": [')
+    with pytest.raises(WorkbenchError, match="damaged"):
+        report.write_report(tmp_path)
+
+
+def test_streams_errors_and_pictures_are_shown_and_plain_text_is_escaped(tmp_path):
+    error = nbformat.v4.new_output(
+        "error", ename="ValueError", evalue="no", traceback=["\x1b[31mValueError\x1b[0m: <no>"]
+    )
+    stream = nbformat.v4.new_output("stream", name="stdout", text="loss < 1\n")
+    picture, drawing = output("image/png", "iVBORw0=\n"), output("image/svg+xml", "<svg><script>x</script></svg>")
+    write_stage(tmp_path / "a", error, stream, picture, drawing, output("text/plain", "<Figure>"))
+    report.write_report(tmp_path)
+    page = read(tmp_path, "a.html")
+    assert "ValueError</span>: &lt;no&gt;</pre>" in page and "loss &lt; 1</pre>" in page
+    assert 'src="data:image/png;base64,iVBORw0="' in page and "data:image/svg+xml;base64," in page
+    assert "<script>x" not in page and "<pre>&lt;Figure&gt;</pre>" in page
+
+
+# Markdown
+
+
+@pytest.mark.parametrize(
+    "tex",
+    [
+        r"\mathrm{KL}(\pi\,\|\,\pi_\text{ref})",
+        r"\begin{aligned} a &= b \\ c &= d \end{aligned}",
+        r"\hat{A}_t = \delta_t + \gamma\lambda\hat{A}_{t+1}",
+        r"\text{kl\_coef}\cdot x",
+        r"\operatorname{clip}(\rho, 1-\epsilon, 1+\epsilon)",
+    ],
+)
+def test_equations_become_mathml_that_an_xml_parser_reads(tex):
+    mathml = markdown.to_mathml(tex, "block")
+    root = ElementTree.fromstring(mathml)
+    assert root.tag.endswith("math") and root.get("display") == "block"
+    assert "\\" not in mathml
+
+
+@pytest.mark.parametrize("tex", [r"\undefined{x}", r"\frac{a", "a & b", r"\frac{1}{2}}", ""])
+def test_what_cannot_be_converted_stays_as_it_was_written(tex):
+    html = markdown.to_mathml(tex, "inline")
+    assert html == f'<code class="tex">{tex.replace("&", "&amp;")}</code>'
+
+
+def test_dollars_in_code_are_left_alone():
+    html = markdown.to_html("`$HOME` and $x$\n\n```\n$y$ and $$z$$\n```\n", {})
+    assert "<code>$HOME</code>" in html and "$y$ and $$z$$" in html and html.count("<math") == 1
+
+
+def test_several_lines_of_display_math_are_one_equation_between_paragraphs():
+    html = markdown.to_html("before\n\n$$\nx\n= y\n$$\n\nafter *it*", {})
+    assert html.count('display="block"') == 1 and "<em>it</em>" in html
+
+
+def test_links_to_notebooks_lead_to_their_pages_and_missing_ones_are_plain_text():
+    pages = {"02_sft": "my_sft.html"}
+    assert 'href="my_sft.html"' in markdown.to_html("[sft](02_sft.ipynb)", pages)
+    assert markdown.to_html("[gone](99_gone.ipynb)", pages) == "<p>gone</p>\n"
+
+
+def test_a_picture_on_the_network_becomes_a_link():
+    html = markdown.to_html("![chart](https://example.com/x.png)", {})
+    assert "<img" not in html and 'href="https://example.com/x.png"' in html
+
+
+# In a browser
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if not CHROMIUM.exists():
+        pytest.skip(f"{CHROMIUM} IS MISSING: whether the report works in a browser is not tested")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="PLAYWRIGHT IS MISSING: the browser is not tested")
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=str(CHROMIUM), args=CHROMIUM_OPTIONS.split())
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def tab(browser):
+    """A page that records requests to elsewhere in `outside` and complaints in `complaints`."""
+    context = browser.new_context(viewport={"width": 1100, "height": 900})
+    page = context.new_page()
+    page.outside, page.complaints = [], []
+
+    def guard(route):
+        if route.request.url.startswith(("file:", "data:", "blob:")):
+            route.continue_()
+        else:
+            page.outside.append(route.request.url)
+            route.abort()
+
+    context.route("**/*", guard)
+    page.on("console", lambda message: page.complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: page.complaints.append(str(error)))
+    yield page
+    context.close()
+
+
+@pytest.mark.parametrize("name", ["index.html", "00_tour.html", "06_policy.html"])
+def test_a_browser_draws_figures_and_equations_without_asking_anybody(executed, tab, name):
+    report.write_report(executed)
+    tab.goto((executed / "report" / name).as_uri())
+    tab.wait_for_selector("svg.main-svg")
+    assert tab.locator("math").count() == 1
+    assert tab.locator("math").bounding_box()["height"] > 10
+    points = tab.locator(".scatterlayer .point")
+    points.nth(1).scroll_into_view_if_needed()
+    box = points.nth(1).bounding_box()
+    tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    tab.wait_for_selector(".hoverlayer .hovertext")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 1100  # wide tables scroll in themselves
+    assert tab.outside == [] and tab.complaints == []
+
+
+def test_model_text_in_a_table_is_text_and_a_wide_table_scrolls(executed, tab):
+    report.write_report(executed)
+    tab.goto((executed / "report" / "index.html").as_uri())
+    assert "<script>hack()</script>" in tab.locator("table.dataframe").inner_text()
+    wrapped = tab.locator("div.html:has(table.dataframe)")
+    assert wrapped.evaluate("element => element.scrollWidth > element.clientWidth")
+    assert tab.complaints == []
+
+
+def test_code_opens_on_a_click_and_links_lead_from_page_to_page(executed, tab):
+    report.write_report(executed)
+    tab.goto((executed / "report" / "index.html").as_uri())
+    tab.click("text=06_policy")
+    assert not tab.locator("text=secret_code").is_visible()
+    tab.click("summary:has-text('code')")
+    assert tab.locator("details.code pre").is_visible()
+    tab.click("text=00_tour")
+    tab.click("text=All stages")
+    assert tab.url.endswith("index.html") and tab.complaints == []
+
+
+def test_an_output_that_loads_from_the_network_does_not_get_there(tmp_path, tab):
+    hostile = '<img src="https://example.com/a.png"><script src="https://example.com/a.js"></script>'
+    hostile += '<script>fetch("https://example.com/b")</script><link rel="stylesheet" href="https://example.com/c.css">'
+    write_stage(tmp_path / "a", output("text/html", hostile), figure())
+    report.write_report(tmp_path)
+    tab.goto((tmp_path / "report" / "a.html").as_uri())
+    tab.wait_for_selector("svg.main-svg")
+    assert tab.outside == []
+    assert tab.complaints  # refused by the page's own policy

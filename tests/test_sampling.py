@@ -1,0 +1,257 @@
+"""Sampling against exact enumeration, plain re-scoring and the library's own greedy search."""
+
+import pytest
+import torch
+from scipy import stats
+from tiny_models import BOS, EOS, FAMILIES, PAD, every_completion, plain_logprobs, tiny_model, word_tokenizer
+from transformers import DynamicCache
+
+import workbench.sampling
+from workbench.errors import WorkbenchError
+from workbench.models import completion_logprobs
+from workbench.sampling import completion_texts, eos_token_ids, inverse_cdf, sample
+
+PROMPTS = [[4, 6, 7, 8], [9], [10, 11, 4, 12, 13, 14], [5, 5], [16, 4, 9]]
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def completions_of(rollout) -> list[list[int]]:
+    return [
+        row[: int(mask.sum())].tolist() for row, mask in zip(rollout.completions, rollout.completion_mask, strict=True)
+    ]
+
+
+# What is drawn
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_whole_completions_come_with_their_exact_probability(temperature):
+    model, prompt, count = tiny_model(vocab_size=6, layers=1), [4, 5], 20_000
+    exact = every_completion(model, prompt, 3, temperature=temperature)
+    assert sum(exact.values()) == pytest.approx(1)
+    rollout = sample(
+        model,
+        [prompt] * count,
+        max_completion_length=3,
+        temperature=temperature,
+        generator=generator(),
+        batch_size=4000,
+    )
+    drawn = list(map(tuple, completions_of(rollout)))
+    assert set(drawn) <= set(exact)
+    common = [completion for completion, chance in exact.items() if chance * count >= 5]
+    observed = [drawn.count(completion) for completion in common]
+    expected = [exact[completion] * count for completion in common]
+    rest = count - sum(expected)
+    result = stats.chisquare([*observed, count - sum(observed)], [*expected, rest])
+    assert len(common) > 20 and result.pvalue > 0.01
+
+
+def test_logprobs_are_those_of_the_enumerated_completions():
+    model, prompt = tiny_model(vocab_size=6, layers=1), [4, 5]
+    exact = every_completion(model, prompt, 3)
+    rollout = sample(model, [prompt] * 200, max_completion_length=3, generator=generator())
+    for completion, logprobs in zip(completions_of(rollout), rollout.logprobs, strict=True):
+        assert logprobs.sum().exp().item() == pytest.approx(exact[tuple(completion)], rel=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sampled_logprobs_are_those_of_scoring_the_same_tokens_again(family, temperature):
+    model = tiny_model(family)
+    rollout = sample(
+        model, PROMPTS * 8, max_completion_length=9, temperature=temperature, generator=generator(), batch_size=16
+    )
+    again = completion_logprobs(model, rollout, temperature=temperature)
+    torch.testing.assert_close(rollout.logprobs, again, rtol=1e-5, atol=1e-5)
+    for row in range(5):
+        plain = plain_logprobs(model, PROMPTS[row], completions_of(rollout)[row], temperature=temperature)
+        assert rollout.logprobs[row][rollout.completion_mask[row]].tolist() == pytest.approx(plain, abs=1e-5)
+
+
+def test_the_row_ends_at_its_first_eos_which_counts_and_only_padding_follows():
+    rollout = sample(tiny_model(), PROMPTS * 40, max_completion_length=12, generator=generator())
+    for row, completion in enumerate(completions_of(rollout)):
+        assert EOS not in completion[:-1]
+        assert rollout.finished[row].item() == (completion[-1] == EOS)
+        assert rollout.finished[row] or len(completion) == 12
+        assert set(rollout.completions[row][len(completion) :].tolist()) <= {PAD}
+        assert rollout.logprobs[row][len(completion) :].abs().sum() == 0
+        assert rollout.tokens[row][rollout.attention_mask[row]].tolist() == PROMPTS[row % 5] + completion
+    assert 0 < rollout.finished.sum() < len(rollout)
+
+
+def test_prompts_are_padded_on_the_left():
+    rollout = sample(tiny_model(), PROMPTS, max_completion_length=2, generator=generator())
+    assert rollout.prompt_length == 6
+    for row, prompt in enumerate(PROMPTS):
+        assert rollout.tokens[row, :6].tolist() == [PAD] * (6 - len(prompt)) + prompt
+
+
+def test_a_batch_of_short_completions_is_as_wide_as_the_longest():
+    model = tiny_model()
+    model.lm_head.register_forward_hook(lambda module, inputs, logits: logits + 1000 * one_hot(EOS))
+    rollout = sample(model, PROMPTS, max_completion_length=30, generator=generator())
+    assert completions_of(rollout) == [[EOS]] * 5
+    assert rollout.tokens.shape == (5, 7) and rollout.logprobs.shape == (5, 1)
+
+
+def one_hot(token: int, size: int = 20) -> torch.Tensor:
+    return torch.nn.functional.one_hot(torch.tensor(token), size)
+
+
+def test_padding_is_never_said_even_by_a_model_that_wants_nothing_else():
+    model = tiny_model()
+    model.lm_head.register_forward_hook(lambda module, inputs, logits: logits + 50 * one_hot(PAD))
+    for temperature in (1.0, 0.3, 0.0):
+        rollout = sample(model, PROMPTS * 20, max_completion_length=6, temperature=temperature, generator=generator())
+        assert not (rollout.completions[rollout.completion_mask] == PAD).any()
+        torch.testing.assert_close(
+            rollout.logprobs, completion_logprobs(model, rollout, temperature=temperature or 1.0), rtol=1e-4, atol=1e-4
+        )
+
+
+def test_any_of_several_eos_ids_ends_a_row():
+    model = tiny_model()
+    model.generation_config.eos_token_id = [EOS, 9, 12]
+    rollout = sample(model, PROMPTS * 20, max_completion_length=12, generator=generator())
+    ends = {completion[-1] for completion, done in zip(completions_of(rollout), rollout.finished, strict=True) if done}
+    assert ends == {EOS, 9, 12}
+    assert not {EOS, 9, 12} & {token for completion in completions_of(rollout) for token in completion[:-1]}
+
+
+def test_a_model_without_eos_is_refused():
+    model = tiny_model()
+    model.generation_config.eos_token_id = model.config.eos_token_id = None
+    with pytest.raises(WorkbenchError, match="eos_token_id"):
+        eos_token_ids(model)
+
+
+# What must not matter
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_finished_rows_leave_the_batch_and_nothing_changes(family, monkeypatch):
+    model, sizes, chosen = tiny_model(family), [], DynamicCache.batch_select_indices
+    model.lm_head.register_forward_hook(lambda module, inputs, logits: logits + 2 * one_hot(EOS))  # ends come early
+    monkeypatch.setattr(
+        DynamicCache, "batch_select_indices", lambda cache, rows: (sizes.append(len(rows)), chosen(cache, rows))[1]
+    )
+    compacted = sample(model, PROMPTS * 20, max_completion_length=20, generator=generator())
+    assert len(sizes) >= 2 and sizes == sorted(sizes, reverse=True) and sizes[0] < 100
+    monkeypatch.setattr(workbench.sampling, "COMPACT_BELOW", 0.0)
+    sizes.clear()
+    whole = sample(model, PROMPTS * 20, max_completion_length=20, generator=generator())
+    assert sizes == []
+    assert torch.equal(compacted.tokens, whole.tokens)
+    torch.testing.assert_close(compacted.logprobs, whole.logprobs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_how_rows_are_batched_changes_nothing(family):
+    model = tiny_model(family)
+    together = sample(model, PROMPTS * 4, max_completion_length=8, generator=generator(3))
+    for size in (1, 7):
+        apart = sample(model, PROMPTS * 4, max_completion_length=8, generator=generator(3), batch_size=size)
+        assert torch.equal(together.tokens, apart.tokens)
+        torch.testing.assert_close(together.logprobs, apart.logprobs, rtol=1e-5, atol=1e-5)
+
+
+def test_the_same_generator_state_draws_the_same_and_the_next_state_draws_anew():
+    model, source = tiny_model(), generator(1)
+    first = sample(model, PROMPTS * 4, max_completion_length=8, generator=source)
+    second = sample(model, PROMPTS * 4, max_completion_length=8, generator=source)
+    again = sample(model, PROMPTS * 4, max_completion_length=8, generator=generator(1))
+    assert torch.equal(first.tokens, again.tokens)
+    assert completions_of(first) != completions_of(second)
+
+
+def test_equal_prompts_get_different_completions():
+    rollout = sample(tiny_model(), [PROMPTS[0]] * 64, max_completion_length=8, generator=generator())
+    assert len(set(map(tuple, completions_of(rollout)))) > 30
+
+
+def test_a_models_own_generation_settings_do_not_bend_the_distribution():
+    model = tiny_model()
+    free = sample(model, PROMPTS * 10, max_completion_length=8, generator=generator())
+    settings = {"top_k": 1, "top_p": 0.1, "repetition_penalty": 9.0, "min_new_tokens": 7, "temperature": 0.1}
+    for name, value in settings.items():
+        setattr(model.generation_config, name, value)
+    bent = sample(model, PROMPTS * 10, max_completion_length=8, generator=generator())
+    assert torch.equal(free.tokens, bent.tokens) and torch.equal(free.logprobs, bent.logprobs)
+
+
+@pytest.mark.parametrize("argument", ["top_k", "top_p", "min_new_tokens", "repetition_penalty"])
+def test_an_argument_that_would_bend_the_distribution_is_refused_by_name(argument):
+    with pytest.raises(TypeError, match=argument):
+        sample(tiny_model(), PROMPTS, max_completion_length=2, generator=generator(), **{argument: 1})
+
+
+# Greedy
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_is_the_librarys_greedy_search(family):
+    model, length = tiny_model(family, seed=2), 10
+    rollout = sample(model, PROMPTS, max_completion_length=length, temperature=0.0)
+    for prompt, completion, logprobs in zip(PROMPTS, completions_of(rollout), rollout.logprobs, strict=True):
+        expected = model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            do_sample=False,
+            max_new_tokens=length,
+            suppress_tokens=[PAD],
+        )[0, len(prompt) :].tolist()
+        assert completion == expected
+        assert logprobs[: len(completion)].tolist() == pytest.approx(
+            plain_logprobs(model, prompt, completion), abs=1e-5
+        )
+
+
+# Inverse cumulative distribution
+
+
+def test_inverse_cdf_takes_the_token_whose_interval_holds_the_number():
+    logprobs = torch.tensor([0.2, 0.0, 0.5, 0.3]).log().expand(6, 4)
+    uniforms = torch.tensor([0.0, 0.19, 0.21, 0.69, 0.71, 0.999])
+    assert inverse_cdf(logprobs, uniforms).tolist() == [0, 0, 2, 2, 3, 3]
+
+
+def test_inverse_cdf_never_takes_a_token_of_probability_zero():
+    almost_one = torch.nextafter(torch.tensor(1.0), torch.tensor(0.0)).item()
+    shape, source = (2000, 50), generator()
+    logits = torch.randn(shape, generator=source).masked_fill(torch.rand(shape, generator=source) < 0.5, -1e9)
+    logits[:, 0], logits[:, -1] = -1e9, -1e9
+    logprobs = logits.log_softmax(-1)
+    for uniform in (0.0, 0.25, almost_one):
+        token = inverse_cdf(logprobs, torch.full((2000,), uniform))
+        assert (logprobs.gather(1, token[:, None]) > -1e8).all()
+
+
+# Bad input, text
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_does_not_fit_into_the_context_is_refused_and_what_just_fits_is_sampled(family):
+    model = tiny_model(family, context=16)
+    with pytest.raises(WorkbenchError, match=r"17 positions but the model has 16.*max_completion_length"):
+        sample(model, PROMPTS, max_completion_length=11, generator=generator())
+    assert len(sample(model, PROMPTS, max_completion_length=10, generator=generator())) == 5
+
+
+def test_a_negative_temperature_or_a_missing_generator_is_refused():
+    with pytest.raises(WorkbenchError, match=r"temperature is -1"):
+        sample(tiny_model(), PROMPTS, max_completion_length=2, temperature=-1.0, generator=generator())
+    with pytest.raises(WorkbenchError, match=r"generator"):
+        sample(tiny_model(), PROMPTS, max_completion_length=2, temperature=1.0)
+
+
+def test_texts_hold_the_counted_tokens_without_special_ones():
+    rollout = sample(tiny_model(), PROMPTS, max_completion_length=3, generator=generator())
+    words = [[6, 7, EOS], [8, 9, 10], [BOS, 11, EOS], [EOS, 12, 13], [PAD, 14, 15]]
+    rollout.tokens[:, rollout.prompt_length :] = torch.tensor(words)
+    rollout.completion_mask[:] = torch.tensor([[1, 1, 1], [1, 1, 1], [1, 1, 1], [1, 0, 0], [0, 0, 0]]).bool()
+    assert completion_texts(word_tokenizer(), rollout) == [": the", "sky is red", "green", "", ""]

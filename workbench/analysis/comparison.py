@@ -1,0 +1,63 @@
+"""What evaluations say: their means, and the same prompts answered by several policies side by side."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from workbench.analysis.statistics import mean_and_error
+
+
+def side_by_side(evaluations: Mapping[str, pd.DataFrame], *, count: int = 6, temperature: float = 1.0) -> pd.DataFrame:
+    """`count` prompts with each policy's completion and score, last the one that fell most from first to last policy.
+
+    `evaluations` maps names to tables of `evaluate_at_temperatures` over the same prompts. The score is `gold` where it
+    was measured, else `proxy`, else none. Prompts come in the order of the tables, one of each `kind` first.
+    """
+    parts = {
+        name: frame[frame["temperature"] == temperature].reset_index(drop=True) for name, frame in evaluations.items()
+    }
+    first, *_, last = [*parts.values()] * 2
+    score = next((name for name in ("gold", "proxy") if all(name in part for part in parts.values())), None)
+    order = first.index
+    if "kind" in first:  # the n-th prompt of every kind before the (n+1)-th of any
+        order = first.groupby("kind").cumcount().sort_values(kind="stable").index
+    rows = list(order[:count])
+    if score is not None:
+        worst = (last[score] - first[score]).idxmin()
+        rows = [*[row for row in rows if row != worst][: count - 1], worst]
+    table = {"prompt": first.loc[rows, "prompt"]}
+    for name, part in parts.items():
+        table[name] = part.loc[rows, "completion"]
+        if score is not None:
+            table[f"{name} {score}"] = part.loc[rows, score].round(2)
+    return pd.DataFrame(table).reset_index(drop=True)
+
+
+def gold_components(world, samples: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Mean of each component of `world`'s gold reward per run: columns run, component, value, value_se.
+
+    `samples` maps run names to tables with prompt, completion and finished.
+    """
+    rows = []
+    for run, frame in samples.items():
+        scored = zip(frame["prompt"], frame["completion"], frame["finished"], strict=True)
+        parts = pd.DataFrame([world.gold_components(*row) for row in scored])
+        for component in parts:
+            mean, error = mean_and_error(parts[component])
+            rows.append({"run": run, "component": component, "value": float(mean), "value_se": float(error)})
+    return pd.DataFrame(rows)
+
+
+def summarise_evaluation(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row per temperature: `count`, and mean and standard error over prompts of every score that was measured.
+
+    Scores are `gold`, `proxy`, `kl` (nats), `completion_length` (tokens); errors are named `<score>_se`.
+    """
+    rows = []
+    for temperature, part in frame.groupby("temperature", sort=False):
+        row = {"temperature": temperature, "count": len(part)}
+        for name in ("gold", "proxy", "kl", "completion_length"):
+            if name in part and part[name].notna().all():
+                row[name], row[f"{name}_se"] = map(float, mean_and_error(part[name]))
+        rows.append(row)
+    return pd.DataFrame(rows)

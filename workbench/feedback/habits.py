@@ -1,0 +1,31 @@
+"""What labelers go by: how often they choose the longer, the more flattering, the better completion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from workbench.analysis.statistics import mean_and_error
+from workbench.errors import WorkbenchError
+
+
+def choice_shares(choices: pd.DataFrame, features: Sequence[str]) -> pd.DataFrame:
+    """Of each labeler's choices that differ in a feature, the share in which the chosen completion has more of it.
+
+    `choices` has labeler and, for every feature, chosen_<feature> and rejected_<feature>. Rows labeler, feature, share,
+    share_se, pairs (those that differ); none where a labeler saw no difference. WorkbenchError for missing columns.
+    """
+    needed = ["labeler", *(f"{side}_{feature}" for feature in features for side in ("chosen", "rejected"))]
+    missing = [name for name in needed if name not in choices]
+    if missing:
+        raise WorkbenchError(f"The table of choices lacks {missing}: it has {list(choices.columns)}.")
+    rows = []
+    for labeler, own in choices.groupby("labeler"):
+        for feature in features:
+            gap = own[f"chosen_{feature}"] - own[f"rejected_{feature}"]
+            gap = gap[gap.abs() > 1e-9]  # sums of weighted parts may differ in the last bit
+            if len(gap):
+                share, error = mean_and_error(gap > 0)
+                rows.append([labeler, feature, float(share), float(error), len(gap)])
+    return pd.DataFrame(rows, columns=["labeler", "feature", "share", "share_se", "pairs"])

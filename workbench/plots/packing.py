@@ -1,0 +1,42 @@
+"""Which tokens of a packed row see which."""
+
+from __future__ import annotations
+
+import html
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from workbench.plots.theme import PALETTE, require_columns, styled
+
+
+def plot_attention_mask(mask: pd.DataFrame, title: str = "") -> go.Figure:
+    """Squares of a square boolean table: True where the row's token may see the column's; columns name the tokens."""
+    require_columns(mask, [], "plot_attention_mask")
+    words, seen = [html.escape(str(word)) for word in mask.columns], mask.to_numpy(dtype=bool)
+    heat = go.Heatmap(
+        z=seen.astype(int),
+        zmin=0,
+        zmax=1,
+        colorscale=[(0, "rgba(128, 128, 128, 0.12)"), (1, PALETTE[0])],
+        showscale=False,
+        xgap=1,
+        ygap=1,
+        text=[
+            [
+                f"“{row}” {'sees' if sees else 'does not see'} “{column}”"
+                for column, sees in zip(words, line, strict=True)
+            ]
+            for row, line in zip(words, seen, strict=True)
+        ],
+        hovertemplate="%{text}<extra></extra>",
+    )
+    starts = sum(seen[i, i] and (i == 0 or not seen[i, i - 1]) for i in range(len(seen)))
+    title = title or f"{len(seen)} tokens of one row hold {starts} documents, and none sees another"
+    reading = (
+        "Filled: the token on the left may look at the token below. Each triangle is a document, read from its start."
+    )
+    figure = styled(go.Figure(heat), title=title, reading=reading, height=640)
+    ticks = {"tickvals": list(range(len(words))), "ticktext": words, "tickfont": {"size": 9}, "showgrid": False}
+    figure.update_xaxes(title="token that is seen", tickangle=-90, automargin=True, **ticks)
+    return figure.update_yaxes(title="token that looks", autorange="reversed", automargin=True, **ticks)
