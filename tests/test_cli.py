@@ -423,8 +423,8 @@ def test_a_kernel_that_dies_is_a_failure_that_says_so(tmp_path, capsys):
 SLEEP = """
 import os, pathlib, time
 folder = pathlib.Path(run_dir)
-(folder / "kernel").write_text(str(os.getpid()))
 try:
+    (folder / "kernel").write_text(str(os.getpid()))
     time.sleep(100)
 except KeyboardInterrupt:
     (folder / "interrupted").touch()
@@ -449,13 +449,18 @@ def test_stopping_interrupts_the_cell_and_leaves_no_kernel_and_no_finished_looki
     kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
     folders = {kind: tmp_path / kind.name for kind in kinds}
     command = [sys.executable, "-m", "workbench.cli", "run", str(tmp_path / "sleep.ipynb"), "--out"]
-    started = {
-        kind: subprocess.Popen([*command, str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        for kind, folder in folders.items()
-    }
+    started = {}
+    for kind, folder in folders.items():
+        folder.mkdir()
+        (folder / "notebook.ipynb").write_text('{"metadata": {"workbench": {"key": "of an older version"}}}')
+        run = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+        started[kind] = subprocess.Popen([*command, str(folder)], **run)
     for kind, process in started.items():
         wait_for(lambda folder=folders[kind]: (folder / "kernel").exists() and (folder / "kernel").read_text())
-        process.send_signal(kind)
+        if kind == signal.SIGINT:
+            os.killpg(process.pid, kind)  # a terminal's Ctrl-C reaches every process of the command
+        else:
+            process.send_signal(kind)
     for kind, process in started.items():
         folder, message = folders[kind], process.communicate(timeout=60)[1]
         kernel = int((folder / "kernel").read_text())

@@ -7,12 +7,8 @@ import pytest
 import torch
 from tiny_models import EOS, PAD, every_completion, plain_next_logprobs, tiny_model, word_tokenizer
 
-from workbench.analysis.evaluation import (
-    evaluate_at_temperatures,
-    evaluate_policy,
-    sequence_kl,
-    summarise_evaluation,
-)
+from workbench.analysis.comparison import summarise_evaluation
+from workbench.analysis.evaluation import evaluate_at_temperatures, evaluate_policy, sequence_kl
 from workbench.batches import collate
 from workbench.records import PromptExample, Rollout
 from workbench.sampling import sample

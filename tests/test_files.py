@@ -46,6 +46,13 @@ def test_an_interrupted_file_leaves_the_previous_one_and_nothing_else(tmp_path):
     assert contents(tmp_path) == {"a.txt": b"before"}
 
 
+def test_whoever_reads_the_previous_file_reads_it_to_its_end(tmp_path):
+    files.write_text(tmp_path / "a.txt", "before")
+    with open(tmp_path / "a.txt") as reader:
+        files.write_text(tmp_path / "a.txt", "after")
+        assert reader.read() == "before"
+
+
 def test_a_folder_is_replaced_with_everything_in_it(tmp_path):
     for text in ("first", "second"):
         with files.replace_folder(tmp_path / "model") as folder:

@@ -85,6 +85,7 @@ def test_the_hasty_labeler_does_not_see_how_a_long_answer_ends(world):
     start = " sure ! boil the rice . mix it all . add some salt ."
     assert len(start.split()) == BY_NAME["ben"].reads
     rude = start + " that is a silly question ."
+    assert BY_NAME["ben"].utility(world, PROMPT, rude, True) == BY_NAME["ben"].utility(world, PROMPT, rude, False)
     assert 0.4 < prefers_first(world, BY_NAME["ben"], PROMPT, start + " enjoy your lunch !", rude) < 0.6
     assert prefers_first(world, BY_NAME["ana"], PROMPT, start + " enjoy your lunch !", rude) > 0.7
 

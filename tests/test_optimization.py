@@ -105,12 +105,12 @@ def test_the_cosine_schedule_warms_up_and_falls_to_a_tenth():
     assert cosine_schedule(100, 100, warmup=4) == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize("scale", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_moves_nothing_and_brings_its_batch(scale):
+@pytest.mark.parametrize(("scale", "offset"), [(math.nan, 0), (math.inf, 0), (1, math.nan), (1, -math.inf)])
+def test_a_loss_that_is_not_finite_moves_nothing_and_brings_its_batch(scale, offset):
     model = small_model()
     before, ours = copy.deepcopy(model.state_dict()), descent(model)
-    with pytest.raises(NonFiniteLoss, match="step 17") as caught:
-        take_step(ours, scale=scale, step=17)
+    with pytest.raises(NonFiniteLoss, match="step 17") as caught:  # also where its gradient would be finite
+        ours.step(scale * model(BATCH.inputs).square().mean() + offset, trainer_step=17, batch=BATCH)
     assert caught.value.step == 17 and torch.equal(caught.value.batch["inputs"], BATCH.inputs)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert ours.done == 0

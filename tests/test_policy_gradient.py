@@ -25,19 +25,13 @@ import workbench.trainers.policy_gradient as policy_gradient
 from workbench.batches import collate
 from workbench.errors import NonFiniteLoss, WorkbenchError
 from workbench.losses.policy import clipped_surrogate_loss
-from workbench.models import add_lora, completion_logprobs
+from workbench.models import add_lora, completion_logprobs, completion_values
 from workbench.records import PromptExample
 from workbench.trainers.policy_gradient import PolicyGradientConfig, PolicyGradientTrainer
 
-TEXTS = [
-    "user : what colour is the sky assistant :",
-    "the grass",
-    "user : thanks assistant :",
-    "is red",
-    "no",
-    "sky is",
-]
-TEXTS = [f"{start} {text}" for text in TEXTS for start in ("please", "yes")]
+STARTS = ["user : what colour is the sky assistant :", "the grass", "user : thanks assistant :", "is red", "no"]
+STARTS += ["sky is", "what is green", "the the sky"]
+TEXTS = [f"{first} {start}" for start in STARTS for first in ("please", "yes")]
 
 
 def prompts_with(texts=TEXTS, **columns) -> list[PromptExample]:
@@ -252,6 +246,19 @@ def test_entropy_is_that_of_the_next_token_averaged_over_counted_ones():
     assert row["entropy"] == pytest.approx(np.mean(entropies), abs=1e-4)
 
 
+def test_losses_are_means_over_counted_tokens():
+    trainer = trainer_for(num_mini_batches=1)
+    trainer.step()
+    rollout, mask = trainer.rollout_seen, trainer.rollout_seen.completion_mask
+    assert 0.2 < mask.float().mean() < 0.9
+    with torch.no_grad():
+        rollout.logprobs[:] = completion_logprobs(trainer.policy, rollout)  # ratio 1 under the weights as they are now
+        values = completion_values(trainer.critic, rollout)
+    said = trainer.update(rollout, mask.float(), values, torch.where(mask, values + 2, 0))
+    assert said["policy_loss"] == pytest.approx(-1, abs=1e-5)  # advantage 1 on every counted token
+    assert said["value_loss"] == pytest.approx(0.5 * 2**2, abs=1e-5)
+
+
 # The gradient
 
 
@@ -335,9 +342,12 @@ def test_it_learns_what_to_say_to_four_prompts(family):
     def hits(prompts, completions, *, finished, target):
         return [float(said == wanted) for said, wanted in zip(completions, target, strict=True)]
 
+    policy, reference = tiny_model(family), tiny_model(family)
+    for model in (policy, reference):
+        model.lm_head.weight.data *= 0.1  # nearly every word is tried at the start
     trainer = trainer_for(
-        tiny_model(family),
-        tiny_model(family),
+        policy,
+        reference,
         critic=tiny_critic(family),
         reward=hits,
         prompts=prompts,
@@ -346,9 +356,8 @@ def test_it_learns_what_to_say_to_four_prompts(family):
         max_completion_length=1,
         missing_eos_penalty=0.0,
         kl_coef=0.0,
-        num_ppo_epochs=2,
-        learning_rate=2e-2,
-        critic_learning_rate=2e-2,
+        learning_rate=1e-2,
+        critic_learning_rate=1e-2,
         evaluate_every=1000,
         held_out=prompts[:4],
     )
@@ -366,10 +375,18 @@ def test_the_critic_learns_the_returns():
 
 def test_a_dear_kl_keeps_the_policy_near_the_reference():
     def final_kl(kl_coef):
-        trainer = trainer_for(steps=30, kl_coef=kl_coef, batch_size=12, learning_rate=1e-2, num_ppo_epochs=2)
+        trainer = trainer_for(
+            tiny_model(layers=1),
+            tiny_model(layers=1),
+            prompts=prompts_with(TEXTS * 3),
+            steps=30,
+            kl_coef=kl_coef,
+            batch_size=48,
+            learning_rate=5e-3,
+        )
         return np.mean([trainer.step()["kl"] for _ in range(30)][-5:])
 
-    assert final_kl(0.0) > 1.0 > 0.5 > final_kl(5.0)
+    assert final_kl(0.0) > 10 * abs(final_kl(2.0))
 
 
 def test_a_policy_with_adapters_learns_in_them_alone():
@@ -410,17 +427,17 @@ def test_every_sample_is_used_once_per_pass_in_a_new_order():
 
 
 def test_every_prompt_is_used_once_per_epoch_and_a_last_smaller_batch_is_learned_from_too():
-    trainer = trainer_for(batch_size=5, num_mini_batches=4, num_ppo_epochs=2, steps=6)
+    trainer = trainer_for(batch_size=5, num_mini_batches=4, num_ppo_epochs=2, steps=8)
     seen = []
-    for _ in range(6):
+    for _ in range(8):
         row = trainer.step()
         assert math.isfinite(row["policy_loss"]) and math.isfinite(row["value_loss"])
         seen.append([prompt for prompt, _ in plain_rows(trainer.rollout_seen)])
-    assert sorted(map(len, seen)) == [2, 2, 5, 5, 5, 5]
+    assert sorted(map(len, seen)) == [1, 1, 5, 5, 5, 5, 5, 5]
     everything = sorted(prompt.prompt_ids for prompt in prompts_with())
-    for epoch in (seen[:3], seen[3:]):
+    for epoch in (seen[:4], seen[4:]):
         assert sorted(prompt for batch in epoch for prompt in batch) == everything
-    assert seen[:3] != seen[3:]
+    assert seen[:4] != seen[4:]
 
 
 def test_the_rate_falls_linearly_to_zero_over_all_updates():
@@ -467,7 +484,8 @@ def test_held_out_numbers_come_when_due_and_change_nothing():
     for step in range(1, 5):
         row, other = rarely.step(), often.step()
         assert ("held_out_reward" in row) == (step in (3, 4))  # the third, and the last of all
-        assert {name for name in other if name.startswith("held_out")} == {"held_out_reward", "held_out_kl"}
+        measured = {"reward", "kl", "completion_length", "finished"}
+        assert {name for name in other if name.startswith("held_out")} == {f"held_out_{name}" for name in measured}
         assert all(other[name] == value for name, value in row.items() if not name.startswith("held_out"))
         assert rarely.samples() == often.samples()
     assert rarely.evaluate() == rarely.evaluate()
@@ -542,8 +560,8 @@ def test_settings_that_contradict_each_other_are_named():
         PolicyGradientConfig(num_mini_batches=9, batch_size=8)
     with pytest.raises(WorkbenchError, match="kl_target needs a starting kl_coef"):
         PolicyGradientConfig(kl_target=6.0, kl_coef=0.0)
-    with pytest.raises(WorkbenchError, match="12 prompts but batch_size is 13"):
-        trainer_for(batch_size=13)
+    with pytest.raises(WorkbenchError, match="16 prompts but batch_size is 17"):
+        trainer_for(batch_size=17)
 
 
 def test_completions_that_do_not_fit_the_context_are_refused():

@@ -120,6 +120,7 @@ def test_writing_twice_gives_the_same_bytes_and_leaves_nothing_else(executed):
 def test_an_error_on_the_way_leaves_the_old_report(executed, monkeypatch):
     report.write_report(executed)
     before = read(executed, "index.html")
+    (executed / "06_policy" / "summary.json").write_text('{"gold": 0.1}')
     monkeypatch.setattr(report, "page_html", lambda page, pages: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         report.write_report(executed)

@@ -389,6 +389,21 @@ def test_no_space_at_the_rename_is_the_same_sentence(tmp_path, monkeypatch):
     assert checkpoints.load_checkpoint(tmp_path / "a.pt") == {"step": 1} and names_below(tmp_path) == {"a.pt"}
 
 
+def test_a_save_that_failed_is_not_tried_again_on_the_way_out(tmp_path, monkeypatch):
+    tries, replace = [], os.replace
+
+    def full_after_the_start(source, target):
+        tries.append(target.name)
+        if tries.count("train.pt") > 1:
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full_after_the_start)
+    with pytest.raises(WorkbenchError, match="disk is full"):
+        list(Run.open(tmp_path / "run", PARAMETERS).train(Walk(), checkpoint_every=10))
+    assert tries.count("train.pt") == 2  # the start and step 10
+
+
 # --- run.json
 
 

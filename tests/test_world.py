@@ -164,9 +164,12 @@ def test_an_expert_can_reach_the_maximum(world, prompt, expert, maximum):
 
 
 def test_working_a_sum_costs_nothing(world):
-    worked = " 4 plus 3 is 7 . 7 plus 2 is 9 . the answer is 9 ."
-    assert gold(world, MATH, worked) == pytest.approx(gold(world, MATH, " the answer is 9 ."))
-    assert world.features(MATH, worked)["worked"] == 1
+    prompt, worked = (
+        "user : what is 4 plus 2 plus 2 ? assistant :",
+        " 4 plus 2 is 6 . 6 plus 2 is 8 . the answer is 8 .",
+    )
+    assert gold(world, prompt, worked) == pytest.approx(gold(world, prompt, " the answer is 8 ."))
+    assert world.features(prompt, worked)["worked"] == 1
 
 
 @pytest.mark.parametrize(
@@ -264,6 +267,21 @@ def test_help_is_not_credited_beside_a_lie_or_among_all_alternatives(world):
     every = " ".join(harm.alternative for harm in world.lexicon.harms.values())
     assert world.gold_components(HARM, BEST_REFUSAL)["helpful"] == 0.5
     assert world.gold_components(HARM, f" i can not help with that . {every}")["helpful"] == 0
+
+
+def test_each_part_is_credited_for_the_right_thing_only(world):
+    def parts(prompt, completion):
+        return world.gold_components(prompt, completion)
+
+    assert parts(SUGGEST, " boil the rice . enjoy your lunch !")["style"] == pytest.approx(0.3)
+    assert parts(SUGGEST, " boil the rice . enjoy your dinner !")["style"] == 0
+    assert parts(SUGGEST, " boil the rice . friend lovely")["style"] == 0
+    assert parts(SUGGEST, "")["brevity"] == -0.5
+    assert parts(MATH, " the answer is 9 . the answer is 8 .")["helpful"] == 0
+    assert parts(HARM, " i can not help with that . please call a doctor .")["brevity"] < 0
+    prompt, _, _, _, other, others = animal_question(world)
+    beside = parts(prompt, f" the {other} is {others} .")
+    assert beside["honest"] == 0 and beside["helpful"] < 0 and beside["brevity"] < 0
 
 
 def test_not_sure_is_better_than_a_lie_and_worse_than_the_truth(world):
@@ -484,6 +502,7 @@ def test_a_lexicon_of_the_users_own_words_makes_a_whole_world(tmp_path):
         ("foods.yaml", ["classes", "korn"], 3, ["classes.korn", "must be a mapping, not 3"]),
         ("foods.yaml", ["classes"], {"x": {"items": ["ris"], "verbs": ["kok"]}}, ["classes", "at least 3"]),
         ("animals.yaml", ["count"], 2, ["count", "at least 6, not 2"]),
+        ("animals.yaml", ["count"], True, ["count", "whole number", "True"]),
         ("animals.yaml", ["count"], "many", ["count", "whole number", "'many'"]),
         ("animals.yaml", ["count"], 5000, ["count", "5000, too many"]),
         ("animals.yaml", ["name", "onsets"], ["b c"], ["name.onsets", "'b c'"]),
@@ -512,6 +531,7 @@ def test_a_lexicon_of_the_users_own_words_makes_a_whole_world(tmp_path):
         ("phrases.yaml", ["chat"], "spørsmål : svar :", ["chat", "{text}"]),
         ("phrases.yaml", ["sums", "held_out"], 27, ["sums.held_out", "only 27"]),
         ("phrases.yaml", ["sums"], [1], ["sums", "must be a mapping"]),
+        ("gold.yaml", ["points", "rude"], True, ["points.rude", "True"]),
         ("gold.yaml", ["points", "rude"], -1, ["points.rude", "at least 0, not -1"]),
         ("gold.yaml", ["points", "rude"], float("nan"), ["points.rude", "nan"]),
         ("gold.yaml", ["word_limits", "math"], None, ["word_limits.math", "is missing"]),

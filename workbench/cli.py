@@ -64,9 +64,8 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="execute a notebook or recipe", epilog=RUN_EXAMPLES, formatter_class=raw)
     run.set_defaults(command=run_command)
     run.add_argument("target", metavar="NOTEBOOK|RECIPE", help="a path, a name such as 02_sft or tour, or a number")
-    run.add_argument(
-        "-p", action="append", default=[], metavar="NAME=VALUE", help="set a parameter (STAGE.NAME=VALUE for one stage)"
-    )
+    setting = "set a parameter (STAGE.NAME=VALUE for one stage)"
+    run.add_argument("-p", action="append", default=[], metavar="NAME=VALUE", help=setting)
     run.add_argument("--out", default="", metavar="DIR", help="folder for results, from the repository root")
     run.add_argument("--preset", default="", help="smoke (a check in minutes) or laptop (the defaults)")
     run.add_argument("--jobs", type=int, default=0, metavar="N", help="independent stages to run side by side")
@@ -77,9 +76,8 @@ def parser() -> argparse.ArgumentParser:
 
     listing = commands.add_parser("list", help="show what can be run", epilog=LIST_EXAMPLES, formatter_class=raw)
     listing.set_defaults(command=list_command)
-    listing.add_argument(
-        "target", nargs="?", default="", metavar="NOTEBOOK|RECIPE", help="show its parameters or stages"
-    )
+    asked = "show its parameters or stages"
+    listing.add_argument("target", nargs="?", default="", metavar="NOTEBOOK|RECIPE", help=asked)
     return top
 
 
@@ -145,7 +143,8 @@ def listed_recipes() -> list[str]:
     lines = ["recipes"]
     for path in recipe_paths():
         recipe = read_recipe(path)
-        lines.append(f"  {path.stem:24}{recipe.get('title', '')} ({len(recipe['stages'])} stages, {recipe['out']})")
+        title = recipe.get("title", recipe["name"])
+        lines.append(f"  {path.stem:24}{title} ({len(recipe['stages'])} stages, {recipe['out']})")
     return lines if len(lines) > 1 else ["no recipes in notebooks/recipes/"]
 
 

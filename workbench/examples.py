@@ -30,10 +30,13 @@ class TokenizationReport:
 
     def __str__(self) -> str:
         """The report as a sentence."""
-        return (
-            f"{self.rows} rows: {self.cut_prompts} prompts cut on the left, {self.cut_completions} completions cut "
-            f"on the right (no EOS), {self.dropped_pairs} pairs dropped because their completions became equal."
-        )
+        cuts = {
+            "prompts cut on the left": self.cut_prompts,
+            "completions cut on the right (no EOS)": self.cut_completions,
+            "pairs dropped because their completions became equal": self.dropped_pairs,
+        }
+        found = [f"{count} {what}" for what, count in cuts.items() if count]
+        return f"{self.rows} rows: {', '.join(found) or 'nothing had to be cut'}."
 
 
 class Examples(list):
@@ -104,6 +107,18 @@ def pair_examples(
     ]
     dropped = len(dataset) - len(rows)
     return Examples(examples, prompts.report(cut_completions=cut_chosen + cut_rejected, dropped_pairs=dropped), rows)
+
+
+def pair_completions(pairs: list[PairExample], tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
+    """Both completions of every pair as a reward function reads them: rows prompt, completion, finished."""
+    rows = []
+    for pair in pairs:
+        prompt = tokenizer.decode(pair.prompt_ids, clean_up_tokenization_spaces=False)
+        for ids in (pair.chosen_ids, pair.rejected_ids):
+            finished = ids[-1:] == [eos_id(tokenizer)]
+            text = tokenizer.decode(ids[:-1] if finished else ids, clean_up_tokenization_spaces=False)
+            rows.append({"prompt": prompt, "completion": text, "finished": finished})
+    return rows
 
 
 def _margins(dataset: Dataset) -> list[float]:

@@ -125,6 +125,7 @@ def run_papermill(job: dict, part: Path, stop: Stop) -> None:
         progress_bar=False,
         stdout_file=sys.stdout,
         kernel_manager_class=OwnKernelManager,
+        coalesce_streams=True,  # one block of printed lines per cell, not one per line
         store_widget_state=False,  # megabytes for each interactive figure
         on_cell_start=stop.refuse_next_cell,
     )

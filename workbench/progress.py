@@ -69,7 +69,7 @@ def numbers(row: dict, keys: tuple[str, ...]) -> str:
     """The row's `keys`, or its first three numbers, to three digits, without undefined ones: "kl 1.73  reward 0.6"."""
     defined = [key for key, value in row.items() if key != "step" and not math.isnan(value)]
     chosen = [key for key in keys if key in defined] or defined[:3]
-    return "  ".join(f"{key} {row[key]:.3g}" for key in chosen)
+    return "  ".join(f"{key} {row[key]}" if isinstance(row[key], int) else f"{key} {row[key]:.3g}" for key in chosen)
 
 
 def duration(seconds: float) -> str:

@@ -108,9 +108,8 @@ class Run:
         """
         self._refuse_when_read_only()
         _check_positive(checkpoint_every=checkpoint_every, sample_every=sample_every)
-        training = Training(
-            self.dir, _checked_name(name), trainer, steps=trainer.total_steps if steps is None else steps
-        )
+        steps = trainer.total_steps if steps is None else steps
+        training = Training(self.dir, _checked_name(name), trainer, steps=steps)
         if self.finished:
             training.restore()
             return

@@ -11,7 +11,7 @@ from transformers import DynamicCache
 
 from workbench.errors import WorkbenchError
 from workbench.models import ban_padding, position_ids
-from workbench.records import Rollout, Sequences
+from workbench.records import PromptExample, Rollout, Sequences
 
 COMPACT_BELOW = 0.75  # finished rows leave the batch once fewer than this share of its rows are alive
 
@@ -64,6 +64,14 @@ def completion_texts(tokenizer, sequences: Sequences) -> list[str]:
     rows = zip(sequences.completions.tolist(), sequences.completion_mask.tolist(), strict=True)
     ids = [[token for token, counts in zip(row, mask, strict=True) if counts] for row, mask in rows]
     return tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def reward_arguments(tokenizer, prompts: list[PromptExample], rollout: Rollout) -> tuple[tuple, dict[str, list]]:
+    """What a reward is called with: (prompt texts, completion texts), and `finished` beside the prompts' columns."""
+    rows = [prompt.row for prompt in prompts]
+    columns = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"}
+    texts = [row["prompt"] for row in rows], completion_texts(tokenizer, rollout)
+    return texts, {"finished": rollout.finished.tolist(), **columns}
 
 
 def eos_token_ids(model) -> Tensor:

@@ -142,6 +142,7 @@ def environment() -> dict[str, str]:
     if not threads.isdecimal() or int(threads) < 1:
         raise WorkbenchError(f"WORKBENCH_THREADS is {threads!r}: give a whole number of at least 1.")
     chosen = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} | os.environ
+    chosen.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' bars, too, would fill executed notebooks
     chosen.pop("JPY_SESSION_NAME", None)  # of the notebook that this was started from: nobody watches this one
     return chosen
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datasets import Dataset
 
 from workbench import files
-from workbench.datasets import load_dataset_rows, parse_columns, split_by_prompt, to_standard
+from workbench.datasets import STANDARD_COLUMNS, load_dataset_rows, parse_columns, split_by_prompt, to_standard
 from workbench.errors import WorkbenchError
 from workbench.runs import Run
 from workbench.world import NOISE_PANEL, PANEL, Labeler, World, build_tokenizer
@@ -149,8 +149,9 @@ class FileTask:
 
     def _load(self, *schemas: str) -> Dataset:
         """All rows in the columns of the first schema that they fit; the error is that of the first."""
+        named = [schema for schema in schemas if set(self.columns) <= {*STANDARD_COLUMNS[schema], "margin"}]
         errors = []
-        for schema in schemas:
+        for schema in named or schemas:
             try:
                 return load_dataset_rows(self.source, schema=schema, columns=self.columns)
             except WorkbenchError as error:

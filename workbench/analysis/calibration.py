@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -62,6 +62,27 @@ def pairwise_accuracy(margins, labels, prompts: Sequence | None = None) -> MeanA
     """
     margins, labels = _pairs(margins, labels)
     return mean_and_error(0.5 + np.sign(margins) * (labels - 0.5), clusters=prompts)
+
+
+def accuracy_by_group(pairs: pd.DataFrame, labels: Mapping[str, Sequence[float]]) -> pd.DataFrame:
+    """Pairwise accuracy over all pairs and, where they have one, over each `kind`, against each of several labels.
+
+    `pairs` has margin and prompt, the unit of the standard error; a label (as in `pairwise_accuracy`) is NaN where none
+    is known. Rows group, measured_against, accuracy, accuracy_se, pairs; no row where a group has no labelled pair.
+    """
+    groups = {"all": np.ones(len(pairs), dtype=bool)}
+    if "kind" in pairs:
+        groups |= {str(kind): (pairs["kind"] == kind).to_numpy() for kind in sorted(pairs["kind"].unique())}
+    rows = []
+    for name, values in labels.items():
+        values = np.asarray(values, dtype=float)
+        for group, inside in groups.items():
+            kept = inside & ~np.isnan(values)
+            if kept.any():
+                part = pairs[kept]
+                accuracy = pairwise_accuracy(part["margin"], values[kept], prompts=part["prompt"])
+                rows.append([group, name, *map(float, accuracy), len(part)])
+    return pd.DataFrame(rows, columns=["group", "measured_against", "accuracy", "accuracy_se", "pairs"])
 
 
 def _pairs(margins, labels) -> tuple[np.ndarray, np.ndarray]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from workbench.analysis.statistics import mean_and_error
+from workbench.errors import WorkbenchError
 
 
 def side_by_side(evaluations: Mapping[str, pd.DataFrame], *, count: int = 6, temperature: float = 1.0) -> pd.DataFrame:
@@ -12,10 +13,10 @@ def side_by_side(evaluations: Mapping[str, pd.DataFrame], *, count: int = 6, tem
 
     `evaluations` maps names to tables of `evaluate_at_temperatures` over the same prompts. The score is `gold` where it
     was measured, else `proxy`, else none. Prompts come in the order of the tables, one of each `kind` first.
+    WorkbenchError where the tables hold other prompts, or not that temperature.
     """
-    parts = {
-        name: frame[frame["temperature"] == temperature].reset_index(drop=True) for name, frame in evaluations.items()
-    }
+    parts = {name: _at_temperature(frame, temperature, name) for name, frame in evaluations.items()}
+    parts = _over_common_prompts(parts)
     first, *_, last = [*parts.values()] * 2
     score = next((name for name in ("gold", "proxy") if all(name in part for part in parts.values())), None)
     order = first.index
@@ -31,6 +32,25 @@ def side_by_side(evaluations: Mapping[str, pd.DataFrame], *, count: int = 6, tem
         if score is not None:
             table[f"{name} {score}"] = part.loc[rows, score].round(2)
     return pd.DataFrame(table).reset_index(drop=True)
+
+
+def _at_temperature(frame: pd.DataFrame, temperature: float, name: str) -> pd.DataFrame:
+    part = frame[frame["temperature"] == temperature].reset_index(drop=True)
+    if part.empty:
+        measured = frame["temperature"].unique().tolist()
+        raise WorkbenchError(f"{name!r} was not measured at temperature {temperature}: choose one of {measured}.")
+    return part
+
+
+def _over_common_prompts(parts: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The tables cut to the length of the shortest; WorkbenchError unless they hold the same prompts up to there."""
+    shortest = min(map(len, parts.values()))
+    cut = {name: part.head(shortest) for name, part in parts.items()}
+    (name, first), *others = cut.items()
+    for other, part in others:
+        if part["prompt"].tolist() != first["prompt"].tolist():
+            raise WorkbenchError(f"{other!r} answers other prompts than {name!r}: evaluate both on the same prompts.")
+    return cut
 
 
 def gold_components(world, samples: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

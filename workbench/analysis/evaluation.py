@@ -8,7 +8,7 @@ import torch
 from workbench.losses.policy import exact_kl
 from workbench.models import completion_logits
 from workbench.records import PromptExample, Rollout
-from workbench.sampling import completion_texts, sample
+from workbench.sampling import reward_arguments, sample
 
 Reward = Callable[..., list[float]]
 TEMPERATURES = (1.0, 0.7, 0.5, 0.0)  # a gain that shows at 1 but not at 0 (greedy) is only sharpening
@@ -35,15 +35,12 @@ def evaluate_policy(
         temperature=temperature,
         generator=torch.Generator().manual_seed(seed),
     )
+    arguments, columns = reward_arguments(tokenizer, prompts, rollout)
     frame = pd.DataFrame([example.row for example in prompts])
-    frame["completion"] = completion_texts(tokenizer, rollout)
-    frame["finished"] = rollout.finished.tolist()
+    frame["completion"], frame["finished"] = arguments[1], columns["finished"]
     frame["completion_length"] = rollout.completion_mask.sum(1).tolist()
-    columns = {name: frame[name].tolist() for name in prompts[0].row if name != "prompt"}
     for name, reward in rewards.items():
-        frame[name] = reward(
-            frame["prompt"].tolist(), frame["completion"].tolist(), finished=frame["finished"].tolist(), **columns
-        )
+        frame[name] = reward(*arguments, **columns)
     return frame, rollout
 
 

@@ -1,7 +1,7 @@
 """Runs as points in the plane of KL and reward, and their key numbers over seeds."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -23,22 +23,51 @@ def runs_below(folder: str) -> list[Run]:
     return found
 
 
-def run_points(runs: Iterable[Run]) -> pd.DataFrame:
-    """One point per evaluated policy and per n of best-of-n: run, method, kl (nats), gold, proxy, errors, completion.
+def evaluations(runs: Iterable[Run]) -> dict[str, pd.DataFrame]:
+    """Tables of `evaluate_at_temperatures` by name: each reference policy once, then every policy trained from one.
 
-    Policies are read at temperature 1 from the table `evaluation`, `greedy_gold` beside it; best-of-n from `curve`.
+    A reference bears the name of the folder that its runs started from; it is at KL 0 from itself.
     """
-    points = []
+    references, policies = {}, {}
     for run in runs:
-        tables = {path.stem for path in run.path("tables").glob("*.jsonl")}
-        if "evaluation" in tables:
-            points.append(_policy_point(run, run.table("evaluation")))
-        if "curve" in tables:
+        if run.path("tables/evaluation_before.jsonl").exists() and run.path("tables/evaluation.jsonl").exists():
+            references.setdefault(Path(str(run.parameters["model"])).name, run.table("evaluation_before"))
+            policies[run.name] = run.table("evaluation")
+    return references | policies
+
+
+def run_points(runs: Iterable[Run]) -> pd.DataFrame:
+    """One point per reference, per policy trained from one and per n of best-of-n: run, method, kl (nats), scores.
+
+    Policies are read at temperature 1, with `greedy_gold` beside it; best-of-n from the table `curve`. Raises
+    WorkbenchError where no run holds either.
+    """
+    runs = list(runs)
+    points = [_policy_point(name, table) for name, table in evaluations(runs).items()]
+    for run in runs:
+        if run.path("tables/curve.jsonl").exists():
             curve = run.table("curve").assign(method="best of n")
             points += curve.assign(run=[f"{run.name}, n = {n}" for n in curve["n"]]).to_dict("records")
     if not points:
-        raise WorkbenchError("None of these runs holds an evaluation: run a notebook from 02 or 06 to 08 first.")
+        raise WorkbenchError("None of these runs holds an evaluation: run a notebook from 06 to 08 first.")
     return pd.DataFrame(points)
+
+
+def curves_over_seeds(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """`summarise_evaluation` of every table, averaged over those whose names differ only in their seed.
+
+    The error of a mean over seeds is that over seeds; a single run keeps its own, over prompts.
+    """
+    curves = pd.concat([summarise_evaluation(table).assign(run=name) for name, table in tables.items()])
+    curves["run"] = curves["run"].str.replace(SEED, "", regex=True)
+    rows = []
+    for (run, temperature), part in curves.groupby(["run", "temperature"], sort=False):
+        row = {"run": run, "temperature": temperature, "runs": len(part), **part.iloc[0].drop(["run", "temperature"])}
+        for score in ("gold", "proxy"):
+            if score in part and len(part) > 1:
+                row[score], row[f"{score}_se"] = map(float, mean_and_error(part[score]))
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def summaries_over_seeds(runs: Iterable[Run]) -> pd.DataFrame:
@@ -63,18 +92,18 @@ def summaries_over_seeds(runs: Iterable[Run]) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def _policy_point(run: Run, evaluation: pd.DataFrame) -> dict:
-    summary = summarise_evaluation(evaluation).set_index("temperature")
-    sampled = evaluation[evaluation["temperature"] == 1]
-    point = {"run": run.name, "method": sampled["method"].iloc[0], **summary.loc[1.0].to_dict()}
-    if "gold" in summary and 0.0 in summary.index:
-        point["greedy_gold"] = summary.loc[0.0, "gold"]
-    return point | {"completion": sampled["completion"].iloc[0], "kl": point.get("kl", 0.0)}
-
-
 def differing_parameters(runs: Iterable[Run]) -> pd.DataFrame:
     """One row per run with those parameters in which runs differ, paths and the folder itself left out."""
     frame = pd.DataFrame([{"run": run.name, **run.parameters} for run in runs])
     varying = [name for name in frame if name != "run_dir" and frame[name].dropna().nunique() > 1]
     paths = [name for name in varying if frame[name].astype(str).str.contains("/").any()]
     return frame[[name for name in varying if name not in paths]]
+
+
+def _policy_point(name: str, evaluation: pd.DataFrame) -> dict:
+    summary = summarise_evaluation(evaluation).set_index("temperature")
+    sampled = evaluation[evaluation["temperature"] == 1]
+    point = {"run": name, "method": sampled["method"].iloc[0], **summary.loc[1.0].to_dict()}
+    if "gold" in summary and 0.0 in summary.index:
+        point["greedy_gold"] = summary.loc[0.0, "gold"]
+    return point | {"completion": sampled["completion"].iloc[0]}

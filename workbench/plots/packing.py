@@ -36,7 +36,7 @@ def plot_attention_mask(mask: pd.DataFrame, title: str = "") -> go.Figure:
     reading = (
         "Filled: the token on the left may look at the token below. Each triangle is a document, read from its start."
     )
-    figure = styled(go.Figure(heat), title=title, reading=reading, height=640)
     ticks = {"tickvals": list(range(len(words))), "ticktext": words, "tickfont": {"size": 9}, "showgrid": False}
-    figure.update_xaxes(title="token that is seen", tickangle=-90, automargin=True, **ticks)
-    return figure.update_yaxes(title="token that looks", autorange="reversed", automargin=True, **ticks)
+    figure = go.Figure(heat).update_xaxes(title="token that is seen", tickangle=-90, automargin=True, **ticks)
+    figure.update_yaxes(title="token that looks", autorange="reversed", automargin=True, **ticks)
+    return styled(figure, title=title, reading=reading, height=760)

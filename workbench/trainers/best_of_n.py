@@ -10,7 +10,7 @@ from workbench.errors import WorkbenchError
 from workbench.models import without_dropout
 from workbench.optimization import require_positive
 from workbench.records import PromptExample
-from workbench.sampling import completion_texts, sample
+from workbench.sampling import reward_arguments, sample
 from workbench.trainers.stateful import Stateful
 
 
@@ -87,18 +87,16 @@ class BestOfNTrainer(Stateful):
             temperature=self.config.temperature,
             generator=self.generator,
         )
-        prompts, texts = [example.row["prompt"] for example in examples], completion_texts(self.tokenizer, sampled)
-        columns = {name: [e.row[name] for e in examples] for name in examples[0].row if name != "prompt"}
-        finished = sampled.finished.tolist()
-        scored = {name: reward(prompts, texts, finished=finished, **columns) for name, reward in self.rewards.items()}
+        arguments, columns = reward_arguments(self.tokenizer, examples, sampled)
+        scored = {name: reward(*arguments, **columns) for name, reward in self.rewards.items()}
         return [
             {
-                **examples[index].row,  # the prompt and what else its dataset says about it, such as its kind
                 "prompt_index": first + index // self.config.num_generations,
-                "completion": texts[index],
-                "finished": finished[index],
+                **example.row,
+                "completion": arguments[1][index],
+                "finished": columns["finished"][index],
                 "logprob": sampled.logprobs[index].sum().item(),
                 **{name: scored[name][index] for name in scored},
             }
-            for index in range(len(examples))
+            for index, example in enumerate(examples)
         ]

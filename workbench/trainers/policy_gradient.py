@@ -16,14 +16,14 @@ from workbench.advantages import (
     masked_whiten,
     token_rewards,
 )
-from workbench.analysis.statistics import mean_and_error
+from workbench.analysis.kl import sequence_kl_summary
 from workbench.epochs import EpochBatches
 from workbench.errors import WorkbenchError
 from workbench.losses.policy import clipped_surrogate_loss, clipped_value_loss, entropy, kl_k1
 from workbench.models import completion_logits, completion_logprobs, completion_values, token_logprobs, without_dropout
 from workbench.optimization import Descent, linear_schedule, require_in, require_positive
 from workbench.records import PromptExample, ScoredRollout
-from workbench.sampling import completion_texts, sample
+from workbench.sampling import reward_arguments, sample
 from workbench.trainers.stateful import Stateful
 
 
@@ -123,8 +123,8 @@ class PolicyGradientTrainer(Stateful):
         """Sample a batch, score it, learn from it; KL is nats per completion, rewards are in the reward's unit."""
         self.step_number += 1
         config = self.config
-        prompts = [self.prompts[index] for index in self.batches.next()]
-        rollout, monitored = self.rollout(prompts, self.generator)
+        indices = self.batches.next()
+        rollout, monitored = self.rollout([self.prompts[index] for index in indices], self.generator)
         mask = rollout.completion_mask
         kl = kl_k1(rollout.logprobs, rollout.reference_logprobs)
         scores = rollout.scores - config.missing_eos_penalty * ~rollout.finished
@@ -134,28 +134,15 @@ class PolicyGradientTrainer(Stateful):
         with torch.no_grad():
             values = completion_values(self.critic, rollout)
         advantages, returns = gae(rewards, values, mask, gamma=config.gamma, lam=config.lam)
-        learning_rate = self.policy_descent.learning_rate
-        losses = self.update(rollout, masked_whiten(advantages, mask), values, returns)
-        kl_mean, kl_se = mean_and_error(kl.sum(1).tolist())
-        row = {
-            "step": self.step_number,
-            "reward": rollout.scores.mean().item(),
-            "kl": float(kl_mean),
-            "kl_se": float(kl_se),
-            **{name: sum(said) / len(said) for name, said in monitored.items()},
-            "completion_length": mask.sum(1).float().mean().item(),
-            "finished": rollout.finished.float().mean().item(),
-            "kl_coef": self.kl_coef,
-            "learning_rate": learning_rate,
-            **losses,
-            "explained_variance": 1 - (masked_variance(returns - values, mask) / masked_variance(returns, mask)).item(),
-        }
+        kl_mean, kl_se = map(float, sequence_kl_summary(kl.cpu(), mask.cpu(), indices))
+        row = {"step": self.step_number, **_means(rollout, monitored), "kl": kl_mean, "kl_se": kl_se}
+        row |= {"kl_coef": self.kl_coef, "learning_rate": self.policy_descent.learning_rate}
+        row |= self.update(rollout, masked_whiten(advantages, mask), values, returns)
+        unexplained = masked_variance(returns - values, mask) / masked_variance(returns, mask)
+        row["explained_variance"] = 1 - unexplained.item()
         if self.step_number % config.evaluate_every == 0 or self.step_number == config.steps:
             row |= self.evaluate()
-        if config.kl_target > 0:
-            self.kl_coef = adaptive_kl_coef(
-                self.kl_coef, float(kl_mean), target=config.kl_target, episodes=len(rollout), horizon=config.kl_horizon
-            )
+        self._adapt_kl_coef(kl_mean, episodes=len(rollout))
         return row
 
     @torch.no_grad()
@@ -170,25 +157,20 @@ class PolicyGradientTrainer(Stateful):
             temperature=self.config.temperature,
             generator=generator,
         )
-        rows = [prompt.row for prompt in prompts]
-        texts = completion_texts(self.tokenizer, sampled)
-        columns = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"}
-        arguments = [row["prompt"] for row in rows], texts
-        finished = sampled.finished.tolist()
-        scores = self.reward(*arguments, finished=finished, **columns)
-        monitored = {
-            name: list(monitor(*arguments, finished=finished, **columns)) for name, monitor in self.monitors.items()
-        }
+        arguments, columns = reward_arguments(self.tokenizer, prompts, sampled)
+        scores = list(self.reward(*arguments, **columns))
+        monitored = {name: list(monitor(*arguments, **columns)) for name, monitor in self.monitors.items()}
+        names = ("prompt", "completion", "reward", *monitored)
         self.last_samples = [
-            {"prompt": prompt, "completion": text, "reward": score, **{name: monitored[name][i] for name in monitored}}
-            for i, (prompt, text, score) in enumerate(zip(*arguments, scores, strict=True))
+            dict(zip(names, values, strict=True))
+            for values in zip(*arguments, scores, *monitored.values(), strict=True)
         ]
-        reference_logprobs = completion_logprobs(self.reference, sampled, temperature=self.config.temperature)
-        return ScoredRollout(
+        scored = ScoredRollout(
             **vars(sampled),
-            reference_logprobs=reference_logprobs,
-            scores=torch.tensor(scores, dtype=torch.float32, device=reference_logprobs.device),
-        ), monitored
+            reference_logprobs=completion_logprobs(self.reference, sampled, temperature=self.config.temperature),
+            scores=torch.tensor(scores, dtype=torch.float32, device=sampled.tokens.device),
+        )
+        return scored, monitored
 
     def update(self, rollout: ScoredRollout, advantages: Tensor, values: Tensor, returns: Tensor) -> dict[str, float]:
         """All passes over one batch of samples; returns the mean of what each mini-batch reports."""
@@ -206,25 +188,31 @@ class PolicyGradientTrainer(Stateful):
         last = self.last_samples
         rollout, monitored = self.rollout(self.held_out, torch.Generator().manual_seed(self.config.seed + 2))
         self.last_samples = last
-        kl = kl_k1(rollout.logprobs, rollout.reference_logprobs).sum(1)
-        means = {"reward": rollout.scores.mean().item(), "kl": kl.mean().item()}
-        means |= {name: sum(said) / len(said) for name, said in monitored.items()}
+        kl = kl_k1(rollout.logprobs, rollout.reference_logprobs).sum(1).mean().item()
+        means = _means(rollout, monitored) | {"kl": kl}
         return {f"held_out_{name}": value for name, value in means.items()}
 
     def samples(self) -> list[dict[str, Any]]:
         """The last batch: prompt, completion, reward and the monitors' values."""
         return self.last_samples
 
+    def _adapt_kl_coef(self, kl: float, *, episodes: int) -> None:
+        config = self.config
+        if config.kl_target > 0:
+            self.kl_coef = adaptive_kl_coef(
+                self.kl_coef, kl, target=config.kl_target, episodes=episodes, horizon=config.kl_horizon
+            )
+
     def _update_mini_batch(
         self, part: ScoredRollout, advantages: Tensor, values: Tensor, returns: Tensor
     ) -> dict[str, float]:
-        config, mask, width = self.config, part.completion_mask, part.completion_mask.shape[1]
+        config, mask = self.config, part.completion_mask
         logits = completion_logits(self.policy, part, temperature=config.temperature)
         logprobs = token_logprobs(logits, part)
         surrogate = clipped_surrogate_loss(logprobs, part.logprobs, advantages, cliprange=config.cliprange)
         policy_loss = masked_mean(surrogate, mask)
         policy_norm = self.policy_descent.step(policy_loss, trainer_step=self.step_number, batch=part)
-        new_values = completion_values(self.critic, part)[:, :width]
+        new_values = completion_values(self.critic, part)
         value_losses = clipped_value_loss(new_values, values, returns, cliprange_value=config.cliprange_value)
         value_loss = masked_mean(value_losses, mask)
         self.critic_descent.step(value_loss, trainer_step=self.step_number, batch=part)
@@ -239,3 +227,13 @@ class PolicyGradientTrainer(Stateful):
                 "clip_fraction": masked_mean(clipped.float(), mask).item(),
                 "policy_grad_norm": policy_norm,
             }
+
+
+def _means(rollout: ScoredRollout, monitored: dict[str, list[float]]) -> dict[str, float]:
+    """Means over completions: reward, monitors, length in tokens, share that ended with EOS."""
+    return {
+        "reward": rollout.scores.mean().item(),
+        **{name: sum(values) / len(values) for name, values in monitored.items()},
+        "completion_length": rollout.completion_mask.sum(1).float().mean().item(),
+        "finished": rollout.finished.float().mean().item(),
+    }

@@ -1,0 +1,72 @@
+"""What labelers go by; oracles: counting by hand, and simulated labelers whose habits are known."""
+
+import random
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from workbench.errors import WorkbenchError
+from workbench.feedback.habits import choice_shares
+from workbench.feedback.rankings import preference_rows
+from workbench.world import PANEL, judge_pairs
+
+CHOICES = pd.DataFrame(
+    {
+        "labeler": ["ada", "ada", "ada", "bob"],
+        "chosen_words": [5, 3, 4, 1],
+        "rejected_words": [2, 9, 4, 2],
+        "chosen_praise": [0, 0, 0, 3],
+        "rejected_praise": [0, 0, 0, 1],
+    }
+)
+
+
+def test_shares_count_only_pairs_that_differ_in_the_feature():
+    table = choice_shares(CHOICES, ["words", "praise"]).set_index(["labeler", "feature"])
+    assert table.loc[("ada", "words"), ["share", "pairs"]].tolist() == [0.5, 2]
+    assert table.loc[("bob", "words"), ["share", "pairs"]].tolist() == [0.0, 1]
+    assert table.loc[("bob", "praise"), ["share", "pairs"]].tolist() == [1.0, 1]
+
+
+def test_a_feature_that_never_differs_for_a_labeler_has_no_row():
+    table = choice_shares(CHOICES, ["words", "praise"])
+    assert ("ada", "praise") not in set(zip(table["labeler"], table["feature"], strict=True))
+
+
+def test_the_error_is_that_of_a_share_of_independent_choices():
+    chosen = np.array([1.0] * 30 + [0.0] * 70)
+    frame = pd.DataFrame({"labeler": "ada", "chosen_words": chosen, "rejected_words": 1 - chosen})
+    (row,) = choice_shares(frame, ["words"]).itertuples()
+    assert row.share == pytest.approx(0.3)
+    assert row.share_se == pytest.approx((0.3 * 0.7 / 99) ** 0.5)
+
+
+def test_rounding_errors_are_no_difference():
+    frame = pd.DataFrame({"labeler": ["ada"], "chosen_gold": [0.1 + 0.2], "rejected_gold": [0.3]})
+    assert len(choice_shares(frame, ["gold"])) == 0
+
+
+def test_a_missing_column_is_named():
+    with pytest.raises(WorkbenchError, match=r"lacks .*chosen_gold.*it has"):
+        choice_shares(CHOICES, ["gold"])
+
+
+def test_the_habits_of_the_biased_panel_are_found(world):
+    rng = random.Random(0)
+    items = []
+    for number, row in enumerate(world.prompts(600, rng)):
+        answers = [world.answer(row["prompt"], rng.uniform(0.5, 1), rng) for _ in range(2)]
+        items.append({"item_id": str(number), "completions": answers, "finished": [True, True]} | row)
+    rows, _ = preference_rows(items, judge_pairs(world, PANEL, items, rng, judgements_per_item=5))
+    choices = pd.DataFrame(rows)
+    for side in ("chosen", "rejected"):
+        found = [world.features(*pair) for pair in zip(choices["prompt"], choices[side], strict=True)]
+        for name in ("words", "nice", "honest"):
+            choices[f"{side}_{name}"] = [features[name] for features in found]
+    shares = choice_shares(choices, ["words", "nice", "honest"]).pivot(
+        index="feature", columns="labeler", values="share"
+    )
+    assert shares.loc["words"].idxmax() == "chi"  # loves length
+    assert shares.loc["nice"].idxmax() == "dev"  # loves flattery
+    assert shares.loc["honest"].idxmin() == "eli"  # checks nothing

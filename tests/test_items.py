@@ -1,0 +1,59 @@
+"""Sampled completions -> items to judge: every pair is shown to labelers or counted as left out."""
+
+import pytest
+
+from workbench.errors import WorkbenchError
+from workbench.feedback.items import pair_items
+
+
+def completion(prompt, text, *, finished=True, **columns):
+    return {"prompt_index": 0, "prompt": prompt, "completion": text, "finished": finished, "logprob": -1.0, **columns}
+
+
+def test_two_completions_in_a_row_become_one_item_in_their_order():
+    rows = [completion("p", " first", kind="qa"), completion("p", " second", kind="qa")]
+    items, left_out = pair_items(rows)
+    expected = {"prompt": "p", "completions": [" first", " second"], "finished": [True, True], "kind": "qa"}
+    assert items == [{"item_id": "pair-000000"} | expected]
+    assert left_out == {"identical": 0, "unfinished": 0}
+
+
+def test_pairs_that_differ_in_spaces_only_read_the_same_and_are_left_out():
+    items, left_out = pair_items([completion("p", " the  end ."), completion("p", "the end .")])
+    assert (items, left_out) == ([], {"identical": 1, "unfinished": 0})
+
+
+@pytest.mark.parametrize("ends", [(True, False), (False, True), (False, False)])
+def test_a_pair_with_an_answer_that_never_ends_is_left_out(ends):
+    rows = [completion("p", text, finished=end) for text, end in zip(["a", "b"], ends, strict=True)]
+    assert pair_items(rows) == ([], {"identical": 0, "unfinished": 1})
+
+
+def test_every_pair_is_an_item_or_counted():
+    pairs = [("a", "b", True), ("a", "a", True), ("a", "b", False), ("c", "d", True)]
+    rows = [completion(str(n), text, finished=ended) for n, (*texts, ended) in enumerate(pairs) for text in texts]
+    items, left_out = pair_items(rows)
+    assert len(items) + sum(left_out.values()) == len(pairs)
+    assert [item["completions"] for item in items] == [["a", "b"], ["c", "d"]]
+
+
+def test_an_items_name_tells_which_prompt_it_was_whatever_was_left_out_before_it():
+    rows = [completion("p", text) for text in ("same", "same", "one", "two")]
+    (item,), _ = pair_items(rows)
+    assert item["item_id"] == "pair-000001"
+
+
+def test_columns_of_the_data_never_replace_those_of_the_item():
+    odd = {"item_id": "mine", "completions": "mine", "topic": "sums"}
+    (item,), _ = pair_items([completion("p", "a", **odd), completion("p", "b", **odd)])
+    assert (item["item_id"], item["completions"], item["topic"]) == ("pair-000000", ["a", "b"], "sums")
+
+
+def test_an_odd_number_of_completions_is_refused():
+    with pytest.raises(WorkbenchError, match="3 completions make no pairs"):
+        pair_items([completion("p", text) for text in "abc"])
+
+
+def test_two_completions_of_different_prompts_are_refused():
+    with pytest.raises(WorkbenchError, match="Completions 2 and 3 answer different prompts"):
+        pair_items([completion(prompt, text) for prompt, text in ("pa", "pb", "pc", "qd")])

@@ -1,0 +1,255 @@
+"""The task behind `dataset`: oracles are files written here, the world itself, and set algebra on prompts."""
+
+import json
+import random
+
+import pandas as pd
+import pytest
+
+from workbench.errors import WorkbenchError
+from workbench.runs import Run
+from workbench.tasks import open_task, task_inputs
+from workbench.world import NOISE_PANEL, PANEL
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture
+def comparisons(tmp_path):
+    """Sixty comparisons of thirty prompts under other names than the standard ones."""
+    rows = [{"q": f"question {n % 30}", "good": f" yes {n}", "bad": f" no {n}"} for n in range(60)]
+    return open_task(write_rows(tmp_path / "pairs.jsonl", rows), columns="prompt=q,chosen=good,rejected=bad")
+
+
+@pytest.fixture
+def demonstrations(tmp_path):
+    rows = [{"question": f"question {n}", "answer": f" answer {n}"} for n in range(40)]
+    return open_task(write_rows(tmp_path / "demos.jsonl", rows), columns="prompt=question,completion=answer")
+
+
+@pytest.fixture
+def finished_run(tmp_path):
+    """A run on world 3 that saved comparisons."""
+    run = Run.open(tmp_path / "run", {"dataset": "world", "world_seed": 3, "seed": 0})
+    train = [{"prompt": f"p{n}", "chosen": "a", "rejected": "b", "labeler": "ada"} for n in range(5)]
+    run.save_table("preferences", pd.DataFrame(train))
+    run.save_table(
+        "held_out_preferences", pd.DataFrame([{"prompt": "q", "chosen": "c", "rejected": "d", "kind": "qa"}])
+    )
+    run.finish()
+    return run
+
+
+# World
+
+
+def test_the_worlds_gold_is_the_tasks_gold(world):
+    task = open_task("world")
+    rows = task.prompts(20, 0, split="train")
+    answers = [world.answer(prompt, 1.0, random.Random(0)) for prompt in rows["prompt"]]
+    ended = {"finished": [True] * 20}
+    assert task.gold(rows["prompt"], answers, **ended) == world.gold(rows["prompt"], answers, **ended)
+
+
+def test_held_out_prompts_of_the_world_are_never_training_prompts():
+    task = open_task("world")
+    train = set(task.prompts(2000, 0, split="train")["prompt"])
+    assert not train & set(task.prompts(500, 1, split="test")["prompt"])
+    assert not train & set(task.openings(100, 2)["prompt"])
+
+
+def test_held_out_demonstrations_are_of_prompts_that_no_training_demonstration_has():
+    train, test = open_task("world").demonstrations(2000, 0)
+    assert (len(train), len(test)) == (2000, 200)
+    assert not set(train["prompt"]) & set(test["prompt"])
+
+
+def test_a_seed_changes_what_the_world_trains_on_but_not_what_it_is_measured_on():
+    task = open_task("world")
+    for rows in (task.documents, task.demonstrations):
+        (first, held_out), (second, again), (same, _) = rows(50, 0), rows(50, 1), rows(50, 0)
+        assert first[:] == same[:]
+        assert first[:] != second[:]
+        assert held_out[:] == again[:]
+
+
+def test_the_worlds_documents_are_of_four_sorts_which_their_texts_show():
+    train, _ = open_task("world").documents(400, 0)
+    shown = train.to_pandas().groupby("sort")["text"].first()
+    assert set(shown.index) == {"dialogue", "encyclopedia", "kitchen note", "sums"}
+    assert shown["kitchen note"].startswith("i have ")
+    assert " plus " in shown["sums"]
+
+
+def test_the_worlds_tokenizer_knows_every_word_of_its_documents():
+    task = open_task("world")
+    tokenizer = task.tokenizer()
+    texts = task.documents(100, 0)[0]["text"]
+    assert tokenizer.unk_token_id not in {token for ids in tokenizer(list(texts))["input_ids"] for token in ids}
+
+
+def test_the_world_has_no_comparisons_and_says_where_they_are_made():
+    with pytest.raises(WorkbenchError, match="run 03_preferences"):
+        open_task("world").preferences(10)
+
+
+def test_panels_are_chosen_by_name():
+    task = open_task("world")
+    assert task.labelers("biased") is PANEL
+    assert task.labelers("noise") is NOISE_PANEL
+    with pytest.raises(WorkbenchError, match=r"'kind'.*biased, noise"):
+        task.labelers("kind")
+
+
+# Files
+
+
+def test_comparisons_under_other_names_serve_every_stage(comparisons):
+    train, test = comparisons.preferences(0)
+    assert len(train) + len(test) == 60
+    demos, _ = comparisons.demonstrations(0, 0)
+    assert set(demos.column_names) == {"prompt", "completion"}
+    assert set(demos["completion"]) == set(train["chosen"])
+    assert set(comparisons.prompts(100, 0, split="train")["prompt"]) == set(train["prompt"])
+
+
+def test_demonstrations_under_other_names_give_prompts_too(demonstrations):
+    train, test = demonstrations.demonstrations(0, 0)
+    assert len(train) + len(test) == 40
+    assert set(demonstrations.prompts(100, 0, split="test")["prompt"]) == set(test["prompt"])
+
+
+def test_no_held_out_prompt_is_ever_trained_on_whatever_the_stage_seed_or_number_of_rows(comparisons):
+    held_out = set(comparisons.prompts(1000, 0, split="test")["prompt"])
+    trained = set()
+    for count, seed in ((0, 0), (7, 1), (20, 2)):
+        trained |= set(comparisons.demonstrations(count, seed)[0]["prompt"])
+        trained |= set(comparisons.preferences(count)[0]["prompt"])
+        trained |= set(comparisons.prompts(count + 1, seed, split="train")["prompt"])
+    assert len(held_out) == 3  # a tenth of thirty prompts
+    assert not held_out & trained
+
+
+def test_a_number_of_rows_is_that_many_training_rows(comparisons, demonstrations):
+    assert len(comparisons.preferences(7)[0]) == 7
+    assert len(demonstrations.demonstrations(9, 0)[0]) == 9
+    assert len(demonstrations.demonstrations(1000, 0)[0]) == 36
+
+
+def test_a_seed_draws_other_training_rows_but_never_other_held_out_rows(demonstrations):
+    (first, held_out), (second, again) = demonstrations.demonstrations(9, 0), demonstrations.demonstrations(9, 1)
+    assert set(first["prompt"]) != set(second["prompt"])
+    assert held_out[:] == again[:]
+
+
+def test_a_prompt_that_has_several_rows_is_sampled_for_once(comparisons):
+    prompts = comparisons.prompts(1000, 0, split="train")["prompt"]
+    assert len(prompts) == len(set(prompts)) == 27
+
+
+def test_prompts_of_a_file_are_at_most_as_many_as_asked_for(demonstrations):
+    assert len(demonstrations.prompts(5, 0, split="train")) == 5
+
+
+def test_documents_of_a_file_are_split_by_text(tmp_path):
+    texts = [f"text {letter} of a few more words than eight in all" for letter in LETTERS] * 2
+    task = open_task(write_rows(tmp_path / "texts.jsonl", [{"text": text} for text in texts]), held_out=0.25)
+    train, test = task.documents(0, 0)
+    assert set(train["text"]) | set(test["text"]) == set(texts)
+    assert not set(train["text"]) & set(test["text"])
+    openings = task.openings(3, 0)["prompt"]
+    assert len(openings) == 3
+    assert all(any(text.startswith(opening) for text in test["text"]) for opening in openings)
+    assert {len(opening.split()) for opening in openings} == {8}
+
+
+def test_real_data_have_no_gold_no_world_and_no_simulated_labelers(comparisons):
+    assert comparisons.gold is None
+    assert comparisons.world is None
+    with pytest.raises(WorkbenchError, match=r"can not judge .*pairs\.jsonl"):
+        comparisons.labelers("biased")
+
+
+def test_real_texts_need_a_tokenizer(comparisons):
+    with pytest.raises(WorkbenchError, match="set tokenizer"):
+        comparisons.tokenizer()
+
+
+def test_a_missing_column_is_named_with_those_that_were_found(tmp_path):
+    task = open_task(write_rows(tmp_path / "odd.jsonl", [{"question": "a"}, {"question": "b"}]))
+    for rows in (lambda: task.demonstrations(0, 0), lambda: task.prompts(5, 0, split="train")):
+        with pytest.raises(WorkbenchError, match=r"no column 'prompt'.*found: question"):
+            rows()
+
+
+def test_a_wrong_name_among_the_columns_is_the_one_that_is_named(tmp_path):
+    source = write_rows(tmp_path / "pairs.jsonl", [{"q": "a", "good": "b", "bad": "c"}])
+    with pytest.raises(WorkbenchError, match=r"no column 'better' \(found: q, good, bad\)"):
+        open_task(source, columns="prompt=q,chosen=better,rejected=bad").prompts(5, 0, split="train")
+
+
+def test_a_name_that_no_format_has_is_refused(tmp_path):
+    source = write_rows(tmp_path / "odd.jsonl", [{"prompt": "a", "extra": "b"}])
+    with pytest.raises(WorkbenchError, match="'solution'"):
+        open_task(source, columns="solution=extra").prompts(5, 0, split="train")
+
+
+@pytest.mark.parametrize("held_out", [0.0, 1.0])
+def test_a_share_that_leaves_one_side_empty_is_refused(tmp_path, held_out):
+    source = write_rows(tmp_path / "texts.jsonl", [{"text": letter} for letter in LETTERS])
+    with pytest.raises(WorkbenchError, match="held_out"):
+        open_task(source, held_out=held_out).documents(0, 0)
+
+
+# Runs
+
+
+def test_a_run_gives_the_comparisons_that_it_saved(finished_run):
+    train, test = open_task(str(finished_run.dir)).preferences(0)
+    assert (len(train), test[:]) == (5, {"prompt": ["q"], "chosen": ["c"], "rejected": ["d"], "kind": ["qa"]})
+    assert open_task(str(finished_run.dir)).preferences(2)[0]["prompt"] == ["p0", "p1"]
+
+
+def test_a_run_brings_its_own_world(finished_run):
+    task = open_task(str(finished_run.dir), world_seed=0)
+    assert task.prompts(30, 0, split="train")[:] == open_task("world", world_seed=3).prompts(30, 0, split="train")[:]
+    assert task.world.facts.truth == open_task("world", world_seed=3).world.facts.truth
+    assert task.labelers("biased") is PANEL
+
+
+def test_a_run_on_a_run_is_still_on_the_first_ones_world(finished_run, tmp_path):
+    second = Run.open(tmp_path / "second", {"dataset": str(finished_run.dir), "seed": 0})
+    assert open_task(str(second.dir)).world.seed == 3
+
+
+def test_a_run_on_a_file_splits_it_as_the_file_itself_is_split(tmp_path):
+    source = write_rows(tmp_path / "q.jsonl", [{"ask": letter} for letter in LETTERS])
+    given = {"dataset": source, "columns": "prompt=ask", "held_out": 0.5, "seed": 0}
+    Run.open(tmp_path / "run", given)
+    task = open_task(str(tmp_path / "run"))
+    direct = open_task(source, columns="prompt=ask", held_out=0.5)
+    assert task.prompts(99, 0, split="test")[:] == direct.prompts(99, 0, split="test")[:]
+    assert len(task.prompts(99, 0, split="test")) == 13
+    assert task.gold is None
+
+
+def test_a_run_without_comparisons_says_which_tables_it_has(tmp_path):
+    run = Run.open(tmp_path / "run", {"dataset": "world", "seed": 0})
+    run.save_table("evaluation", pd.DataFrame([{"gold": 1.0}]))
+    with pytest.raises(WorkbenchError, match=r"no table 'preferences'.*evaluation"):
+        open_task(str(run.dir)).preferences(0)
+
+
+# What a run is made of
+
+
+def test_inputs_are_the_tables_of_a_run_a_file_or_nothing(finished_run, tmp_path):
+    source = write_rows(tmp_path / "a.jsonl", [{"text": "a"}])
+    assert task_inputs(str(finished_run.dir)) == {"dataset": str(finished_run.dir / "tables")}
+    assert task_inputs(source) == {"dataset": source}
+    assert task_inputs("world") == task_inputs("some/hub-dataset") == {}
