@@ -47,7 +47,7 @@ def test_the_pool_holds_n_scored_completions_of_every_prompt_in_order():
     assert [row["prompt_index"] for row in trainer.pool] == [index for index in range(5) for _ in range(6)]
     for row in trainer.pool:
         prompt = PROMPTS[row["prompt_index"]]
-        assert row["prompt"] == prompt.row["prompt"]
+        assert {name: row[name] for name in prompt.row} == prompt.row
         assert row["proxy"] == row["completion"].split().count(prompt.row["favourite"])
         assert row["gold"] == -len(row["completion"].split())
     assert [len(scores) for scores in trainer.scores("gold")] == [6] * 5
@@ -86,7 +86,7 @@ def test_samples_of_one_prompt_are_independent_draws_of_the_policy():
     filled(trainer)
     exact = every_completion(policy, [9], 1)
     words = word_tokenizer().convert_ids_to_tokens(range(20))
-    said = Counter(row["completion"] for row in trainer.pool)
+    said = Counter(row["completion"].strip() for row in trainer.pool)
     likely = [(words[ids[0]], chance) for ids, chance in exact.items() if ids[0] > 3 and chance * 3000 > 5]
     observed, expected = [said[word] for word, _ in likely], [3000 * chance for _, chance in likely]
     rest = 3000 - sum(observed), 3000 - sum(expected)

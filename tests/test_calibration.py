@@ -1,10 +1,12 @@
 """Oracles: scikit-learn's calibration curve, hand cases, outcomes simulated from the stated probabilities."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.calibration import calibration_curve
 
 from workbench.analysis.calibration import (
+    accuracy_by_group,
     expected_calibration_error,
     pair_probabilities,
     pairwise_accuracy,
@@ -88,3 +90,28 @@ def test_bad_probabilities_get_a_sentence(probability, outcome, bins, words):
 def test_bad_labels_get_a_sentence():
     with pytest.raises(WorkbenchError, match="labels must hold"):
         pairwise_accuracy([1.0], [2])
+
+
+def test_accuracy_is_told_for_all_pairs_and_for_each_kind_against_every_label():
+    pairs = pd.DataFrame(
+        {"margin": [1.0, -1.0, 2.0, 3.0], "prompt": ["a", "b", "c", "d"], "kind": ["qa", "qa", "sum", "sum"]}
+    )
+    table = accuracy_by_group(pairs, {"labels": np.ones(4), "gold": [1, 0, np.nan, np.nan]})
+    found = {(row.measured_against, row.group): (row.accuracy, row.pairs) for row in table.itertuples()}
+    assert found == {
+        ("labels", "all"): (0.75, 4),
+        ("labels", "qa"): (0.5, 2),
+        ("labels", "sum"): (1.0, 2),
+        ("gold", "all"): (1.0, 2),  # pairs without an order by gold do not count
+        ("gold", "qa"): (1.0, 2),
+    }
+    assert accuracy_by_group(pairs.drop(columns="kind"), {"labels": np.ones(4)})["group"].tolist() == ["all"]
+
+
+def test_judgements_of_one_prompt_are_one_draw_in_the_error_of_a_group():
+    once = pd.DataFrame({"margin": [1.0, -1.0, 1.0, 1.0], "prompt": list("abcd")})
+    twice = pd.concat([once, once], ignore_index=True)
+    (alone,), (doubled,) = (
+        accuracy_by_group(frame, {"x": np.ones(len(frame))}).itertuples() for frame in (once, twice)
+    )
+    assert doubled.accuracy_se == pytest.approx(alone.accuracy_se) == pytest.approx(0.25)

@@ -58,7 +58,10 @@ def test_no_prompt_comes_twice_even_if_the_largest_fall_is_the_first(two):
 
 
 def test_the_fall_is_counted_from_the_first_policy_to_the_last(two):
-    two["later"] = evaluation([0.0, -5.0, 0, 0, 0, 0], name="later")
+    two["before"] = evaluation([4.0, 0, 0, 0, 0, 0], name="before")
+    two["after"] = evaluation([0.5, 0, -2.0, 0, 0, 0], name="after")
+    assert side_by_side(two, count=3)["prompt"].iloc[-1] == "prompt 0"
+    two["later"] = evaluation([4.0, -5.0, 0, 0, 0, 0], name="later")
     assert side_by_side(two, count=3)["prompt"].iloc[-1] == "prompt 1"
 
 

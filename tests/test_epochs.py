@@ -38,3 +38,13 @@ def test_a_restored_cursor_continues_where_it_stood(taken):
     restored.next()
     restored.load_state_dict(batches.state_dict())
     assert [restored.next() for _ in range(12)] == [batches.next() for _ in range(12)]
+
+
+def test_whole_batches_leave_out_other_examples_each_epoch():
+    batches = EpochBatches([1] * 11, 4, seed=0, whole=True)
+    left_out = set()
+    for _ in range(8):
+        drawn = [index for batch in (batches.next(), batches.next()) for index in batch]
+        assert len(set(drawn)) == 8
+        left_out |= set(range(11)) - set(drawn)
+    assert left_out == set(range(11))

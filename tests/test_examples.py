@@ -5,7 +5,13 @@ from datasets import Dataset
 from tiny_tokenizers import CHAT_TEMPLATE, byte_bpe
 
 from workbench.errors import WorkbenchError
-from workbench.examples import completion_examples, pair_examples, prompt_examples, text_documents
+from workbench.examples import (
+    completion_examples,
+    pair_completions,
+    pair_examples,
+    prompt_examples,
+    text_documents,
+)
 
 ASK = [{"role": "user", "content": "how long?"}]
 ANSWER = [{"role": "assistant", "content": "four hours"}]
@@ -160,3 +166,52 @@ def test_lengths_below_one_are_refused(prompt, completion, named):
 def test_a_prompt_of_no_tokens_is_refused_by_its_row():
     with pytest.raises(WorkbenchError, match="Row 1 has a prompt of 0 tokens"):
         prompt_examples(Dataset.from_dict({"prompt": ["a", ""]}), byte_bpe(), max_prompt_length=5)
+
+
+def test_examples_know_their_rows_when_some_are_dropped():
+    pairs = Dataset.from_dict({"prompt": ["p", "q", "r"], "chosen": ["abx", "c", "d"], "rejected": ["aby", "d", "e"]})
+    examples = pair_examples(pairs, byte_bpe(), max_prompt_length=9, max_completion_length=2)
+    assert examples.rows == [1, 2]
+    prompts = prompt_examples(pairs, byte_bpe(), max_prompt_length=9)
+    assert prompts.rows == [0, 1, 2]
+
+
+def test_the_completions_of_pairs_come_back_as_the_texts_they_were():
+    rows = {"prompt": ["Is it?", "So?"], "chosen": [" yes", " it is so"], "rejected": [" no", " not"]}
+    tokenizer = byte_bpe(before="<bos>")
+    pairs = pair_examples(Dataset.from_dict(rows), tokenizer, max_prompt_length=50, max_completion_length=50)
+    found = pair_completions(pairs, tokenizer)
+    assert [row["completion"] for row in found] == [" yes", " no", " it is so", " not"]
+    assert [row["prompt"] for row in found] == ["<bos>Is it?"] * 2 + ["<bos>So?"] * 2
+    assert all(row["finished"] for row in found)
+    again = pair_examples(
+        Dataset.from_list(
+            [
+                dict(prompt=a["prompt"], chosen=a["completion"], rejected=b["completion"])
+                for a, b in zip(found[::2], found[1::2], strict=True)
+            ]
+        ),
+        tokenizer,
+        max_prompt_length=50,
+        max_completion_length=50,
+    )
+    assert list(again) == list(pairs)
+
+
+def test_a_completion_that_was_cut_is_not_finished():
+    rows = {"prompt": ["x"], "chosen": ["0123456789"], "rejected": ["ab"]}
+    pairs = pair_examples(Dataset.from_dict(rows), byte_bpe(), max_prompt_length=9, max_completion_length=5)
+    cut, whole = pair_completions(pairs, byte_bpe())
+    assert (cut["completion"], cut["finished"]) == ("01234", False)
+    assert (whole["completion"], whole["finished"]) == ("ab", True)
+
+
+def test_the_report_mentions_only_what_was_cut():
+    rows = Dataset.from_dict({"prompt": ["abcd", "a"], "completion": ["a", "b"]})
+    limits = {"max_completion_length": 9}
+    assert str(completion_examples(rows, byte_bpe(), max_prompt_length=9, **limits).report) == (
+        "2 rows: nothing had to be cut."
+    )
+    assert str(completion_examples(rows, byte_bpe(), max_prompt_length=2, **limits).report) == (
+        "2 rows: 1 prompts cut on the left."
+    )

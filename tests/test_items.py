@@ -10,6 +10,9 @@ def completion(prompt, text, *, finished=True, **columns):
     return {"prompt_index": 0, "prompt": prompt, "completion": text, "finished": finished, "logprob": -1.0, **columns}
 
 
+GOOD = [completion("q", "one"), completion("q", "two")]
+
+
 def test_two_completions_in_a_row_become_one_item_in_their_order():
     rows = [completion("p", " first", kind="qa"), completion("p", " second", kind="qa")]
     items, left_out = pair_items(rows)
@@ -19,14 +22,21 @@ def test_two_completions_in_a_row_become_one_item_in_their_order():
 
 
 def test_pairs_that_differ_in_spaces_only_read_the_same_and_are_left_out():
-    items, left_out = pair_items([completion("p", " the  end ."), completion("p", "the end .")])
-    assert (items, left_out) == ([], {"identical": 1, "unfinished": 0})
+    items, left_out = pair_items([completion("p", " the  end ."), completion("p", "the end ."), *GOOD])
+    assert (len(items), left_out) == (1, {"identical": 1, "unfinished": 0})
 
 
 @pytest.mark.parametrize("ends", [(True, False), (False, True), (False, False)])
 def test_a_pair_with_an_answer_that_never_ends_is_left_out(ends):
     rows = [completion("p", text, finished=end) for text, end in zip(["a", "b"], ends, strict=True)]
-    assert pair_items(rows) == ([], {"identical": 0, "unfinished": 1})
+    items, left_out = pair_items([*rows, *GOOD])
+    assert (len(items), left_out) == (1, {"identical": 0, "unfinished": 1})
+
+
+def test_a_model_that_never_ends_an_answer_gets_a_sentence_instead_of_no_items():
+    rows = [completion("p", text, finished=False) for text in ("a", "b", "c", "d")]
+    with pytest.raises(WorkbenchError, match=r"None of 2 pairs .*0 identical, 2 unfinished.*max_completion_length"):
+        pair_items(rows)
 
 
 def test_every_pair_is_an_item_or_counted():

@@ -42,6 +42,7 @@ from workbench.models import (
     without_dropout,
 )
 from workbench.records import Sequences
+from workbench.sampling import eos_token_ids
 
 PROMPTS = [[4, 6, 7, 8], [9], [10, 11, 4, 12, 13, 14]]
 COMPLETIONS = [[9, 10, EOS], [12, 13, 14, 15, EOS], [16]]
@@ -456,3 +457,10 @@ def test_adapters_start_as_the_policy_learn_alone_and_merge_into_it(family, tmp_
 def test_a_policy_without_adapters_merges_to_itself():
     model = tiny_model()
     assert merge_lora(model) is model
+
+
+def test_the_tokenizers_eos_ends_a_completion_beside_the_models_own(tmp_path):
+    model = tiny_model()
+    model.generation_config.eos_token_id = 7
+    loaded = load_policy(saved(model, word_tokenizer(), tmp_path), word_tokenizer())
+    assert eos_token_ids(loaded).tolist() == [7, EOS]

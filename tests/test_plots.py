@@ -62,6 +62,16 @@ SHARPENING = pd.DataFrame(
 COMPONENTS = pd.DataFrame(
     {"run": ["sft", "ppo"] * 2, "component": ["helpful"] * 2 + ["honest"] * 2, "value": [1, 2, 0, -1]}
 )
+SHARES = pd.DataFrame(
+    {
+        "labeler": ["ada", "bob", "eve"] * 2,
+        "feature": ["words"] * 3 + ["gold"] * 3,
+        "share": [0.5, 0.6, 0.5, 0.8, 0.2, 0.9],
+        "share_se": 0.02,
+        "pairs": [10, 20, 30] * 2,
+    }
+)
+MASK = pd.DataFrame(np.kron(np.eye(2, dtype=int), np.tri(2, dtype=int)) > 0, columns=["a", "b", "c", "<eos>"])
 
 FIGURES = {
     "plot_learning_curve": lambda frame: plots.plot_learning_curve(frame, ["proxy", "gold"], title="t"),
@@ -75,6 +85,8 @@ FIGURES = {
     "plot_agreement_matrix": plots.plot_agreement_matrix,
     "plot_frontier": plots.plot_frontier,
     "plot_sharpening_control": plots.plot_sharpening_control,
+    "plot_choice_shares": plots.plot_choice_shares,
+    "plot_attention_mask": plots.plot_attention_mask,
 }
 TABLES = dict(
     zip(
@@ -91,6 +103,8 @@ TABLES = dict(
             MATRIX,
             points(),
             SHARPENING,
+            SHARES,
+            MASK,
         ],
         strict=True,
     )
@@ -118,7 +132,9 @@ def test_an_empty_table_gets_a_sentence(name):
         FIGURES[name](TABLES[name].iloc[:0])
 
 
-@pytest.mark.parametrize("name", [name for name in FIGURES if name != "plot_agreement_matrix"])
+@pytest.mark.parametrize(
+    "name", [name for name in FIGURES if name not in ("plot_agreement_matrix", "plot_attention_mask")]
+)
 def test_a_table_of_something_else_gets_a_sentence_with_the_columns_it_has(name):
     with pytest.raises(WorkbenchError, match=r"needs the columns .* the table has \['banana'\]"):
         FIGURES[name](pd.DataFrame({"banana": [1.0]}))
@@ -239,3 +255,27 @@ def test_titles_name_what_the_data_show():
 def test_labelers_who_share_no_item_leave_nothing_to_draw():
     with pytest.raises(WorkbenchError, match="no two labelers share an item"):
         plots.plot_agreement_matrix(pd.DataFrame([[np.nan]], index=["ada"], columns=["ada"]))
+
+
+def test_the_labeler_who_stands_out_is_named_with_the_typical_one():
+    title = plots.plot_choice_shares(SHARES).layout.title.text
+    assert "“bob” stands out on “gold”: 20% where the typical labeler has 80%" in title
+
+
+def test_each_labelers_shares_stand_over_their_features():
+    figure = plots.plot_choice_shares(SHARES)
+    assert legend(figure) == ["ada", "bob", "eve"]
+    assert [list(trace.y) for trace in figure.data] == [[0.5, 0.8], [0.6, 0.2], [0.5, 0.9]]
+    assert all(list(trace.x) == ["words", "gold"] for trace in figure.data)
+    assert list(figure.data[1].customdata) == [20, 20]
+
+
+def test_the_attention_mask_counts_documents_and_shows_who_sees_whom():
+    figure = plots.plot_attention_mask(MASK)
+    assert "4 tokens of one row hold 2 documents" in figure.layout.title.text
+    assert figure.data[0].z.tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]]
+    assert figure.data[0].text[3][2] == "“&lt;eos&gt;” sees “c”"
+    assert figure.data[0].text[2][1] == "“c” does not see “b”"
+    assert list(figure.layout.yaxis.ticktext) == ["a", "b", "c", "&lt;eos&gt;"]
+    with pytest.raises(WorkbenchError, match=r"shape \(3, 4\)"):
+        plots.plot_attention_mask(MASK.head(3))

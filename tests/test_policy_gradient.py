@@ -76,7 +76,7 @@ def trainer_for(
         critic=critic or tiny_critic(),
         reward=reward,
         prompts=prompts_with() if prompts is None else prompts,
-        held_out=held_out or prompts_with()[:3],
+        held_out=prompts_with()[:3] if held_out is None else held_out,
         tokenizer=word_tokenizer(),
         config=PolicyGradientConfig(**config),
         monitors=monitors or {},
@@ -340,7 +340,7 @@ def test_it_learns_what_to_say_to_four_prompts(family):
     prompts = prompts_with(TEXTS[:4] * 16, target=targets * 16)
 
     def hits(prompts, completions, *, finished, target):
-        return [float(said == wanted) for said, wanted in zip(completions, target, strict=True)]
+        return [float(said == f" {wanted}") for said, wanted in zip(completions, target, strict=True)]
 
     policy, reference = tiny_model(family), tiny_model(family)
     for model in (policy, reference):
@@ -562,6 +562,8 @@ def test_settings_that_contradict_each_other_are_named():
         PolicyGradientConfig(kl_target=6.0, kl_coef=0.0)
     with pytest.raises(WorkbenchError, match="16 prompts but batch_size is 17"):
         trainer_for(batch_size=17)
+    with pytest.raises(WorkbenchError, match="16 training and 0 held-out"):
+        trainer_for(held_out=[])
 
 
 def test_completions_that_do_not_fit_the_context_are_refused():

@@ -460,15 +460,27 @@ def test_other_parameters_in_the_same_folder_are_refused_before_anything_is_writ
 
 
 def test_a_parameter_that_only_one_run_has_is_named_and_paths_make_a_plain_folder_name(tmp_path):
-    Run.open(tmp_path / "run", PARAMETERS)
+    Run.open(tmp_path / "run", PARAMETERS).summary({"gold": 1.0})
     with pytest.raises(WorkbenchError) as caught:
         Run.open(tmp_path / "run", {**PARAMETERS, "model": "runs/tour/02_sft/model"})
     assert_one_sentence(caught.value, "model=absent", f"{tmp_path}/run-model=runs_tour_02_sft_model,")
 
 
+def test_a_run_that_did_no_work_leaves_its_folder_to_the_corrected_one(tmp_path):
+    Run.open(tmp_path / "run", {**PARAMETERS, "kl_coef": -1.0})
+    (tmp_path / "run" / "notebook.failed.ipynb").write_text("{}")
+    run = Run.open(tmp_path / "run", PARAMETERS)
+    assert run.parameters["kl_coef"] == Run.read(tmp_path / "run").parameters["kl_coef"] == 0.1
+    for name in ("metrics.jsonl", "metrics-held_out.jsonl", "checkpoint", "tables", "summary.json", "model"):
+        (tmp_path / "run" / name).touch()
+        with pytest.raises(WorkbenchError, match="holds a run with kl_coef=0.1 where now kl_coef=-1.0 is asked for"):
+            Run.open(tmp_path / "run", {**PARAMETERS, "kl_coef": -1.0})
+        (tmp_path / "run" / name).unlink()
+
+
 def test_the_folder_may_be_renamed_and_other_input_contents_are_refused(tmp_path):
     (tmp_path / "data.txt").write_text("abc")
-    Run.open(tmp_path / "run", PARAMETERS, inputs={"data": tmp_path / "data.txt"})
+    Run.open(tmp_path / "run", PARAMETERS, inputs={"data": tmp_path / "data.txt"}).summary({"gold": 1.0})
     (tmp_path / "run").rename(tmp_path / "moved")
     inputs = {"data": tmp_path / "data.txt"}
     Run.open(tmp_path / "moved", {**PARAMETERS, "run_dir": "moved"}, inputs=inputs)

@@ -7,6 +7,7 @@ from tiny_models import BOS, EOS, FAMILIES, PAD, every_completion, plain_logprob
 from transformers import DynamicCache
 
 import workbench.sampling
+from workbench.batches import collate
 from workbench.errors import WorkbenchError
 from workbench.models import completion_logprobs
 from workbench.sampling import completion_texts, eos_token_ids, inverse_cdf, sample
@@ -249,9 +250,8 @@ def test_a_negative_temperature_or_a_missing_generator_is_refused():
         sample(tiny_model(), PROMPTS, max_completion_length=2, temperature=1.0)
 
 
-def test_texts_hold_the_counted_tokens_without_special_ones():
-    rollout = sample(tiny_model(), PROMPTS, max_completion_length=3, generator=generator())
-    words = [[6, 7, EOS], [8, 9, 10], [BOS, 11, EOS], [EOS, 12, 13], [PAD, 14, 15]]
-    rollout.tokens[:, rollout.prompt_length :] = torch.tensor(words)
-    rollout.completion_mask[:] = torch.tensor([[1, 1, 1], [1, 1, 1], [1, 1, 1], [1, 0, 0], [0, 0, 0]]).bool()
-    assert completion_texts(word_tokenizer(), rollout) == [": the", "sky is red", "green", "", ""]
+def test_texts_are_what_counted_tokens_add_to_their_prompt_without_special_ones():
+    completions = [[6, 7, EOS], [8, 9, 10], [BOS, 11, EOS], [EOS], []]
+    batch = collate([*PROMPTS[:3], [BOS, 5, 5], PROMPTS[4]], completions, pad_id=PAD)
+    batch.tokens[~batch.attention_mask] = 12  # what the pad slots hold is nobody's business
+    assert completion_texts(word_tokenizer(), batch) == [" : the", " sky is red", " green", "", ""]

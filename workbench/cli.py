@@ -1,6 +1,7 @@
 """Command line: run a notebook or a recipe, write the report, list what there is."""
 
 import argparse
+import os
 import signal
 import sys
 from dataclasses import replace
@@ -34,7 +35,8 @@ Values: default < recipe < preset < -p. Finished stages are skipped, a stopped o
 WORKBENCH_THREADS=4 gives them four."""
 REPORT_EXAMPLES = """examples:
   workbench report runs/tour                       writes runs/tour/report/index.html
-  workbench report runs/low_kl                     of a single notebook"""
+  workbench report runs/low_kl                     of a single notebook
+  workbench report runs/tour --pictures pictures   also its figures as PNG (needs Chromium, see BROWSER_PATH)"""
 LIST_EXAMPLES = """examples:
   workbench list                                   notebooks and recipes
   workbench list 06_policy_gradient                parameters with type, default and meaning
@@ -46,7 +48,12 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     options = parser().parse_args(arguments)
     try:
-        return options.command(options)
+        code = options.command(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # of `workbench list | head`; what is left goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
     except WorkbenchError as error:
         print(f"workbench: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -73,6 +80,7 @@ def parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write an offline page", epilog=REPORT_EXAMPLES, formatter_class=raw)
     report.set_defaults(command=report_command)
     report.add_argument("folder", metavar="DIR", help="folder of a recipe or of one notebook")
+    report.add_argument("--pictures", metavar="DIR", default="", help="also write the first page's figures there as PNG")
 
     listing = commands.add_parser("list", help="show what can be run", epilog=LIST_EXAMPLES, formatter_class=raw)
     listing.set_defaults(command=list_command)
@@ -109,7 +117,13 @@ def with_jobs(plan: Plan, jobs: int) -> Plan:
 def report_command(options: argparse.Namespace) -> int:
     """`workbench report`: the folder may be given from here or from the repository root."""
     here = Path(options.folder).expanduser()
-    write_report(here.absolute() if here.is_dir() else resolve(options.folder))
+    folder = here.absolute() if here.is_dir() else resolve(options.folder)
+    write_report(folder)
+    if options.pictures:
+        from workbench.pictures import write_pictures
+
+        first = folder / "00_tour" if (folder / "00_tour").is_dir() else folder
+        print(*map(shown, write_pictures(first / "notebook.ipynb", resolve(options.pictures))), sep="\n")
     return DONE
 
 
@@ -152,19 +166,23 @@ def listed_parameters(path: Path) -> list[str]:
     """A line per parameter: name, type, default, comment."""
     notebook = read_notebook(path)
     rows = [(item.name, item.kind, repr(item.default), item.comment) for item in notebook.parameters.values()]
-    widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
-    lines = ["  ".join([*map(str.ljust, row, widths), row[3]]).rstrip() for row in rows]
-    return [notebook.title, *[notebook.minutes] * bool(notebook.minutes), "", *(lines or ["no parameters"])]
+    return [notebook.title, *[notebook.minutes] * bool(notebook.minutes), "", *(aligned(rows) or ["no parameters"])]
 
 
 def listed_stages(path: Path) -> list[str]:
     """A line per stage: its name, notebook and parameters."""
     recipe = read_recipe(path)
-    lines = []
+    rows = []
     for stage in recipe["stages"]:
         given = ", ".join(f"{name}={value}" for name, value in (stage.get("parameters") or {}).items())
-        lines.append(f"  {stage['name']:24}{stage['notebook']:24}{given}".rstrip())
-    return [recipe.get("title", recipe["name"]), f"into {recipe['out']}", "", *lines]
+        rows.append((stage["name"], stage["notebook"], given))
+    return [recipe.get("title", recipe["name"]), f"into {recipe['out']}", "", *aligned(rows)]
+
+
+def aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    """A line per row, its columns padded to the widest entry."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(["", *map(str.ljust, row, widths)]).rstrip() for row in rows]
 
 
 if __name__ == "__main__":

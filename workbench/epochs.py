@@ -9,10 +9,11 @@ class EpochBatches:
     """Endless batches of indices; the state is the generator at the start of the epoch and the place in it.
 
     `lengths` gives each example's tokens, so that a batch holds similar lengths; all equal means plain permutation.
+    Where `whole` is set, an epoch leaves out the few examples that fill no batch, other ones each time.
     """
 
-    def __init__(self, lengths: list[int], batch_size: int, *, seed: int):
-        self.lengths, self.batch_size = lengths, batch_size
+    def __init__(self, lengths: list[int], batch_size: int, *, seed: int, whole: bool = False):
+        self.lengths, self.batch_size, self.whole = lengths, batch_size, whole
         self.generator = torch.Generator().manual_seed(seed)
         self.epoch_start = self.generator.get_state()
         self.batches: list[list[int]] = []
@@ -43,5 +44,6 @@ class EpochBatches:
 
     def _start_epoch(self) -> None:
         self.epoch_start = self.generator.get_state()
-        self.batches = length_bucketed_batches(self.lengths, self.batch_size, generator=self.generator)
+        batches = length_bucketed_batches(self.lengths, self.batch_size, generator=self.generator)
+        self.batches = [batch for batch in batches if len(batch) == self.batch_size or not self.whole]
         self.position = 0

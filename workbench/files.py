@@ -131,8 +131,13 @@ def sha256(path: str | Path) -> str:
     """Hash of a file's bytes, or of a folder's sorted relative names and contents; WorkbenchError if missing."""
     path = resolve(path)
     if path.is_file():
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        try:
+            with open(path, "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise WorkbenchError(
+                f"{shown(path)} cannot be read ({error.strerror}): check the file and its permissions."
+            ) from error
     if not path.is_dir():
         raise WorkbenchError(f"{shown(path)} does not exist: run the notebook that makes it or give another path.")
     digest = hashlib.sha256()

@@ -291,11 +291,17 @@ def _model_folder(source: str) -> str:
 
 
 def _fit_vocabulary(model, tokenizer) -> None:
-    """The embedding holds every token of `tokenizer` and the config knows its padding id."""
+    """The embedding holds every token of `tokenizer`, the config knows its padding id, and its EOS ends a completion."""
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         with seeded(0):  # new rows are random, and equal for a policy and its reference
             model.resize_token_embeddings(len(tokenizer))
     model.config.pad_token_id = tokenizer.pad_token_id
+    settings = getattr(model, "generation_config", None)  # scalar models have none
+    if settings is not None:
+        known = settings.eos_token_id
+        ids = [known] if isinstance(known, int) else list(known or [])
+        # a chat tokenizer may end with another token than its base model did; training appends the tokenizer's
+        settings.eos_token_id = list(dict.fromkeys([*ids, tokenizer.eos_token_id]))
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import ast
 import difflib
 import io
 import json
+import math
 import re
 import tokenize
 from collections.abc import Iterable
@@ -133,17 +134,18 @@ def read_parameter(statement: ast.stmt, comment: str, path: Path) -> Parameter:
 
 def convert(name: str, kind: str, value: object, source: str) -> Value:
     """The value with the parameter's type, text read as on a command line; WorkbenchError where it does not fit."""
+    given = value
     try:
         if isinstance(value, str):
-            return TRUTH[value.lower()] if kind == "bool" else KINDS[kind](value)
+            value = TRUTH[value.lower()] if kind == "bool" else KINDS[kind](value)
         if kind == "float" and type(value) is int:
-            return float(value)
-        if type(value) is KINDS[kind]:
+            value = float(value)
+        if type(value) is KINDS[kind] and (kind != "float" or math.isfinite(value)):
             return value
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, OverflowError):
         pass
-    expected = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false"}[kind]
-    raise WorkbenchError(f"Parameter {name} is {value!r} in {source} and must be {expected} ({kind}).")
+    expected = {"str": "text", "int": "a whole number", "float": "a finite number", "bool": "true or false"}[kind]
+    raise WorkbenchError(f"Parameter {name} is {given!r} in {source} and must be {expected} ({kind}): correct it.")
 
 
 def checked(notebook: Notebook, parameters: dict[str, object], source: str) -> dict[str, Value]:

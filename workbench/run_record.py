@@ -10,6 +10,7 @@ from workbench import files
 from workbench.errors import WorkbenchError
 
 ABSENT = "absent"  # how a parameter that only one of two runs has is shown
+WORK = ("metrics*.jsonl", "checkpoint", "tables", "summary.json", "model")  # what a run that got anywhere has left
 
 
 def requested(parameters: Mapping, *, inputs: Mapping[str, str | Path], seed: int | None) -> dict:
@@ -42,9 +43,32 @@ def read_record(folder: Path) -> dict:
         raise WorkbenchError(f"{files.shown(folder)}/run.json is damaged ({error}): delete this folder.") from error
 
 
-def refuse_other_work(folder: Path, record: dict, asked: dict) -> None:
-    """WorkbenchError where a run of other parameters, seed or input contents already lives in the folder."""
-    old, new = _identity(record), _identity(asked)
+def held_record(folder: Path, asked: dict) -> dict:
+    """run.json of the work that `asked` continues, {} where none was done; WorkbenchError where it is other work.
+
+    A run that was refused for bad input did no work, so that the corrected one may take its folder.
+    """
+    record = read_record(folder) if (folder / "run.json").exists() else {}
+    if not record or not _did_work(folder):
+        return {}
+    _refuse_difference(folder, _identity(record), _identity(asked))
+    return record
+
+
+def refuse_other_parameters(folder: Path, values: Mapping) -> None:
+    """`held_record`'s refusal before a kernel starts, by those parameters alone that run.json names, too."""
+    if not (folder / "run.json").exists() or not _did_work(folder):
+        return
+    held = read_record(folder).get("parameters", {})
+    shared = [name for name in values if name in held and name != "run_dir"]
+    _refuse_difference(folder, {name: held[name] for name in shared}, {name: values[name] for name in shared})
+
+
+def _did_work(folder: Path) -> bool:
+    return any(path for pattern in WORK for path in folder.glob(pattern))
+
+
+def _refuse_difference(folder: Path, old: dict, new: dict) -> None:
     keys = [key for key in (new | old) if old.get(key, ABSENT) != new.get(key, ABSENT)]
     if not keys:
         return
@@ -54,7 +78,7 @@ def refuse_other_work(folder: Path, record: dict, asked: dict) -> None:
     other = files.shown(folder) + re.sub(r"[^\w.=+-]+", "_", suffix)[:80]
     raise WorkbenchError(
         f"{files.shown(folder)} holds a run with {holds} where now {wants} is asked for: "
-        f"choose another run_dir, for example {other}, or delete that folder."
+        f"choose another folder (run_dir or --out), for example {other}, or delete that one."
     )
 
 

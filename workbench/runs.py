@@ -25,7 +25,7 @@ from workbench.errors import WorkbenchError
 from workbench.progress import open_progress
 from workbench.provenance import Session, now, provenance
 from workbench.resumable import Trainer, Training, interrupt_waits, plain, rows_path
-from workbench.run_record import read_record, refuse_other_work, requested
+from workbench.run_record import held_record, read_record, requested
 from workbench.sinks import check_sinks, open_sinks
 
 if TYPE_CHECKING:
@@ -58,10 +58,8 @@ class Run:
         folder = files.resolve(run_dir)
         check_sinks(sinks)
         asked = requested(parameters, inputs=inputs, seed=seed)
-        if (folder / "run.json").exists():
-            record = read_record(folder)
-            refuse_other_work(folder, record, asked)
-        else:
+        record = held_record(folder, asked)
+        if not record:
             record = {**asked, **provenance(), "started_at": now(), "status": "unfinished"}
             files.write_json(folder / "run.json", record)
         return cls(folder, record, sinks=sinks, read_only=False)

@@ -60,10 +60,20 @@ def sample(
 
 
 def completion_texts(tokenizer, sequences: Sequences) -> list[str]:
-    """The counted completion tokens as text, special tokens left out; B strings."""
-    rows = zip(sequences.completions.tolist(), sequences.completion_mask.tolist(), strict=True)
-    ids = [[token for token, counts in zip(row, mask, strict=True) if counts] for row, mask in rows]
-    return tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    """What each completion adds to its prompt, special tokens left out; B strings.
+
+    A completion decoded alone may lose the space that parts it from its prompt; it is read off the whole text instead,
+    or decoded alone where a character was split between the two.
+    """
+    prompts = _counted(sequences.tokens, sequences.attention_mask[:, : sequences.prompt_length])
+    alone = _counted(sequences.completions, sequences.completion_mask)
+    whole = [prompt + completion for prompt, completion in zip(prompts, alone, strict=True)]
+    options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+    decoded = (tokenizer.batch_decode(rows, **options) for rows in (prompts, whole, alone))
+    return [
+        text[len(prompt) :] if text.startswith(prompt) else completion
+        for prompt, text, completion in zip(*decoded, strict=True)
+    ]
 
 
 def reward_arguments(tokenizer, prompts: list[PromptExample], rollout: Rollout) -> tuple[tuple, dict[str, list]]:
@@ -90,6 +100,12 @@ def inverse_cdf(logprobs: Tensor, uniforms: Tensor) -> Tensor:
     # rounding may lift u * total to the total itself, past every token that has any probability
     target = torch.minimum(uniforms[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cumulative, target, right=True)[:, 0]
+
+
+def _counted(tokens: Tensor, mask: Tensor) -> list[list[int]]:
+    """The tokens of each row where its mask (B, T) is True; `tokens` may go on beyond the mask."""
+    rows = zip(tokens.tolist(), mask.tolist(), strict=True)
+    return [[token for token, counts in zip(row, counted, strict=False) if counts] for row, counted in rows]
 
 
 def _sample_batch(model, prompts: Tensor, prompt_mask: Tensor, uniforms: Tensor, temperature: float):

@@ -20,6 +20,7 @@ from workbench.exit_codes import DONE, STOPPED
 from workbench.files import sha256, shown
 from workbench.progress import duration
 from workbench.recipes import Plan, Stage
+from workbench.run_record import refuse_other_parameters
 
 SECONDS_TO_STOP = 60  # then what still runs is killed
 # On import jsonschema compiles a grammar of web addresses, for 1.7 seconds; checking notebooks works without it.
@@ -29,7 +30,7 @@ START = "import sys; sys.modules['rfc3987_syntax'] = None; from workbench.execut
 def run_plan(plan: Plan) -> int:
     """Execute the stages in order, `plan.jobs` at a time, printing as they go; exit code of the first that failed."""
     for stage in plan.stages:
-        refuse_other_work(stage)
+        refuse_other_parameters(stage.folder, stage.values)
     execution, waiting, running, codes = Execution(plan), list(plan.stages), {}, {}
     with stopping_on_signals(execution), ThreadPoolExecutor(plan.jobs) as pool:
         while waiting or running:
@@ -188,20 +189,3 @@ def executed(folder: Path) -> dict:
         return json.loads((folder / "notebook.ipynb").read_text())["metadata"].get("workbench", {})
     except (OSError, ValueError, KeyError):
         return {}
-
-
-def refuse_other_work(stage: Stage) -> None:
-    """WorkbenchError where the stage's folder holds a run with other parameters."""
-    try:
-        held = json.loads((stage.folder / "run.json").read_text())["parameters"]
-    except (OSError, ValueError, KeyError):
-        return  # nothing there, or something that the run itself will complain about
-    asked = {key: value for key, value in stage.values.items() if key != "run_dir"}
-    other = [key for key in asked if key in held and held[key] != asked[key]]
-    if other:
-        holds = ", ".join(f"{key}={held[key]}" for key in other)
-        wants = ", ".join(f"{key}={asked[key]}" for key in other)
-        raise WorkbenchError(
-            f"{shown(stage.folder)} holds a run with {holds} where now {wants} is asked for: "
-            f"choose another folder with --out or delete that one."
-        )

@@ -14,7 +14,7 @@ def pair_items(completions: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str,
     `completions` come two per prompt, one after the other, as `BestOfNTrainer.pool` holds them: prompt, completion,
     finished and the prompt's own columns. Pairs that read the same or that hit the length limit are left out: nobody
     can prefer one, or judge an ending that is not there. An item has item_id, prompt, completions, finished, columns.
-    WorkbenchError where two in a row are of different prompts.
+    WorkbenchError where two in a row are of different prompts, or where no pair is left.
     """
     rows = list(completions)
     if len(rows) % 2:
@@ -34,4 +34,10 @@ def pair_items(completions: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str,
             completions_of = [first["completion"], second["completion"]]
             own = {"item_id": f"pair-{number:06d}", "completions": completions_of, "finished": [True, True]}
             items.append(own | columns | own)  # the item's own come first, and win where a dataset has such names
+    if not items:
+        counts = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+        raise WorkbenchError(
+            f"None of {len(rows) // 2} pairs can be judged ({counts}): train the model longer, raise max_completion_length "
+            "or sample at a higher temperature."
+        )
     return items, left_out

@@ -7,12 +7,15 @@ import html
 import pandas as pd
 import plotly.graph_objects as go
 
+from workbench.errors import WorkbenchError
 from workbench.plots.theme import PALETTE, require_columns, styled
 
 
 def plot_attention_mask(mask: pd.DataFrame, title: str = "") -> go.Figure:
     """Squares of a square boolean table: True where the row's token may see the column's; columns name the tokens."""
     require_columns(mask, [], "plot_attention_mask")
+    if mask.shape[0] != mask.shape[1]:
+        raise WorkbenchError(f"plot_attention_mask got a table of shape {mask.shape}: give one row for each column.")
     words, seen = [html.escape(str(word)) for word in mask.columns], mask.to_numpy(dtype=bool)
     heat = go.Heatmap(
         z=seen.astype(int),

@@ -21,7 +21,7 @@ from workbench.epochs import EpochBatches
 from workbench.errors import WorkbenchError
 from workbench.losses.policy import clipped_surrogate_loss, clipped_value_loss, entropy, kl_k1
 from workbench.models import completion_logits, completion_logprobs, completion_values, token_logprobs, without_dropout
-from workbench.optimization import Descent, linear_schedule, require_in, require_positive
+from workbench.optimization import Descent, linear_schedule, require_examples, require_in, require_positive
 from workbench.records import PromptExample, ScoredRollout
 from workbench.sampling import reward_arguments, sample
 from workbench.trainers.stateful import Stateful
@@ -95,6 +95,7 @@ class PolicyGradientTrainer(Stateful):
         *,
         monitors: dict[str, Callable[..., list[float]]],
     ):
+        require_examples(prompts, held_out)
         if len(prompts) < config.batch_size:
             raise WorkbenchError(
                 f"There are {len(prompts)} prompts but batch_size is {config.batch_size}: give more prompts."
@@ -103,7 +104,7 @@ class PolicyGradientTrainer(Stateful):
         self.reward, self.monitors, self.tokenizer = reward, monitors, tokenizer
         self.prompts, self.held_out = prompts, held_out
         self.config = config
-        self.batches = EpochBatches([1] * len(prompts), config.batch_size, seed=config.seed)
+        self.batches = EpochBatches([1] * len(prompts), config.batch_size, seed=config.seed, whole=True)
         self.generator = torch.Generator().manual_seed(config.seed + 1)
         self.kl_coef = config.kl_coef
         self.last_samples: list[dict[str, Any]] = []
@@ -177,7 +178,7 @@ class PolicyGradientTrainer(Stateful):
         reports = []
         for _ in range(self.config.num_ppo_epochs):
             permutation = torch.randperm(len(rollout), generator=self.generator)
-            for rows in permutation.tensor_split(min(self.config.num_mini_batches, len(rollout))):
+            for rows in permutation.tensor_split(self.config.num_mini_batches):
                 reports.append(
                     self._update_mini_batch(rollout.rows(rows), advantages[rows], values[rows], returns[rows])
                 )

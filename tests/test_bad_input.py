@@ -1,0 +1,320 @@
+"""Bad input through the real command line: one sentence, an exit code, nothing half-written; a table of all at the end.
+
+Every case is a command of its own, most with a kernel of its own; two run at a time while the tests wait for them.
+"""
+
+import ctypes
+import gzip
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tiny_models import word_tokenizer
+
+from workbench.checkpoints import load_checkpoint
+from workbench.models import build_policy
+from workbench.world import build_tokenizer
+
+AT_ONCE = 2
+CONTEXT = 48  # tokens that the model of these tests can read
+LARGEST_FILE = 1_000_000  # bytes: the first checkpoint, without Adam's moments, fits, the next does not
+DROP_FROM_BOUNDING_SET, OVERRIDE_PERMISSIONS, READ_ANYTHING = 24, 1, 2  # of Linux' prctl and capabilities
+
+
+def obey_permissions() -> None:
+    """In the child: root, too, is refused what the permission bits refuse."""
+    for capability in (OVERRIDE_PERMISSIONS, READ_ANYTHING):
+        ctypes.CDLL(None).prctl(DROP_FROM_BOUNDING_SET, capability, 0, 0, 0)
+
+
+def fill_the_disk() -> None:
+    """In the child: larger files fail as on a disk that is full."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_FILE, LARGEST_FILE))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A command line ({here} is the folder of the inputs, {out} the case's own) and what must come of it."""
+
+    name: str
+    command: str
+    says: tuple[str, ...]  # parts of the sentence: the value, what was expected, what to do
+    code: int = 2
+    started: bool = True  # whether a kernel was; where not, the output folder must not even exist
+    prepare: Callable[[], None] = os.getpid  # runs in the child before the command
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a command left behind."""
+
+    code: int
+    printed: str
+    complained: str
+    out: Path
+
+
+SFT = "run 02_sft --preset smoke --out {out} -p max_completion_length=12 "
+FILE = SFT + "-p model={here}/model -p dataset={here}/"
+MODEL = SFT + "-p dataset={here}/good.jsonl -p model={here}/"
+CASES = [
+    Case(
+        name="unknown notebook",
+        command="run 02_stf --out {out}",
+        says=("'02_stf'", "did you mean 02_sft?", "choose one of"),
+        started=False,
+    ),
+    Case(
+        name="unknown parameter",
+        command=SFT + "-p learning_rat=1e-3",
+        says=("learning_rat ", "did you mean learning_rate?", "batch_size"),
+        started=False,
+    ),
+    Case(
+        name="unknown parameter in a recipe",
+        command="run tour --out {out} -p 02_sft.stepps=4",
+        says=("stepps", "did you mean steps?"),
+        started=False,
+    ),
+    Case(
+        name="unknown preset",
+        command="run 02_sft --preset smoek --out {out}",
+        says=("'smoek'", "did you mean smoke?", "laptop"),
+        started=False,
+    ),
+    Case(
+        name="wrong type",
+        command=SFT + "-p steps=many",
+        says=("steps", "'many'", "whole number"),
+        started=False,
+    ),
+    Case(
+        name="learning rate NaN",
+        command=SFT + "-p learning_rate=nan",
+        says=("learning_rate", "'nan'", "finite number"),
+        started=False,
+    ),
+    Case(
+        name="output folder not writable",
+        command="run 02_sft --out {here}/locked/run",
+        says=("locked cannot be written to", "--out"),
+        started=False,
+        prepare=obey_permissions,
+    ),
+    Case(
+        name="output folder is a file",
+        command="run 02_sft --out {here}/good.jsonl",
+        says=("good.jsonl is a file", "--out"),
+        started=False,
+    ),
+    Case(
+        name="output folder of another run",
+        command=SFT.replace("{out}", "{here}/other") + "-p learning_rate=2e-3",
+        says=("other holds a run with learning_rate=0.001", "learning_rate=0.002", "choose another", "delete"),
+        started=False,
+    ),
+    Case(
+        name="learning rate negative",
+        command=FILE + "good.jsonl -p learning_rate=-0.001",
+        says=("learning_rate is -0.001", "above 0"),
+    ),
+    Case(
+        name="unknown start of a reward model",
+        command="run 05_reward_model --preset smoke --out {out} -p model={here}/model -p start=stf "
+        "-p dataset={here}/pairs.jsonl -p policy=",
+        says=("start is 'stf'", "'sft'", "'scratch'"),
+    ),
+    Case(
+        name="unknown panel of labelers",
+        command="run 03_preferences --preset smoke --out {out} -p model={here}/model -p panel=biassed",
+        says=("'biassed'", "biased", "noise"),
+    ),
+    Case(
+        name="data file missing",
+        command=FILE + "missing.jsonl",
+        says=("missing.jsonl does not exist", "check the path"),
+    ),
+    Case(
+        name="data file unreadable",
+        command=FILE + "secret.jsonl",
+        says=("secret.jsonl cannot be read", "permissions"),
+        started=False,
+        prepare=obey_permissions,
+    ),
+    Case(
+        name="gzip truncated",
+        command=FILE + "truncated.jsonl.gz",
+        says=("truncated.jsonl.gz", "truncated", "again"),
+    ),
+    Case(
+        name="row without prompt",
+        command=FILE + "promptless.jsonl",
+        says=("promptless.jsonl: row 5", "'prompt'", "missing", "correct the row"),
+    ),
+    Case(
+        name="file empty",
+        command=FILE + "empty.jsonl",
+        says=("empty.jsonl holds no rows", "at least one"),
+    ),
+    Case(
+        name="chosen and rejected identical",
+        command="run 08_direct_alignment --preset smoke --out {out} -p model={here}/model "
+        "-p dataset={here}/identical.jsonl",
+        says=("1 rows whose chosen and rejected are identical", "row 3", "remove"),
+    ),
+    Case(
+        name="model folder missing",
+        command=MODEL + "nowhere",
+        says=("nowhere' does not exist", "run the stage that makes it"),
+    ),
+    Case(
+        name="model folder without weights",
+        command=MODEL + "weightless",
+        says=("weightless", "model.safetensors"),
+    ),
+    Case(
+        name="model folder without tokenizer",
+        command=MODEL + "wordless",
+        says=("no usable tokenizer", "wordless", "save_pretrained"),
+    ),
+    Case(
+        name="tokenizer without EOS",
+        command=MODEL + "endless",
+        says=("endless", "no EOS token", "set tokenizer.eos_token"),
+    ),
+    Case(
+        name="tokenizer without pad: mended, said",
+        command=MODEL + "padless -p steps=2 -p evaluation_prompts=4",
+        says=("no padding token", "'<|pad|>'"),
+        code=0,
+    ),
+    Case(
+        name="prompt longer than the context",
+        command=FILE + f"long.jsonl -p max_prompt_length={2 * CONTEXT}",
+        says=(f"a prompt of {CONTEXT} tokens", f"context of {CONTEXT}", "max_prompt_length"),
+    ),
+    Case(
+        name="disk full at a checkpoint",
+        command=FILE + "good.jsonl -p steps=2 -p evaluation_prompts=4",
+        says=("checkpoint/train.pt was not written", "disk is full", "free some space"),
+        prepare=fill_the_disk,
+    ),
+    Case(
+        name="loss becomes NaN",
+        command=FILE + "good.jsonl -p learning_rate=1e30 -p evaluation_prompts=4",
+        says=("at step 2", "nonfinite_batch.pt", "lower learning_rate"),
+    ),
+]
+
+
+def write_rows(path: Path, rows: list[dict]) -> None:
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "wt") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def write_data(folder: Path, world) -> None:
+    """Demonstrations and pairs, and every way to break them that is tested here."""
+    import random
+
+    rows = [{key: row[key] for key in ("prompt", "completion")} for row in world.demonstrations(120, random.Random(0))]
+    pairs = [
+        {"prompt": row["prompt"], "chosen": row["completion"], "rejected": row["completion"] + " no"} for row in rows
+    ]
+    write_rows(folder / "good.jsonl", rows)
+    write_rows(folder / "secret.jsonl", rows)
+    (folder / "secret.jsonl").chmod(0)
+    write_rows(folder / "pairs.jsonl", pairs)
+    write_rows(folder / "identical.jsonl", [*pairs[:3], pairs[3] | {"rejected": pairs[3]["chosen"]}, *pairs[4:]])
+    write_rows(folder / "promptless.jsonl", [*rows[:5], {"completion": " yes"}, *rows[6:]])
+    write_rows(folder / "long.jsonl", [*rows[:5], rows[5] | {"prompt": "user : " * CONTEXT}, *rows[6:]])
+    write_rows(folder / "truncated.jsonl.gz", rows)
+    whole = (folder / "truncated.jsonl.gz").read_bytes()
+    (folder / "truncated.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    (folder / "empty.jsonl").touch()
+
+
+def write_models(folder: Path, world) -> None:
+    """A model folder that works, and one for every part that may be missing."""
+    tokenizer = build_tokenizer(world)
+    model = build_policy("llama-64x2", tokenizer, context=CONTEXT)
+    bare = {"padless": word_tokenizer(eos_token="<eos>", unk_token="<unk>")}
+    bare["endless"] = word_tokenizer(pad_token="<pad>", unk_token="<unk>")
+    for name, words in {"model": tokenizer, "weightless": tokenizer, "wordless": None, **bare}.items():
+        model.save_pretrained(folder / name)
+        if words:
+            words.save_pretrained(folder / name)
+    (folder / "weightless" / "model.safetensors").unlink()
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory, world) -> Path:
+    """The folder of all inputs."""
+    folder = tmp_path_factory.mktemp("bad_input")
+    write_data(folder, world)
+    write_models(folder, world)
+    (folder / "locked").mkdir(mode=0o500)
+    held = {"parameters": {"learning_rate": 0.001}, "seed": 0, "inputs": {}, "status": "finished"}
+    (folder / "other").mkdir()
+    (folder / "other" / "run.json").write_text(json.dumps(held))
+    (folder / "other" / "metrics.jsonl").write_text('{"step": 1}\n')
+    return folder
+
+
+def execute(case: Case, here: Path) -> Outcome:
+    """Run the command as a user would."""
+    out = here / "out" / re.sub(r"\W+", "_", case.name)
+    words = case.command.format(here=here, out=out).split()
+    command = [sys.executable, "-m", "workbench.cli", *words]
+    ended = subprocess.run(command, capture_output=True, text=True, preexec_fn=case.prepare, timeout=300)
+    return Outcome(code=ended.returncode, printed=ended.stdout, complained=ended.stderr, out=out)
+
+
+@pytest.fixture(scope="module")
+def outcomes(here, request) -> dict[str, Future]:
+    """What comes of every selected case, by name."""
+    chosen = [item.callspec.params["case"] for item in request.session.items if item.path == request.path]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield {case.name: pool.submit(execute, case, here) for case in chosen}
+        pool.shutdown(cancel_futures=True)
+
+
+def left_behind(out: Path) -> set[str]:
+    return {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file can be read to its end by what it was written for."""
+    if path.suffix in (".json", ".ipynb"):
+        return bool(json.loads(path.read_text()))
+    if path.suffix == ".jsonl":
+        return path.read_text().endswith("\n") and all(json.loads(line) for line in path.read_text().splitlines())
+    return path.suffix != ".pt" or bool(load_checkpoint(path))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "_"))
+def test_bad_input_gets_one_sentence_and_an_exit_code_and_leaves_nothing_half_written(case, outcomes, record_property):
+    outcome = outcomes[case.name].result()
+    told = outcome.complained if case.code else "\n".join(re.findall(".*padding token.*", outcome.printed))
+    record_property("bad_input", [case.name, outcome.code, told.strip().replace(str(outcome.out.parent.parent), "DIR")])
+    assert outcome.code == case.code, outcome
+    assert told.count("\n") == bool(case.code) and told.strip().endswith((".", ")", "?"))
+    assert [part for part in case.says if part not in told] == [], told
+    assert "Traceback" not in outcome.printed + outcome.complained
+    if not case.started:
+        assert not outcome.out.exists()
+        return
+    found = left_behind(outcome.out)
+    assert not [name for name in found if re.search(r"\.part\b|partial", name)]
+    assert [name for name in found if not is_whole(outcome.out / name)] == []
+    finished = {"notebook.ipynb", "model/model.safetensors", "summary.json"}
+    assert found & finished == (finished if case.code == 0 else set())
+    assert ("notebook.failed.ipynb" in found) == bool(case.code)
