@@ -43,7 +43,7 @@ def test_a_restored_cursor_continues_where_it_stood(taken):
 def test_whole_batches_leave_out_other_examples_each_epoch():
     batches = EpochBatches([1] * 11, 4, seed=0, whole=True)
     left_out = set()
-    for _ in range(8):
+    for _ in range(60):
         drawn = [index for batch in (batches.next(), batches.next()) for index in batch]
         assert len(set(drawn)) == 8
         left_out |= set(range(11)) - set(drawn)

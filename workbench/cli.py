@@ -80,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write an offline page", epilog=REPORT_EXAMPLES, formatter_class=raw)
     report.set_defaults(command=report_command)
     report.add_argument("folder", metavar="DIR", help="folder of a recipe or of one notebook")
-    report.add_argument("--pictures", metavar="DIR", default="", help="also write the first page's figures there as PNG")
+    report.add_argument("--pictures", metavar="DIR", default="", help="also write the first page's figures as PNG")
 
     listing = commands.add_parser("list", help="show what can be run", epilog=LIST_EXAMPLES, formatter_class=raw)
     listing.set_defaults(command=list_command)

@@ -291,7 +291,7 @@ def _model_folder(source: str) -> str:
 
 
 def _fit_vocabulary(model, tokenizer) -> None:
-    """The embedding holds every token of `tokenizer`, the config knows its padding id, and its EOS ends a completion."""
+    """The embedding holds every token of `tokenizer`, its padding id is in the config, and its EOS ends a completion."""
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         with seeded(0):  # new rows are random, and equal for a policy and its reference
             model.resize_token_embeddings(len(tokenizer))

@@ -81,3 +81,16 @@ def summarise_evaluation(frame: pd.DataFrame) -> pd.DataFrame:
                 row[name], row[f"{name}_se"] = map(float, mean_and_error(part[name]))
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def key_numbers(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, float]:
+    """What a policy gained over its reference, for `Run.summary`: gold gains first, then KL and scores at T = 1.
+
+    Both are tables of `evaluate_at_temperatures` over the same prompts; without gold there are no gains.
+    """
+    first, last = (summarise_evaluation(table).set_index("temperature") for table in (before, after))
+    numbers = {}
+    if "gold" in last:
+        for temperature, name in ((1.0, "T = 1"), (0.0, "greedy")):
+            numbers[f"gold gain at {name}"] = float(last.loc[temperature, "gold"] - first.loc[temperature, "gold"])
+    return numbers | {f"{name} at T = 1": float(last.loc[1.0, name]) for name in ("kl", "gold", "proxy") if name in last}

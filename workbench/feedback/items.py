@@ -37,7 +37,7 @@ def pair_items(completions: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str,
     if not items:
         counts = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
         raise WorkbenchError(
-            f"None of {len(rows) // 2} pairs can be judged ({counts}): train the model longer, raise max_completion_length "
-            "or sample at a higher temperature."
+            f"None of {len(rows) // 2} pairs can be judged ({counts}): train the model longer, raise "
+            "max_completion_length or sample at a higher temperature."
         )
     return items, left_out
