@@ -118,7 +118,7 @@ def oracle_model(phase: float) -> LlamaForCausalLM:
 
 def test_loss_gradient_and_implied_rewards_are_those_of_trls_trainer(monkeypatch):
     # TRL's model can say its padding; ours is kept from it, so the comparison lets it
-    monkeypatch.setattr("workbench.models.ban_padding", lambda logits, pad_token_id: logits)
+    monkeypatch.setattr("workbench.scoring.ban_padding", lambda logits, pad_token_id: logits)
     pairs = [pair(row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]) for row in TRL["pairs"]]
     config = DirectAlignmentConfig(beta=TRL["beta"], batch_size=3)
     row = DirectAlignmentTrainer(oracle_model(0.0), oracle_model(0.5), pairs, pairs, config).step()

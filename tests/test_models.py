@@ -25,9 +25,6 @@ from workbench.models import (
     PRESETS,
     add_lora,
     build_policy,
-    completion_logits,
-    completion_logprobs,
-    completion_values,
     frozen,
     load_critic,
     load_policy,
@@ -35,14 +32,19 @@ from workbench.models import (
     load_tokenizer,
     merge_lora,
     model_context,
-    position_ids,
     seeded,
-    sequence_rewards,
-    token_logprobs,
     without_dropout,
 )
 from workbench.records import Sequences
 from workbench.sampling import eos_token_ids
+from workbench.scoring import (
+    completion_logits,
+    completion_logprobs,
+    completion_values,
+    position_ids,
+    sequence_rewards,
+    token_logprobs,
+)
 
 PROMPTS = [[4, 6, 7, 8], [9], [10, 11, 4, 12, 13, 14]]
 COMPLETIONS = [[9, 10, EOS], [12, 13, 14, 15, EOS], [16]]

@@ -25,8 +25,9 @@ import workbench.trainers.policy_gradient as policy_gradient
 from workbench.batches import collate
 from workbench.errors import NonFiniteLoss, WorkbenchError
 from workbench.losses.policy import clipped_surrogate_loss
-from workbench.models import add_lora, completion_logprobs, completion_values
+from workbench.models import add_lora
 from workbench.records import PromptExample
+from workbench.scoring import completion_logprobs, completion_values
 from workbench.trainers.policy_gradient import PolicyGradientConfig, PolicyGradientTrainer
 
 STARTS = ["user : what colour is the sky assistant :", "the grass", "user : thanks assistant :", "is red", "no"]

@@ -9,8 +9,8 @@ from transformers import DynamicCache
 import workbench.sampling
 from workbench.batches import collate
 from workbench.errors import WorkbenchError
-from workbench.models import completion_logprobs
 from workbench.sampling import completion_texts, eos_token_ids, inverse_cdf, sample
+from workbench.scoring import completion_logprobs
 
 PROMPTS = [[4, 6, 7, 8], [9], [10, 11, 4, 12, 13, 14], [5, 5], [16, 4, 9]]
 

@@ -1,7 +1,4 @@
-"""Policies, reward models and critics as standard transformers classes, and what is read off them.
-
-Everything takes `Sequences`: position ids come from the attention mask, so a row means the same alone or padded.
-"""
+"""Policies, reward models and critics as standard transformers classes, built from nothing or loaded."""
 
 import contextlib
 import json
@@ -9,7 +6,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -22,7 +19,7 @@ from transformers.utils import logging
 
 from workbench.errors import WorkbenchError
 from workbench.files import resolve
-from workbench.records import Sequences
+from workbench.scoring import scalar_head
 
 # Architectures that are built from nothing: small enough for a CPU, and the two families of position encodings.
 PRESETS = {
@@ -31,7 +28,6 @@ PRESETS = {
     "qwen2-64x2": {"model_type": "qwen2", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
     "gpt2-64x2": {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4},
 }
-PAD_LOGIT = -1e9  # padding can not be said; finite, so that p log p stays 0 and not NaN
 
 
 @contextlib.contextmanager
@@ -125,9 +121,9 @@ def load_critic(source: str, tokenizer, *, start: str = "sft", seed: int = 0, de
     critic = _load_scalar(
         AutoModelForTokenClassification, source, tokenizer, start=start, seed=seed, device=device, dtype=dtype
     )
-    nn.init.zeros_(_head(critic).weight)
-    if _head(critic).bias is not None:
-        nn.init.zeros_(_head(critic).bias)
+    nn.init.zeros_(scalar_head(critic).weight)
+    if scalar_head(critic).bias is not None:
+        nn.init.zeros_(scalar_head(critic).bias)
     return critic
 
 
@@ -165,74 +161,6 @@ def merge_lora(policy):
     return policy.merge_and_unload() if hasattr(policy, "merge_and_unload") else policy
 
 
-def position_ids(attention_mask: Tensor) -> Tensor:
-    """0, 1, 2, ... over the attended tokens of each row, 0 on the padding before them; (B, T)."""
-    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
-
-
-def completion_logits(model, sequences: Sequences, *, temperature: float = 1.0) -> Tensor:
-    """Logits over the next token at every completion position, (B, R, V) fp32, divided by `temperature`."""
-    logits = model(
-        input_ids=_clean(model, sequences),
-        attention_mask=sequences.attention_mask,
-        position_ids=position_ids(sequences.attention_mask),
-        use_cache=False,
-        logits_to_keep=sequences.completion_mask.shape[1] + 1,  # one earlier: the logits that predict the first token
-    ).logits[:, :-1]
-    return ban_padding(logits.float() / temperature, model.config.pad_token_id)
-
-
-def ban_padding(logits: Tensor, pad_token_id: int) -> Tensor:
-    """The same logits with padding impossible; sampling and scoring both use this, so that they agree."""
-    is_pad = torch.arange(logits.shape[-1], device=logits.device) == pad_token_id
-    return logits.masked_fill(is_pad, PAD_LOGIT)
-
-
-def token_logprobs(logits: Tensor, sequences: Sequences) -> Tensor:
-    """Log-probability of every completion token, (B, R) nats, 0 where not counted; `logits` (B, R, V)."""
-    tokens = sequences.completions.masked_fill(~sequences.completion_mask, 0)
-    chosen = logits.gather(-1, tokens[..., None])[..., 0] - logits.logsumexp(-1)
-    return torch.where(sequences.completion_mask, chosen, 0)
-
-
-def completion_logprobs(model, sequences: Sequences, *, temperature: float = 1.0) -> Tensor:
-    """Log-probability of every completion token under `model` at `temperature`, (B, R) nats, 0 where not counted."""
-    return token_logprobs(completion_logits(model, sequences, temperature=temperature), sequences)
-
-
-def completion_values(critic, sequences: Sequences) -> Tensor:
-    """The critic's value before every completion token, (B, R) in reward units, 0 where not counted."""
-    values = critic(
-        input_ids=_clean(critic, sequences),
-        attention_mask=sequences.attention_mask,
-        position_ids=position_ids(sequences.attention_mask),
-        use_cache=False,
-    ).logits[..., 0]
-    return torch.where(sequences.completion_mask, values[:, sequences.prompt_length - 1 : -1].float(), 0)
-
-
-def sequence_rewards(reward_model, sequences: Sequences) -> Tensor:
-    """The reward model's raw output at the last counted token of each row, (B,) fp32.
-
-    The class itself takes the last token that differs from the padding id, so its head is applied here by the mask.
-    """
-    mask = sequences.attention_mask
-    hidden = reward_model.base_model(
-        input_ids=_clean(reward_model, sequences), attention_mask=mask, position_ids=position_ids(mask), use_cache=False
-    ).last_hidden_state
-    last = (torch.arange(mask.shape[1], device=mask.device) * mask).argmax(1)
-    return _head(reward_model)(hidden[torch.arange(len(last), device=mask.device), last])[:, 0].float()
-
-
-def _clean(model, sequences: Sequences) -> Tensor:
-    """The tokens with the padding id in every slot that the mask leaves out, whatever stood there."""
-    return sequences.tokens.masked_fill(~sequences.attention_mask, model.config.pad_token_id)
-
-
-def _head(model) -> nn.Linear:
-    return model.score if hasattr(model, "score") else model.classifier
-
-
 def _load_scalar(auto_class, source: str, tokenizer, *, start: str, seed: int, device: str, dtype: str):
     if start not in ("sft", "scratch"):
         raise WorkbenchError(f"start is {start!r}: choose 'sft' (the weights of {source!r}) or 'scratch'.")
@@ -243,7 +171,7 @@ def _load_scalar(auto_class, source: str, tokenizer, *, start: str, seed: int, d
         else:
             model = _load(auto_class, source, device=device, dtype=dtype, allow_pickle=False, num_labels=1)
         if start == "scratch" or not _was_classifier(source):
-            nn.init.normal_(_head(model).weight, std=(_head(model).in_features + 1) ** -0.5)
+            nn.init.normal_(scalar_head(model).weight, std=(scalar_head(model).in_features + 1) ** -0.5)
     _fit_vocabulary(model, tokenizer)
     return without_dropout(model)
 
@@ -291,7 +219,7 @@ def _model_folder(source: str) -> str:
 
 
 def _fit_vocabulary(model, tokenizer) -> None:
-    """The embedding holds every token of `tokenizer`, its padding id is in the config, and its EOS ends a completion."""
+    """The embedding holds every token of `tokenizer`, the config its padding id, and its EOS ends a completion."""
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         with seeded(0):  # new rows are random, and equal for a policy and its reference
             model.resize_token_embeddings(len(tokenizer))

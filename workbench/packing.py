@@ -8,8 +8,8 @@ from torch import Tensor
 
 from workbench.batches import collate
 from workbench.errors import WorkbenchError
-from workbench.models import position_ids
 from workbench.records import CompletionExample
+from workbench.scoring import position_ids
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import torch
 
 from workbench.batches import collate, encode_texts
 from workbench.errors import WorkbenchError
-from workbench.models import sequence_rewards
+from workbench.scoring import sequence_rewards
 
 
 class LearnedReward:

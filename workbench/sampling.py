@@ -10,8 +10,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from workbench.errors import WorkbenchError
-from workbench.models import ban_padding, position_ids
 from workbench.records import PromptExample, Rollout, Sequences
+from workbench.scoring import ban_padding, position_ids
 
 COMPACT_BELOW = 0.75  # finished rows leave the batch once fewer than this share of its rows are alive
 

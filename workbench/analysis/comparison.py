@@ -93,4 +93,5 @@ def key_numbers(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, float]:
     if "gold" in last:
         for temperature, name in ((1.0, "T = 1"), (0.0, "greedy")):
             numbers[f"gold gain at {name}"] = float(last.loc[temperature, "gold"] - first.loc[temperature, "gold"])
-    return numbers | {f"{name} at T = 1": float(last.loc[1.0, name]) for name in ("kl", "gold", "proxy") if name in last}
+    measured = [name for name in ("kl", "gold", "proxy") if name in last]
+    return numbers | {f"{name} at T = 1": float(last.loc[1.0, name]) for name in measured}

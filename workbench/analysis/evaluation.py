@@ -6,9 +6,9 @@ import pandas as pd
 import torch
 
 from workbench.losses.policy import exact_kl
-from workbench.models import completion_logits
 from workbench.records import PromptExample, Rollout
 from workbench.sampling import reward_arguments, sample
+from workbench.scoring import completion_logits
 
 Reward = Callable[..., list[float]]
 TEMPERATURES = (1.0, 0.7, 0.5, 0.0)  # a gain that shows at 1 but not at 0 (greedy) is only sharpening

@@ -8,9 +8,10 @@ from torch import Tensor
 from workbench.batches import collate_pairs
 from workbench.epochs import EpochBatches
 from workbench.losses.direct import dpo_loss
-from workbench.models import completion_logprobs, without_dropout
+from workbench.models import without_dropout
 from workbench.optimization import Descent, require_examples, require_positive
 from workbench.records import PairExample, Sequences
+from workbench.scoring import completion_logprobs
 from workbench.trainers.stateful import Stateful
 
 

@@ -20,10 +20,11 @@ from workbench.analysis.kl import sequence_kl_summary
 from workbench.epochs import EpochBatches
 from workbench.errors import WorkbenchError
 from workbench.losses.policy import clipped_surrogate_loss, clipped_value_loss, entropy, kl_k1
-from workbench.models import completion_logits, completion_logprobs, completion_values, token_logprobs, without_dropout
+from workbench.models import without_dropout
 from workbench.optimization import Descent, linear_schedule, require_examples, require_in, require_positive
 from workbench.records import PromptExample, ScoredRollout
 from workbench.sampling import reward_arguments, sample
+from workbench.scoring import completion_logits, completion_logprobs, completion_values, token_logprobs
 from workbench.trainers.stateful import Stateful
 
 

@@ -8,9 +8,10 @@ from torch import Tensor
 from workbench.batches import collate_pairs
 from workbench.epochs import EpochBatches
 from workbench.losses.preference import bradley_terry_loss
-from workbench.models import sequence_rewards, without_dropout
+from workbench.models import without_dropout
 from workbench.optimization import Descent, require_examples, require_in, require_positive
 from workbench.records import PairExample
+from workbench.scoring import sequence_rewards
 from workbench.trainers.stateful import Stateful
 
 
