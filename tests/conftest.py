@@ -1,11 +1,30 @@
-"""Fixtures that several test files share."""
+"""Fixtures that several test files share, the order of the files, and the table of bad inputs at the end of a run."""
 
 import pytest
 
 from workbench.world import World
+
+LONGEST_FIRST = ("test_pipeline.py", "test_bad_input.py", "test_cli.py", "test_report.py")  # or a worker ends up alone
 
 
 @pytest.fixture(scope="session")
 def world() -> World:
     """The embedded world with seed 0."""
     return World.load()
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """The files that take longest come first."""
+    place = {name: index for index, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """A line per bad input: what it was, the exit code and what the user was told."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
+    cases = [value for report in reports for name, value in report.user_properties if name == "bad_input"]
+    if cases:
+        terminalreporter.section("bad input: case | exit code | what the user is told")
+        width = max(len(case) for case, _, _ in cases)
+        for case, code, sentence in cases:
+            terminalreporter.write_line(f"{case:{width}} | {code} | {sentence}")

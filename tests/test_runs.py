@@ -473,7 +473,7 @@ def test_a_run_that_did_no_work_leaves_its_folder_to_the_corrected_one(tmp_path)
     assert run.parameters["kl_coef"] == Run.read(tmp_path / "run").parameters["kl_coef"] == 0.1
     for name in ("metrics.jsonl", "metrics-held_out.jsonl", "checkpoint", "tables", "summary.json", "model"):
         (tmp_path / "run" / name).touch()
-        with pytest.raises(WorkbenchError, match="holds a run with kl_coef=0.1 where now kl_coef=-1.0 is asked for"):
+        with pytest.raises(WorkbenchError, match=r"kl_coef=0\.1 where now kl_coef=-1\.0 is asked for"):
             Run.open(tmp_path / "run", {**PARAMETERS, "kl_coef": -1.0})
         (tmp_path / "run" / name).unlink()
 

@@ -169,8 +169,9 @@ def _prompts(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: i
             raise WorkbenchError(f"Row {row} has a prompt of 0 tokens ({texts[row]!r}): give it a prompt.")
         if 0 < context <= length:
             raise WorkbenchError(
-                f"Row {row} has a prompt of {length} tokens, which leaves nothing of the model's context of {context} "
-                f"for a completion: set max_prompt_length below {context}, or take a model with a longer context."
+                f"Row {row} has a prompt of {length} tokens ({texts[row][:30]!r}...), which leaves nothing of the "
+                f"model's context of {context} for a completion: set max_prompt_length below {context}, or take a "
+                "model with a longer context."
             )
     cut = sum(len(prompt) > max_length for prompt in ids)
     return _Prompts(texts=texts, ids=[prompt[-max_length:] for prompt in ids], cut=cut, context=context)

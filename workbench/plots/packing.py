@@ -41,5 +41,7 @@ def plot_attention_mask(mask: pd.DataFrame, title: str = "") -> go.Figure:
     )
     ticks = {"tickvals": list(range(len(words))), "ticktext": words, "tickfont": {"size": 9}, "showgrid": False}
     figure = go.Figure(heat).update_xaxes(title="token that is seen", tickangle=-90, automargin=True, **ticks)
-    figure.update_yaxes(title="token that looks", autorange="reversed", automargin=True, **ticks)
+    figure.update_yaxes(
+        title={"text": "token that looks", "standoff": 16}, autorange="reversed", automargin=True, **ticks
+    )
     return styled(figure, title=title, reading=reading, height=760)

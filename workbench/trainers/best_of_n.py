@@ -18,8 +18,8 @@ from workbench.trainers.stateful import Stateful
 class BestOfNConfig:
     """How large the pool is."""
 
-    num_generations: int = 64  # N, completions per prompt
-    prompts_per_step: int = 8  # prompts sampled for in one step
+    num_generations: int = 256  # N, completions per prompt
+    prompts_per_step: int = 4  # prompts sampled for in one step
     temperature: float = 1.0  # of sampling
     max_completion_length: int = 40  # tokens
     seed: int = 0  # samples
