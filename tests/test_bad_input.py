@@ -7,6 +7,7 @@ import ctypes
 import gzip
 import json
 import os
+import random
 import re
 import resource
 import subprocess
@@ -17,10 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tiny_models import word_tokenizer
+from tiny_models import tiny_model, word_tokenizer
 
 from workbench.checkpoints import load_checkpoint
-from workbench.models import build_policy
+from workbench.errors import WorkbenchError
+from workbench.models import add_lora, build_policy, load_policy
+from workbench.packing import pack_documents
+from workbench.run_record import requested
+from workbench.sampling import sample
+from workbench.tasks import FileTask, WorldTask
 from workbench.world import build_tokenizer
 
 AT_ONCE = 2
@@ -223,8 +229,6 @@ def write_rows(path: Path, rows: list[dict]) -> None:
 
 def write_data(folder: Path, world) -> None:
     """Demonstrations and pairs, and every way to break them that is tested here."""
-    import random
-
     rows = [{key: row[key] for key in ("prompt", "completion")} for row in world.demonstrations(120, random.Random(0))]
     pairs = [
         {"prompt": row["prompt"], "chosen": row["completion"], "rejected": row["completion"] + " no"} for row in rows
@@ -281,7 +285,8 @@ def execute(case: Case, here: Path) -> Outcome:
 @pytest.fixture(scope="module")
 def outcomes(here, request) -> dict[str, Future]:
     """What comes of every selected case, by name."""
-    chosen = [item.callspec.params["case"] for item in request.session.items if item.path == request.path]
+    items = [item for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
+    chosen = [item.callspec.params["case"] for item in items if "case" in item.callspec.params]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         yield {case.name: pool.submit(execute, case, here) for case in chosen}
         pool.shutdown(cancel_futures=True)
@@ -318,3 +323,34 @@ def test_bad_input_gets_one_sentence_and_an_exit_code_and_leaves_nothing_half_wr
     finished = {"notebook.ipynb", "model/model.safetensors", "summary.json"}
     assert found & finished == (finished if case.code == 0 else set())
     assert ("notebook.failed.ipynb" in found) == bool(case.code)
+
+
+@pytest.mark.parametrize(
+    ("refused", "says"),
+    [
+        (
+            lambda world, model, words: WorldTask(world).documents(0, seed=0),
+            "documents asked for is 0: give at least 1",
+        ),
+        (lambda world, model, words: WorldTask(world).demonstrations(-2, seed=0), "demonstrations asked for is -2"),
+        (lambda world, model, words: WorldTask(world).prompts(0, 0, split="test"), "prompts asked for is 0"),
+        (lambda world, model, words: pack_documents([[1, 2]], 1), "row_length is 1: give at least 2"),
+        (lambda world, model, words: build_policy("llama-64x2", words, context=0), "context is 0: give at least 2"),
+        (lambda world, model, words: load_policy("  ", words), "No model was named: give"),
+        (lambda world, model, words: load_policy("gpt2", words, device="tpu"), "device is 'tpu' .* use device='cpu'"),
+        (lambda world, model, words: add_lora(model, rank=-1), "lora_rank is -1: give"),
+        (lambda world, model, words: sample(model, [[1]], max_completion_length=0, temperature=0), "length is 0: give"),
+        (lambda world, model, words: requested({"seed": -1}, inputs={}, seed=None), "seed is -1: give"),
+    ],
+    ids=["documents", "demonstrations", "prompts", "row", "context", "unnamed", "device", "rank", "length", "seed"],
+)
+def test_a_number_or_name_that_means_nothing_is_refused_in_one_sentence(world, refused, says):
+    words = word_tokenizer()
+    with pytest.raises(WorkbenchError, match=says) as caught:
+        refused(world, tiny_model(), words)
+    assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
+
+
+def test_a_negative_number_of_rows_of_a_file_is_refused(here):
+    with pytest.raises(WorkbenchError, match="rows asked for is -3: give at least 0"):
+        FileTask(str(here / "good.jsonl"), columns="", held_out=0.1).demonstrations(-3, seed=0)

@@ -42,6 +42,8 @@ def build_policy(preset: str, tokenizer, *, context: int = 128, seed: int = 0):
     """A causal LM with random weights for `tokenizer`; raises WorkbenchError for an unknown preset."""
     if preset not in PRESETS:
         raise WorkbenchError(f"There is no model preset {preset!r}: choose one of {', '.join(PRESETS)}.")
+    if context < 2:
+        raise WorkbenchError(f"context is {context}: give at least 2 tokens, one to read and one to predict.")
     sizes = dict(PRESETS[preset])
     family = sizes.pop("model_type")
     if family == "gpt2":
@@ -147,6 +149,8 @@ def add_lora(policy, *, rank: int, seed: int = 0):
 
     Raises WorkbenchError where the `lora` extra is not installed.
     """
+    if rank < 1:
+        raise WorkbenchError(f"lora_rank is {rank}: give a rank of at least 1, or 0 to train every weight.")
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
@@ -182,14 +186,14 @@ def _was_classifier(source: str) -> bool:
 
 
 def _load(auto_class, source: str, *, device: str, dtype: str, allow_pickle: bool, **config):
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise WorkbenchError(f"device is {device!r} but this machine has no CUDA device: use device='cpu'.")
+    _require_device(device)
     if dtype not in ("float32", "bfloat16", "float16"):
         raise WorkbenchError(f"dtype is {dtype!r}: choose float32, bfloat16 or float16.")
+    folder = _model_folder(source)
     try:
         with _quiet():
             model = auto_class.from_pretrained(
-                _model_folder(source),
+                folder,
                 dtype=getattr(torch, dtype),
                 use_safetensors=None if allow_pickle else True,  # None: pickled weights where there are no others
                 **config,
@@ -204,8 +208,20 @@ def _load(auto_class, source: str, *, device: str, dtype: str, allow_pickle: boo
     return model.to(device)
 
 
+def _require_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # unknown to torch; known, but not built in
+        kind = device.split(":")[0].upper()
+        raise WorkbenchError(
+            f"device is {device!r} but this machine has no {kind} device: use device='cpu'."
+        ) from error
+
+
 def _model_folder(source: str) -> str:
     """A local folder where there is one (relative to the repository root), else the Hub id as it is."""
+    if not source.strip():
+        raise WorkbenchError("No model was named: give a run folder, a model folder or a Hub id.")
     folder = resolve(source)
     if folder.is_dir():
         inner = folder / "model"  # a run folder keeps its model there

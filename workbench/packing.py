@@ -32,6 +32,8 @@ def pack_documents(documents: list[list[int]], row_length: int) -> list[list[lis
     A document longer than a row is cut into pieces of `row_length`, each a document of its own. Raises WorkbenchError
     where there is nothing to pack.
     """
+    if row_length < 2:
+        raise WorkbenchError(f"row_length is {row_length}: give at least 2 tokens, one to read and one to predict.")
     pieces = [text[i : i + row_length] for text in documents for i in range(0, len(text), row_length)]
     if not pieces:
         raise WorkbenchError("There are no documents to pack: check the dataset and its limit.")

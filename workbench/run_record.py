@@ -19,8 +19,8 @@ def requested(parameters: Mapping, *, inputs: Mapping[str, str | Path], seed: in
         if not isinstance(value, str | int | float | bool) or (isinstance(value, float) and not math.isfinite(value)):
             raise WorkbenchError(f"The parameter {key} is {value!r}: give text, a finite number, True or False.")
     seed = parameters.get("seed") if seed is None else seed
-    if not isinstance(seed, int):
-        raise WorkbenchError(f"The seed is {seed!r}: give a whole number, as a parameter `seed` or by seed=.")
+    if not isinstance(seed, int) or seed < 0:
+        raise WorkbenchError(f"The seed is {seed!r}: give a whole number from 0, as a parameter `seed` or by seed=.")
     hashed = {name: {"path": files.shown(path), "sha256": files.sha256(path)} for name, path in inputs.items()}
     return {"parameters": dict(parameters), "seed": seed, "inputs": hashed}
 

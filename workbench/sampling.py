@@ -34,6 +34,8 @@ def sample(
     """
     if temperature < 0 or (temperature > 0 and generator is None):
         raise WorkbenchError(f"temperature is {temperature}: give a number >= 0, and a generator unless it is 0.")
+    if max_completion_length < 1:
+        raise WorkbenchError(f"max_completion_length is {max_completion_length}: give at least 1 token.")
     _check_context(model, max(map(len, prompt_ids)) + max_completion_length)
     count, device = len(prompt_ids), model.device
     uniforms = torch.zeros(max_completion_length, count)

@@ -57,12 +57,14 @@ class WorldTask:
 
     def documents(self, count: int, seed: int) -> tuple[Dataset, Dataset]:
         """`count` training documents and a thirtieth of that held out, columns `text` and `sort`."""
+        _require_count("documents", count, fewest=1)
         train = self.world.pretraining_rows(count, random.Random(seed))
         test = self.world.pretraining_rows(max(FEWEST_HELD_OUT, count // 30), random.Random(HELD_OUT_SEED))
         return Dataset.from_list(train), Dataset.from_list(test)
 
     def demonstrations(self, count: int, seed: int) -> tuple[Dataset, Dataset]:
         """`count` demonstrations in the writers' house style and, of held-out prompts, a tenth of that."""
+        _require_count("demonstrations", count, fewest=1)
         held_out = max(FEWEST_HELD_OUT, count // 10)
         train = self.world.demonstrations(count, random.Random(seed))
         test = self.world.demonstrations(held_out, random.Random(HELD_OUT_SEED), split="test")
@@ -76,6 +78,7 @@ class WorldTask:
 
     def prompts(self, count: int, seed: int, *, split: str) -> Dataset:
         """`count` prompts of the "train" or "test" split."""
+        _require_count("prompts", count, fewest=1)
         return Dataset.from_list(self.world.prompts(count, random.Random(seed), split=split))
 
     def openings(self, count: int, seed: int) -> Dataset:
@@ -161,8 +164,16 @@ class FileTask:
 
 def _drawn(rows: Dataset, count: int, *, seed: int) -> Dataset:
     """At most `count` rows (0 = all) in an order that `seed` decides."""
+    _require_count("rows", count, fewest=0)
     shuffled = rows.shuffle(seed=seed)
     return shuffled.select(range(min(count, len(rows)) if count else len(rows)))
+
+
+def _require_count(noun: str, count: int, *, fewest: int) -> None:
+    """Refuse a number of rows that means nothing: 0 is all of a file, but the world has no end."""
+    if count < fewest:
+        end = "" if fewest == 0 else " (the world has no end, so 0 can not mean all)"
+        raise WorkbenchError(f"The number of {noun} asked for is {count}: give at least {fewest}{end}.")
 
 
 def _distinct(rows: Dataset) -> Dataset:
@@ -190,6 +201,7 @@ class RunTask:
 
     def preferences(self, count: int) -> tuple[Dataset, Dataset]:
         """The run's tables `preferences` (the first `count`, 0 = all) and `held_out_preferences`."""
+        _require_count("pairs", count, fewest=0)
         train, test = self._table("preferences"), self._table("held_out_preferences")
         return train.select(range(min(count, len(train)) if count else len(train))), test
 
