@@ -34,9 +34,9 @@ lab: $(STAMP)
 	@$(BIN)/python -m jupyterlab --notebook-dir=notebooks
 
 # One torch thread per worker, so that workers do not wait for each other's threads.
-# A file's tests stay in one worker, so that what they share is made once.
+# A file's tests stay in one worker, so that what they share is made once; tests/conftest.py puts the longest first.
 test: $(STAMP)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	@$(BIN)/python -m ruff check .

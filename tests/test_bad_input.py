@@ -22,7 +22,7 @@ from tiny_models import tiny_model, word_tokenizer
 
 from workbench.checkpoints import load_checkpoint
 from workbench.errors import WorkbenchError
-from workbench.models import add_lora, build_policy, load_policy
+from workbench.models import add_lora, build_policy, load_policy, load_reward_model
 from workbench.packing import pack_documents
 from workbench.run_record import requested
 from workbench.sampling import sample
@@ -133,17 +133,6 @@ CASES = [
         says=("learning_rate is -0.001", "above 0"),
     ),
     Case(
-        name="unknown start of a reward model",
-        command="run 05_reward_model --preset smoke --out {out} -p model={here}/model -p start=stf "
-        "-p dataset={here}/pairs.jsonl -p policy=",
-        says=("start is 'stf'", "'sft'", "'scratch'"),
-    ),
-    Case(
-        name="unknown panel of labelers",
-        command="run 03_preferences --preset smoke --out {out} -p model={here}/model -p panel=biassed",
-        says=("'biassed'", "biased", "noise"),
-    ),
-    Case(
         name="data file missing",
         command=FILE + "missing.jsonl",
         says=("missing.jsonl does not exist", "check the path"),
@@ -175,11 +164,6 @@ CASES = [
         command="run 08_direct_alignment --preset smoke --out {out} -p model={here}/model "
         "-p dataset={here}/identical.jsonl",
         says=("1 rows whose chosen and rejected are identical", "row 3", "remove"),
-    ),
-    Case(
-        name="model folder missing",
-        command=MODEL + "nowhere",
-        says=("nowhere' does not exist", "run the stage that makes it"),
     ),
     Case(
         name="model folder without weights",
@@ -338,11 +322,28 @@ def test_bad_input_gets_one_sentence_and_an_exit_code_and_leaves_nothing_half_wr
         (lambda world, model, words: build_policy("llama-64x2", words, context=0), "context is 0: give at least 2"),
         (lambda world, model, words: load_policy("  ", words), "No model was named: give"),
         (lambda world, model, words: load_policy("gpt2", words, device="tpu"), "device is 'tpu' .* use device='cpu'"),
+        (lambda world, model, words: load_policy("runs/none", words), "'runs/none' does not exist: run the stage"),
+        (lambda world, model, words: load_reward_model("gpt2", words, start="stf"), "start is 'stf': choose 'sft'"),
+        (lambda world, model, words: WorldTask(world).labelers("nois"), "no panel 'nois': choose one of biased, noise"),
         (lambda world, model, words: add_lora(model, rank=-1), "lora_rank is -1: give"),
         (lambda world, model, words: sample(model, [[1]], max_completion_length=0, temperature=0), "length is 0: give"),
         (lambda world, model, words: requested({"seed": -1}, inputs={}, seed=None), "seed is -1: give"),
     ],
-    ids=["documents", "demonstrations", "prompts", "row", "context", "unnamed", "device", "rank", "length", "seed"],
+    ids=[
+        "documents",
+        "demonstrations",
+        "prompts",
+        "row",
+        "context",
+        "unnamed",
+        "device",
+        "missing",
+        "start",
+        "panel",
+        "rank",
+        "length",
+        "seed",
+    ],
 )
 def test_a_number_or_name_that_means_nothing_is_refused_in_one_sentence(world, refused, says):
     words = word_tokenizer()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -435,6 +436,16 @@ def test_a_kernel_that_dies_is_a_failure_that_says_so(tmp_path, capsys):
     message = capsys.readouterr().err
     assert message.startswith("dies failed because its kernel ended") and message.count("\n") == 1
     assert (tmp_path / "out" / "notebook.failed.ipynb").exists()
+
+
+def test_a_disk_too_full_for_the_notebook_itself_leaves_no_half_of_it(tmp_path):
+    write_notebook(tmp_path / "long.ipynb", "print('long ' * 2000)")
+    command = [sys.executable, "-m", "workbench.cli", "run", str(tmp_path / "long.ipynb"), "--out", str(tmp_path / "o")]
+    limit = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))}  # files fail as if full
+    ended = subprocess.run(command, capture_output=True, text=True, **limit)
+    assert ended.returncode == 2 and ended.stderr.count("\n") == 1
+    assert "was not written because the disk is full" in ended.stderr
+    assert [path.name for path in (tmp_path / "o").iterdir()] == [".notebook.lock"]
 
 
 SLEEP = """

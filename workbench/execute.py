@@ -105,13 +105,15 @@ def execute(job: dict, folder: Path, stop: Stop) -> tuple[int, str]:
             run_papermill(job, part, stop)
     except (papermill.PapermillExecutionError, DeadKernelError, RuntimeError, Stopped) as error:
         if stop.asked:
-            part.unlink(missing_ok=True)
             return STOPPED, "stopped"
         publish(part, failed, job["metadata"])
         return failure(error, job["name"], failed)
-    publish(part, done, job["metadata"])
-    failed.unlink(missing_ok=True)
-    return DONE, ""
+    else:
+        publish(part, done, job["metadata"])
+        failed.unlink(missing_ok=True)
+        return DONE, ""
+    finally:
+        part.unlink(missing_ok=True)  # stopped, or cut short by a full disk
 
 
 def run_papermill(job: dict, part: Path, stop: Stop) -> None:
@@ -137,11 +139,10 @@ def papermill_path(path: Path) -> str:
 
 
 def publish(part: Path, target: Path, metadata: dict) -> None:
-    """Move an executed notebook to its final name, with what is needed to recognise it later."""
+    """Write an executed notebook under its final name, with what is needed to recognise it later."""
     notebook = nbformat.read(part, as_version=4)
     notebook.metadata["workbench"] = metadata
     files.write_text(target, nbformat.writes(notebook))
-    part.unlink()
 
 
 def failure(error: Exception, name: str, output: Path) -> tuple[int, str]:
