@@ -1,7 +1,9 @@
 """Models and tokenizers from folders, and what is read off them, against plain unpadded forward passes."""
 
 import json
+import time
 
+import huggingface_hub
 import pytest
 import torch
 from tiny_models import (
@@ -466,3 +468,15 @@ def test_the_tokenizers_eos_ends_a_completion_beside_the_models_own(tmp_path):
     model.generation_config.eos_token_id = 7
     loaded = load_policy(saved(model, word_tokenizer(), tmp_path), word_tokenizer())
     assert eos_token_ids(loaded).tolist() == [7, EOS]
+
+
+def test_a_hub_model_without_a_network_is_refused_at_once_unless_it_is_cached(monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    started = time.monotonic()
+    with pytest.raises(WorkbenchError, match="'nobody/nothing' is no local folder and the Hub does not answer"):
+        load_policy("nobody/nothing", word_tokenizer())
+    assert time.monotonic() - started < 8
+    monkeypatch.setattr("workbench.models.snapshot_download", lambda name, local_files_only: str(tmp_path / "kept"))
+    saved(tiny_model(), word_tokenizer(), tmp_path / "kept")
+    assert same_weights(weights_of(load_policy("owner/name", word_tokenizer())), weights_of(tiny_model()))

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import torch
+from huggingface_hub import HfApi, snapshot_download
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
@@ -19,6 +20,7 @@ from transformers.utils import logging
 
 from workbench.errors import WorkbenchError
 from workbench.files import resolve
+from workbench.hub import hub_answers
 from workbench.scoring import scalar_head
 
 # Architectures that are built from nothing: small enough for a CPU, and the two families of position encodings.
@@ -38,7 +40,7 @@ def seeded(seed: int):
         yield
 
 
-def build_policy(preset: str, tokenizer, *, context: int = 128, seed: int = 0):
+def build_policy(preset: str, tokenizer, *, context: int = 128, seed: int = 0, device: str = "cpu"):
     """A causal LM with random weights for `tokenizer`; raises WorkbenchError for an unknown preset."""
     if preset not in PRESETS:
         raise WorkbenchError(f"There is no model preset {preset!r}: choose one of {', '.join(PRESETS)}.")
@@ -61,8 +63,9 @@ def build_policy(preset: str, tokenizer, *, context: int = 128, seed: int = 0):
         eos_token_id=tokenizer.eos_token_id,
         **sizes,
     )
+    _require_device(device)
     with seeded(seed):
-        return AutoModelForCausalLM.from_config(config)
+        return AutoModelForCausalLM.from_config(config).to(device)
 
 
 def load_tokenizer(source: str):
@@ -219,7 +222,7 @@ def _require_device(device: str) -> None:
 
 
 def _model_folder(source: str) -> str:
-    """A local folder where there is one (relative to the repository root), else the Hub id as it is."""
+    """A local folder where there is one (relative to the repository root), else the Hub id or what is cached of it."""
     if not source.strip():
         raise WorkbenchError("No model was named: give a run folder, a model folder or a Hub id.")
     folder = resolve(source)
@@ -231,7 +234,17 @@ def _model_folder(source: str) -> str:
         raise WorkbenchError(
             f"The model folder {source!r} does not exist: run the stage that makes it, or give a Hub id."
         )
-    return source
+    return source if hub_answers(HfApi().model_info, source) else _cached(source)
+
+
+def _cached(source: str) -> str:
+    """The folder in which the Hub's library keeps its copy of a model."""
+    try:
+        return snapshot_download(source, local_files_only=True)
+    except (OSError, ValueError) as error:  # never downloaded, or no valid name
+        raise WorkbenchError(
+            f"{source!r} is no local folder and the Hub does not answer: check the name, or give a model folder."
+        ) from error
 
 
 def _fit_vocabulary(model, tokenizer) -> None:

@@ -20,17 +20,16 @@ import huggingface_hub
 import pyarrow.parquet
 from datasets import Dataset, DatasetDict
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
 
 from workbench.errors import WorkbenchError
 from workbench.files import resolve, shown
+from workbench.hub import hub_answers
 
 Rows = list[dict[str, Any]]
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")  # "name" or "owner/name", with ":config" where there are several
 SPLITS = ("train", "test", "validation", "valid", "dev")  # names that mark a file of a folder as one split
 UNREACHABLE = "cannot be fetched (the Hub does not answer, and it is not in the cache)"
-HUB_TIMEOUT = 5.0  # seconds to wait for the Hub's first answer
 
 
 def read_source(source: str, *, split: str = "train") -> Dataset:
@@ -235,7 +234,7 @@ def _require_one_type(values: list[Any], name: str, path: Path) -> None:
 def _read_hub(source: str, split: str) -> Dataset:
     """A dataset of the Hub, from the network or, where that is down, from this machine's cache."""
     name, _, config = source.partition(":")
-    reachable = _hub_answers(name)
+    reachable = hub_answers(HfApi().dataset_info, name)
     try:
         with nullcontext() if reachable else _offline():
             return datasets.load_dataset(name, config or None, split=split)
@@ -250,17 +249,6 @@ def _read_hub(source: str, split: str) -> Dataset:
 def _first_line(error: Exception) -> str:
     """What an exception says first."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _hub_answers(name: str) -> bool:
-    """Whether the Hub can be reached, asked once: `load_dataset` would first retry for half a minute."""
-    try:
-        HfApi().dataset_info(name, timeout=HUB_TIMEOUT)
-    except HfHubHTTPError:
-        return True  # "no such dataset" is an answer
-    except Exception:  # no route, no name, time out, offline mode: whatever the HTTP library calls it
-        return False
-    return True
 
 
 @contextmanager
