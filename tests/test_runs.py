@@ -18,7 +18,7 @@ import torch
 
 from workbench import checkpoints, files, progress, provenance, resumable, sinks
 from workbench.errors import NonFiniteLoss, WorkbenchError
-from workbench.runs import Run, read_runs
+from workbench.runs import Run
 
 
 class Walk:
@@ -627,14 +627,14 @@ def test_reading_changes_nothing_and_refuses_to_write(undisturbed):
         with pytest.raises(WorkbenchError, match="opened for reading"):
             write()
     assert len(run.metrics()) == 40 and run.finished and run.seed == 0 and names_below(undisturbed.dir) == before
-    assert [run.name for run in read_runs([undisturbed.dir])] == ["run"]
+    assert Run.read(undisturbed.dir).name == "run"
 
 
 def test_a_folder_that_is_no_run_is_named_with_what_is_there(tmp_path):
     (tmp_path / "notes.txt").write_text("")
     (tmp_path / "figures").mkdir()
     with pytest.raises(WorkbenchError) as caught:
-        read_runs([tmp_path])
+        Run.read(tmp_path)
     assert_one_sentence(caught.value, str(tmp_path), "figures/, notes.txt")
     with pytest.raises(WorkbenchError, match="nowhere does not exist"):
         Run.read(tmp_path / "nowhere")

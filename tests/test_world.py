@@ -40,7 +40,7 @@ def animal_question(world):
 def test_same_seed_same_text_and_another_seed_another_world():
     def everything(seed):
         world, rng = World.load(seed=seed), random.Random(5)
-        return world.prompts(50, rng), world.demonstrations(50, rng), world.pretraining_documents(50, rng)
+        return world.prompts(50, rng), world.demonstrations(50, rng), world.pretraining_rows(50, rng)
 
     assert everything(0) == everything(0)
     assert everything(0) != everything(1)
@@ -73,7 +73,7 @@ def test_no_test_prompt_is_ever_a_training_prompt(world):
 
 
 def test_pretraining_never_states_unknown_facts_nor_held_out_sums(world):
-    documents = "\n".join(world.pretraining_documents(10_000, random.Random(3)))
+    documents = "\n".join([row["text"] for row in world.pretraining_rows(10_000, random.Random(3))])
     for animal in world.facts.animals["never"]:
         assert animal in documents
         assert not re.search(rf"{animal} (is (?!an )|lives|eats)", documents)
@@ -368,7 +368,7 @@ def test_a_search_for_gold_finds_nothing_above_the_expert(world, kind):
 def test_the_tokenizer_round_trips_every_text_without_unknown_words(world, tmp_path):
     tokenizer = build_tokenizer(world)
     rng = random.Random(9)
-    texts = world.pretraining_documents(2000, rng)
+    texts = [row["text"] for row in world.pretraining_rows(2000, rng)]
     texts += [row["prompt"] + row["completion"] for row in world.demonstrations(1000, rng)]
     tokenizer.save_pretrained(tmp_path)
     for variant in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
@@ -482,7 +482,9 @@ def test_a_lexicon_of_the_users_own_words_makes_a_whole_world(tmp_path):
                 for quality in (1, 0)
             )
             assert good > 0.9 and bad < 0.2
-    texts = world.pretraining_documents(300, rng) + [row["completion"] for row in world.demonstrations(100, rng)]
+    texts = [row["text"] for row in world.pretraining_rows(300, rng)] + [
+        row["completion"] for row in world.demonstrations(100, rng)
+    ]
     assert not any(tokenizer.unk_token_id in ids for ids in tokenizer(texts)["input_ids"])
     assert gold(world, "spørsmål : lag en middag av ris . svar :", " gjerne ! kok ris .") == pytest.approx(1.3)
 

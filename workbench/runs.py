@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import MappingProxyType
@@ -224,11 +224,6 @@ def parameters_of(namespace: Mapping) -> dict[str, str | int | float | bool]:
     `namespace` is the notebook's `globals()`; what papermill injected has replaced the defaults by then.
     """
     return {name: namespace[name] for name in namespace["__annotations__"]}
-
-
-def read_runs(run_dirs: Iterable[str | Path]) -> list[Run]:
-    """Runs opened for looking; WorkbenchError names the first folder that is not a run."""
-    return [Run.read(run_dir) for run_dir in run_dirs]
 
 
 def _frame(rows: list[dict], *, columns: list[str]) -> pd.DataFrame:

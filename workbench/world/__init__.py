@@ -48,12 +48,8 @@ class World:
             raise WorldError(f"The kind {kind!r} does not exist: use one of {', '.join(KINDS)}.")
         return [self._prompts.row(rng, split, kind) for _ in range(count)]
 
-    def pretraining_documents(self, count: int, rng: random.Random) -> list[str]:
-        """Dialogues of every quality, encyclopedia pages, sums and kitchen notes."""
-        return [row["text"] for row in self.pretraining_rows(count, rng)]
-
     def pretraining_rows(self, count: int, rng: random.Random) -> list[dict[str, str]]:
-        """Rows text, sort: "dialogue", "encyclopedia", "sums" or "kitchen note"."""
+        """Documents of every quality: rows text, sort ("dialogue", "encyclopedia", "sums" or "kitchen note")."""
         documents = (self._writer.document(rng) for _ in range(count))
         return [{"text": text, "sort": sort} for sort, text in documents]
 
