@@ -1,4 +1,4 @@
-"""Masked statistics, token rewards and GAE against numpy, double sums, closed forms and TRL's own numbers."""
+"""Masked statistics, token rewards and advantages against numpy, sums, closed forms and TRL's own numbers."""
 
 import json
 from pathlib import Path
@@ -9,13 +9,19 @@ import torch
 
 from workbench.advantages import (
     adaptive_kl_coef,
+    batch_normalised_returns,
     gae,
+    group_centered,
+    group_relative,
+    leave_one_out,
     masked_mean,
     masked_rescale,
     masked_variance,
     masked_whiten,
+    reward_to_go,
     token_rewards,
 )
+from workbench.errors import WorkbenchError
 
 TRL = json.loads((Path(__file__).parent / "oracles" / "trl_ppo.json").read_text())
 MASK = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0]]).bool()
@@ -125,6 +131,23 @@ def test_lambda_zero_is_one_td_error_and_the_end_is_worth_nothing():
     assert advantages.tolist() == [[1 + 0.5 * 20 - 10, 2 + 0 - 20, 0]]
 
 
+def test_gae_is_the_weighted_mean_of_the_n_step_advantages_of_actor_critic():
+    rewards, values, gamma, lam = randoms(9), randoms(10), 0.95, 0.7
+    advantages, _ = gae(rewards, values, MASK, gamma=gamma, lam=lam)
+    rewards, values = rewards.double().numpy(), values.double().numpy()
+
+    def n_step(row, start, n, length):
+        """Mnih et al. 2016: n rewards, then the value of where they led."""
+        stop = min(start + n, length)
+        found = sum(gamma ** (later - start) * rewards[row, later] for later in range(start, stop))
+        return found + (gamma**n * values[row, start + n] if start + n < length else 0.0) - values[row, start]
+
+    for row, length in enumerate([6, 3, 1]):
+        for start in range(length):
+            weighted = [(1 - lam) * lam ** (n - 1) * n_step(row, start, n, length) for n in range(1, 400)]
+            assert advantages[row, start].item() == pytest.approx(sum(weighted), rel=1e-4, abs=1e-5)
+
+
 def test_a_completion_cut_at_the_length_limit_ends_like_one_that_is_padded():
     rewards, values = randoms(7)[:1, :3], randoms(8)[:1, :3]
     full = gae(rewards, values, torch.ones(1, 3).bool(), gamma=0.9, lam=0.8)
@@ -150,3 +173,78 @@ def test_advantages_and_returns_are_those_of_trl_whose_returns_are_not_whitened(
 def test_the_adaptive_coefficient_follows_the_kl_by_at_most_a_fifth_per_horizon(kl, expected):
     # 1,000 episodes of a horizon of 10,000: a tenth of the proportional error
     assert adaptive_kl_coef(0.1, kl, target=6.0, episodes=1000, horizon=10_000) == pytest.approx(expected)
+
+
+# Without a critic
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.9, 0.0])
+def test_reward_to_go_is_the_discounted_sum_of_what_comes(gamma):
+    rewards = randoms(11, outside=float("nan"))
+    expected = np.zeros(MASK.shape)
+    for row, length in enumerate([6, 3, 1]):
+        for start in range(length):
+            expected[row, start] = sum(gamma ** (at - start) * rewards[row, at].item() for at in range(start, length))
+    found = reward_to_go(rewards, MASK, gamma=gamma)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_returns_of_token_penalties_are_the_score_minus_the_penalty_to_come_and_normalised_over_the_batch():
+    kl, scores, kl_coef = randoms(12).numpy(), np.array([2.0, -1.0, 0.5]), 0.3
+    rewards = token_rewards(torch.tensor(kl), torch.tensor(scores), MASK, kl_coef=kl_coef)
+    found = batch_normalised_returns(rewards, MASK, gamma=1.0)
+    lengths = (6, 3, 1)
+    returns = [
+        scores[row] - kl_coef * kl[row, start:length].sum()
+        for row, length in enumerate(lengths)
+        for start in range(length)
+    ]
+    expected = (returns - np.mean(returns)) / np.std(returns, ddof=1)
+    np.testing.assert_allclose(found[MASK], expected, rtol=1e-4, atol=1e-6)
+    assert found[~MASK].abs().sum() == 0
+
+
+SCORES = torch.tensor([0.3, -1.2, 2.0, 0.7, 1.0, 1.0, -0.5, 0.1, 5.0, 5.1, 4.9, 90.0])
+
+
+@pytest.mark.parametrize("group_size", [2, 3, 4, 6, 12])
+def test_group_advantages_are_those_of_each_group_by_itself(group_size):
+    groups = SCORES.double().numpy().reshape(-1, group_size)
+    others = [[np.mean(np.delete(group, one)) for one in range(group_size)] for group in groups]
+    means, deviations = groups.mean(1, keepdims=True), groups.std(1, ddof=1, keepdims=True)
+    for estimator, expected in (
+        (leave_one_out, groups - others),
+        (group_centered, groups - means),
+        (group_relative, (groups - means) / (deviations + 1e-4)),
+    ):
+        found = estimator(SCORES, group_size)
+        np.testing.assert_allclose(found, expected.flatten(), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found.view(-1, group_size).sum(1), 0, atol=1e-4)
+
+
+@pytest.mark.parametrize("estimator", [leave_one_out, group_centered, group_relative])
+@pytest.mark.parametrize("score", [0.1, -3.7e5, 1 / 3])
+@pytest.mark.parametrize("group_size", [2, 3, 7])
+def test_a_group_of_equal_scores_has_no_advantage_at_all(estimator, score, group_size):
+    advantages = estimator(torch.tensor([score] * group_size + [1.0, *[0.0] * (group_size - 1)]), group_size)
+    assert advantages[:group_size].tolist() == [0.0] * group_size
+    assert advantages[group_size] > 0
+
+
+def test_only_the_deviation_forgets_the_scale_of_the_scores():
+    assert torch.allclose(group_relative(1000 * SCORES, 4), group_relative(SCORES, 4), rtol=1e-3)
+    torch.testing.assert_close(group_centered(1000 * SCORES, 4), 1000 * group_centered(SCORES, 4))
+
+
+@pytest.mark.parametrize("estimator", [leave_one_out, group_centered, group_relative])
+@pytest.mark.parametrize(
+    ("group_size", "sentence"),
+    [
+        (1, "group_size is 1: give at least 2"),
+        (0, "group_size is 0: give at least 2"),
+        (5, "There are 12 scores but group_size is 5: give a multiple"),
+    ],
+)
+def test_scores_that_are_no_groups_are_refused(estimator, group_size, sentence):
+    with pytest.raises(WorkbenchError, match=sentence):
+        estimator(SCORES, group_size)

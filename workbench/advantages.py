@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from workbench.errors import WorkbenchError
+
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean over all counted positions, a scalar; 0 where nothing counts. `values` and `mask` of one shape."""
@@ -58,6 +60,49 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: flo
     return advantages, torch.where(mask, advantages + values, 0)
 
 
+def reward_to_go(rewards: Tensor, mask: Tensor, *, gamma: float) -> Tensor:
+    """Discounted sum of the rewards from each token on, (B, R), 0 where not counted. Williams 1992.
+
+    `rewards` (B, R), `mask` (B, R) a run of True from the first position.
+    """
+    return gae(rewards, torch.zeros_like(rewards), mask, gamma=gamma, lam=1.0)[1]
+
+
+def batch_normalised_returns(rewards: Tensor, mask: Tensor, *, gamma: float) -> Tensor:
+    """Reward to go, whitened over every counted token of the batch, (B, R), 0 where not counted.
+
+    `rewards` (B, R) hold the KL penalty of each token; no critic and no group. REINFORCE++, Hu et al. 2025, section 3.
+    """
+    return masked_whiten(reward_to_go(rewards, mask, gamma=gamma), mask)
+
+
+def leave_one_out(scores: Tensor, group_size: int) -> Tensor:
+    """Score minus the mean score of the other completions of the same prompt, (B,); sums to 0 in a group.
+
+    `scores` (B,), those of a prompt side by side. WorkbenchError where they are not whole groups of at least two.
+    Kool et al. 2019; Ahmadian et al. 2024, "RLOO".
+    """
+    return group_centered(scores, group_size) * (group_size / (group_size - 1))
+
+
+def group_centered(scores: Tensor, group_size: int) -> Tensor:
+    """Score minus the mean score of all completions of the same prompt, (B,). Dr. GRPO, Liu et al. 2025, section 3.2.
+
+    Arguments and errors as in `leave_one_out`.
+    """
+    return _centered_groups(scores, group_size).flatten()
+
+
+def group_relative(scores: Tensor, group_size: int) -> Tensor:
+    """Score minus the group's mean, divided by its standard deviation, (B,). GRPO, Shao et al. 2024, section 4.1.2.
+
+    Arguments and errors as in `leave_one_out`. The paper names neither the kind of deviation nor what keeps it off 0:
+    as in TRL, it is the unbiased one (n - 1) plus 1e-4. A group of equal scores gives exactly 0.
+    """
+    groups = _centered_groups(scores, group_size)
+    return (groups / (groups.std(1, keepdim=True) + 1e-4)).flatten()
+
+
 def adaptive_kl_coef(kl_coef: float, kl: float, *, target: float, episodes: int, horizon: int) -> float:
     """The next KL coefficient: up where the measured KL is above the target, by at most 20% per horizon.
 
@@ -66,3 +111,14 @@ def adaptive_kl_coef(kl_coef: float, kl: float, *, target: float, episodes: int,
     """
     error = min(0.2, max(-0.2, kl / target - 1))
     return kl_coef * (1 + error * episodes / horizon)
+
+
+def _centered_groups(scores: Tensor, group_size: int) -> Tensor:
+    """Scores minus their group's mean, (prompts, group_size)."""
+    if group_size < 2:
+        raise WorkbenchError(f"group_size is {group_size}: give at least 2, completions are compared within a group.")
+    if len(scores) % group_size:
+        raise WorkbenchError(f"There are {len(scores)} scores but group_size is {group_size}: give a multiple of it.")
+    groups = scores.view(-1, group_size)
+    groups = groups - groups[:, :1]  # equal scores become 0 before a mean can round them
+    return groups - groups.mean(1, keepdim=True)

@@ -1,7 +1,24 @@
-"""Policy-gradient objectives and KL estimates, one value per token, to minimise."""
+"""Policy-gradient objectives and KL estimates, one value per token, to minimise.
+
+Log-probabilities of -inf and ratios that overflow give the limit of the formula, infinite where the limit is: an
+infinite loss stops training with a sentence, and a finite loss has a finite gradient.
+"""
+
+import math
 
 import torch
 from torch import Tensor
+
+from workbench.losses.aggregation import completion_means
+
+
+def policy_gradient_loss(logprobs: Tensor, advantages: Tensor) -> Tensor:
+    """Minus advantage times log-probability per token, (B, R); its gradient is REINFORCE's. Williams 1992.
+
+    `logprobs` under the policy that sampled, (B, R) nats at the sampling temperature; `advantages` (B, R). A token
+    without advantage costs 0, whatever its log-probability.
+    """
+    return torch.where(advantages == 0, 0, -advantages * logprobs)
 
 
 def clipped_surrogate_loss(
@@ -16,12 +33,44 @@ def clipped_surrogate_loss(
 
     `logprobs` under the policy being trained, `old_logprobs` under the one that sampled, both (B, R) nats at the
     sampling temperature; `advantages` (B, R). The ratio is clipped to [1 - cliprange, 1 + cliprange_high];
-    `cliprange_high` None means the same as `cliprange` (a wider one is DAPO's clip-higher, Yu et al. 2025).
+    `cliprange_high` None means the same as `cliprange` (a wider one is DAPO's clip-higher, Yu et al. 2025). Sums over
+    completions, all of shape (B,), clip the ratio of whole completions.
     """
-    ratio = (logprobs - old_logprobs).exp()
+    log_ratio = _log_ratio(logprobs, old_logprobs)
     high = cliprange if cliprange_high is None else cliprange_high
-    clipped = ratio.clamp(1 - cliprange, 1 + high)
-    return torch.maximum(-advantages * ratio, -advantages * clipped)
+    # The sign of the advantage says which end binds; clipped before exp, a ratio out of range cannot overflow.
+    least = math.log1p(-cliprange) if cliprange < 1 else -math.inf
+    kept = torch.where(advantages < 0, log_ratio.clamp(min=least), log_ratio.clamp(max=math.log1p(high)))
+    return -advantages * kept.exp()
+
+
+def sequence_ratio_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    *,
+    cliprange: float = 3e-4,
+    cliprange_high: float | None = 4e-4,
+) -> Tensor:
+    """Clipped surrogate with one ratio per completion, repeated on its tokens, (B, R). Zheng et al. 2025, eq. 5.
+
+    Arguments as in `clipped_surrogate_loss`, `mask` (B, R). The ratio is the geometric mean of the token ratios (eq.
+    7), so the cliprange is far smaller than for tokens. Mean it per completion: that is the paper's objective.
+    """
+    log_ratio = completion_means(_log_ratio(logprobs, old_logprobs), mask)[:, None].expand_as(logprobs)
+    unmoved = torch.zeros_like(log_ratio)
+    return clipped_surrogate_loss(log_ratio, unmoved, advantages, cliprange=cliprange, cliprange_high=cliprange_high)
+
+
+def kl_penalised_surrogate_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, beta: float) -> Tensor:
+    """Surrogate without a clip, minus `beta` times KL(old || new), per token, (B, R). Schulman et al. 2017, eq. 8.
+
+    Arguments as in `clipped_surrogate_loss`; `beta` above 0, reward per nat. The KL is estimated by k3 on the sampled
+    tokens, so that no distribution of the old policy is kept; the paper's doubling and halving of `beta` is not here.
+    """
+    ratio = _log_ratio(logprobs, old_logprobs).exp()
+    return beta * kl_k3(old_logprobs, logprobs) - advantages * ratio
 
 
 def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, *, cliprange_value: float = 0.2) -> Tensor:
@@ -37,22 +86,48 @@ def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, *, c
 def kl_k1(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
     """Estimate of KL(policy || reference) per token sampled from the policy, (B, R) nats.
 
-    Unbiased, high variance, negative for single tokens: its mean over on-policy samples is not. Schulman 2020, "k1".
+    Unbiased, high variance, negative for single tokens: its mean over on-policy samples is not. A penalty for rewards
+    only: as a loss its gradient is 0 on average. Schulman 2020, "k1".
     """
-    return logprobs - reference_logprobs
+    return _log_ratio(logprobs, reference_logprobs)
+
+
+def kl_k2(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
+    """Half the squared log-ratio, (B, R) nats, for tokens sampled from the policy.
+
+    Biased by the third order of the difference, low variance, never negative; the gradient of its mean is that of the
+    KL itself, without bias. Schulman 2020, "k2".
+    """
+    return 0.5 * _log_ratio(logprobs, reference_logprobs).square()
+
+
+def kl_k3(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
+    """k1 plus a control variate of mean 0, (B, R) nats, for tokens sampled from the policy.
+
+    Unbiased, low variance near the reference, never negative; heavy-tailed where the reference likes what the policy
+    avoids, and the gradient of its mean is that of KL(reference || policy). Schulman 2020, "k3"; GRPO's penalty.
+    """
+    log_ratio = _log_ratio(reference_logprobs, logprobs)
+    return log_ratio.expm1() - log_ratio.clamp(max=torch.finfo(log_ratio.dtype).max)  # inf - inf would be NaN
 
 
 def exact_kl(logits: Tensor, reference_logits: Tensor) -> Tensor:
     """KL(policy || reference) of the next-token distribution over the whole vocabulary, (B, R) nats, in fp32.
 
-    `logits`, `reference_logits` (B, R, V), already divided by the sampling temperature.
+    `logits`, `reference_logits` (B, R, V), already divided by the sampling temperature; infinite where the reference
+    excludes (-inf) a token that the policy does not.
     """
     logprobs = logits.float().log_softmax(-1)
-    reference_logprobs = reference_logits.float().log_softmax(-1)
-    return (logprobs.exp() * (logprobs - reference_logprobs)).sum(-1)
+    log_ratio = logprobs - reference_logits.float().log_softmax(-1)
+    return (logprobs.exp() * log_ratio.masked_fill(logprobs.isneginf(), 0)).sum(-1)
 
 
 def entropy(logits: Tensor) -> Tensor:
     """Entropy of the next-token distribution, (B, R) nats, in fp32; `logits` (B, R, V) at the sampling temperature."""
     logprobs = logits.float().log_softmax(-1)
-    return -(logprobs.exp() * logprobs).sum(-1)
+    return -(logprobs.exp() * logprobs.masked_fill(logprobs.isneginf(), 0)).sum(-1)
+
+
+def _log_ratio(logprobs: Tensor, other: Tensor) -> Tensor:
+    """The difference, (B, R) nats; 0 where both exclude the token."""
+    return (logprobs - other).masked_fill(logprobs.isneginf() & other.isneginf(), 0)
