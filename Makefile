@@ -15,16 +15,19 @@ ifneq ($(MADE_IN),$(CURDIR))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help run lab test lint lock clean
+.PHONY: help run lab test lint bench conformance peers lock clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make run    the whole pipeline on the embedded world, then a report; finished stages are not repeated"
-	@echo "make lab    JupyterLab on notebooks/"
-	@echo "make test   every test"
-	@echo "make lint   style, formatting and the layer rule"
-	@echo "make lock   writes requirements.lock after a dependency changed in pyproject.toml"
-	@echo "make clean  removes caches and build outputs; never runs/ and the labels in it"
+	@echo "make run          the whole pipeline on the embedded world, then a report; finished stages are not repeated"
+	@echo "make lab          JupyterLab on notebooks/"
+	@echo "make test         every test"
+	@echo "make lint         style, formatting and the layer rule"
+	@echo "make bench        speed and memory beside TRL and model.generate, one table (about an hour)"
+	@echo "make conformance  the numbers that tests take from TRL, made again by TRL and compared"
+	@echo "make peers        installs what bench and conformance compare with into .peers"
+	@echo "make lock         writes requirements.lock after a dependency changed in pyproject.toml"
+	@echo "make clean        removes caches and build outputs; never runs/ and the labels in it"
 
 run: $(STAMP)
 	@$(BIN)/workbench run tour
@@ -43,6 +46,28 @@ lint: $(STAMP)
 	@$(BIN)/python -m ruff format --check .
 	@$(BIN)/lint-imports --no-logo
 
+# Oracles of tests/oracles, made again with the libraries they come from.
+conformance: $(STAMP) peers
+	@$(BIN)/python tests/conformance/run.py
+
+# Speed beside the same peers; BENCH="--models llama-128x4 --rounds 3" asks for less.
+bench: $(STAMP) peers
+	@$(BIN)/python tests/bench/run.py $(BENCH)
+
+PEERS := trl-1.12.0 trl-1.16.0
+peers: $(PEERS:%=.peers/%/.installed)
+
+# Each in an environment of its own, with the torch and transformers of requirements.lock.
+.peers/trl-%/.installed: requirements.lock | $(STAMP)
+	@echo "Installing TRL $* into .peers/trl-$* (a minute with uv, some minutes with pip)"
+	@$(BIN)/python -m venv --clear .peers/trl-$*
+	@$(settings_from_pip); \
+	if $(BIN)/python -m uv pip install -q --python .peers/trl-$*/bin/python -c requirements.lock trl==$*; then :; else \
+	  echo "uv did not succeed: installing the same versions with pip"; \
+	  .peers/trl-$*/bin/python -m pip install -qq --disable-pip-version-check -c requirements.lock trl==$*; \
+	fi
+	@touch $@
+
 # For every platform and Python at once, keeping the versions that are already there. torch stays at the version whose
 # numbers the tests know, and its CUDA packages are left to torch itself: it pins them, and only on Linux.
 LOCKED_TORCH := torch==2.13.0
@@ -58,13 +83,16 @@ lock: $(STAMP)
 	@echo "requirements.lock: $$(grep -c == requirements.lock) packages"
 
 clean:
-	@echo "Removing caches and build outputs; runs/ and the labels in it stay, .venv stays and is checked next time"
+	@echo "Removing caches and build outputs; runs/ with its labels and .peers stay, .venv stays and is checked next time"
 	@rm -rf $(STAMP) .pytest_cache .ruff_cache .import_linter_cache build dist *.egg-info *.part
 	@find workbench tests notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 # uv reads no pip configuration: $(call from_pip,UV_VARIABLE,PIP_VARIABLE,pip-option) hands one setting over.
 from_pip = value="$${$(1):-$${$(2):-$$($(PIP) config get global.$(3) 2>/dev/null)}}"; \
 	if [ -n "$$value" ]; then export $(1)="$$value"; fi
+settings_from_pip = $(call from_pip,UV_FIND_LINKS,PIP_FIND_LINKS,find-links); \
+	$(call from_pip,UV_DEFAULT_INDEX,PIP_INDEX_URL,index-url); \
+	$(call from_pip,SSL_CERT_FILE,PIP_CERT,cert)
 
 $(STAMP): requirements.lock pyproject.toml
 	@if [ ! -x $(BIN)/python ] || ! $(BIN)/python -c '' || { [ -s $(STAMP) ] && [ "$(MADE_IN)" != "$(CURDIR)" ]; }; then \
@@ -79,9 +107,7 @@ $(STAMP): requirements.lock pyproject.toml
 	  "$$python" -m venv --clear $(VENV); \
 	fi
 	@echo "Installing requirements.lock into .venv (under a minute with uv, some minutes with pip)"
-	@$(call from_pip,UV_FIND_LINKS,PIP_FIND_LINKS,find-links); \
-	$(call from_pip,UV_DEFAULT_INDEX,PIP_INDEX_URL,index-url); \
-	$(call from_pip,SSL_CERT_FILE,PIP_CERT,cert); \
+	@$(settings_from_pip); \
 	if $(PIP) install -qq uv \
 	  && $(BIN)/python -m uv pip install -q --python $(BIN)/python -r requirements.lock \
 	  && $(BIN)/python -m uv pip install -q --python $(BIN)/python --no-deps -e .; then :; \

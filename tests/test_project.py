@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 INSTALLED_EXTRAS = ("dev", "lora", "dask")
 MAXIMUM_IMPORT_SECONDS = 0.3
-TARGETS = ("run", "lab", "test", "lint", "lock", "clean")
+TARGETS = ("run", "lab", "test", "lint", "bench", "conformance", "peers", "lock", "clean")
 
 
 def declared_requirements(*extras):

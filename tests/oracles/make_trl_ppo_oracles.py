@@ -1,10 +1,6 @@
-"""Writes trl_ppo.json and trl_dpo.json beside itself: what TRL computes on small fixed inputs.
+"""Writes trl_ppo.json into the folder it is given, or beside itself: what TRL's PPO computes on small fixed inputs.
 
-Made with trl 1.12.0 (the last with `trl.experimental.ppo`), torch 2.13.0 and transformers 5.23.0, in an environment of
-its own:
-
-    python -m venv trl-environment && trl-environment/bin/pip install torch==2.13.0 trl==1.12.0
-    trl-environment/bin/python tests/oracles/make_trl_oracles.py
+    make conformance    makes it again in an environment of their own and compares
 
 TRL's PPO has its reward placement, GAE and losses inside one long `train` method, so those lines are cut out of the
 installed source by their comments and executed on our inputs; nothing of them is repeated here.
@@ -12,7 +8,7 @@ installed source by their comments and executed on our inputs; nothing of them i
 
 import inspect
 import json
-import tempfile
+import sys
 import textwrap
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,11 +16,9 @@ from types import SimpleNamespace
 import torch
 import transformers
 import trl
-from datasets import Dataset
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl.experimental.ppo import ppo_trainer
 
+PEER = "trl==1.12.0"  # the last with trl.experimental.ppo
 HERE = Path(__file__).parent
 INVALID = ppo_trainer.INVALID_LOGPROB
 ARGUMENTS = SimpleNamespace(
@@ -38,8 +32,6 @@ ARGUMENTS = SimpleNamespace(
     whiten_rewards=False,
     missing_eos_penalty=0.75,
 )
-DPO_BETA = 0.3
-WORDS = ["<pad>", "<eos>", "a", "b", "c", "d", "e", "f", "g", "h"]
 
 
 def source_between(first: str, last: str) -> str:
@@ -166,85 +158,10 @@ def losses(old_logprobs, mask) -> dict:
     }
 
 
-def waved(model, phase: float):
-    """The model with weights that follow a sine, so that any version of any library can build it again."""
-    with torch.no_grad():
-        for index, (_, parameter) in enumerate(sorted(model.named_parameters())):
-            count = torch.arange(parameter.numel(), dtype=torch.float64)
-            parameter.copy_((0.4 * torch.sin(1.7 * count + index + phase)).reshape(parameter.shape))
-    return model
-
-
-def tiny_llama() -> LlamaForCausalLM:
-    """One layer of width 8."""
-    config = LlamaConfig(
-        vocab_size=len(WORDS),
-        hidden_size=8,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=32,
-        tie_word_embeddings=False,
-        pad_token_id=0,
-        bos_token_id=None,
-        eos_token_id=1,
-    )
-    return LlamaForCausalLM(config)
-
-
-def dpo_oracles() -> dict:
-    """The loss that TRL's DPOTrainer computes for three pairs of different lengths."""
-    backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="a"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>")
-    rows = [
-        {"prompt": "a b c", "chosen": " d e", "rejected": " f g h d"},
-        {"prompt": "h", "chosen": " g f e d c", "rejected": " a"},
-        {"prompt": "b d f h b", "chosen": " c", "rejected": " c c"},
-    ]
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = trl.DPOConfig(
-            output_dir=folder,
-            beta=DPO_BETA,
-            loss_type="sigmoid",
-            use_cpu=True,
-            bf16=False,
-            gradient_checkpointing=False,
-            report_to=[],
-            disable_tqdm=True,
-        )
-        trainer = trl.DPOTrainer(
-            waved(tiny_llama(), 0.0),
-            waved(tiny_llama(), 0.5),
-            args=arguments,
-            train_dataset=Dataset.from_list(rows),
-            processing_class=tokenizer,
-        )
-        encoded = [trainer.train_dataset[index] for index in range(len(rows))]
-        inputs = trainer.data_collator(encoded)
-        loss = trainer.compute_loss(trainer.model, inputs)
-        loss.backward()
-    norm = torch.cat([parameter.grad.flatten() for parameter in trainer.model.parameters()]).norm()
-    metrics = {name: values[-1] for name, values in trainer._metrics["train"].items()}
-    pairs = [{key: row[key] for key in ("prompt_ids", "chosen_ids", "rejected_ids")} for row in encoded]
-    return {
-        "beta": DPO_BETA,
-        "pairs": pairs,
-        "loss": loss.item(),
-        "gradient_norm": norm.item(),
-        "chosen_reward": metrics["rewards/chosen"],
-        "rejected_reward": metrics["rewards/rejected"],
-        "accuracy": metrics["rewards/accuracies"],
-    }
-
-
-def main():
+def main(folder: Path):
     made = {"trl": trl.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
-    for name, make in (("trl_ppo", ppo_oracles), ("trl_dpo", dpo_oracles)):
-        text = json.dumps({"made_with": made, **make()}, indent=1)
-        (HERE / f"{name}.json").write_text(text + "\n")
+    (folder / "trl_ppo.json").write_text(json.dumps({"made_with": made, **ppo_oracles()}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE)
