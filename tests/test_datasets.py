@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-from workbench.datasets import STANDARD_COLUMNS, load_dataset_rows, parse_columns, split_by_prompt, to_standard
+from workbench.datasets import load_dataset_rows, parse_columns, split_by_prompt, to_standard, unpaired, without_ties
 from workbench.errors import WorkbenchError
 from workbench.files import repository_root
+from workbench.schemas import STANDARD_COLUMNS
 
 HH_FILE = "hh_rlhf_harmless_base.jsonl.gz"
 
@@ -208,6 +209,160 @@ def test_margins_written_as_text_become_numbers_and_blank_ones_none():
     assert standard("preferences", margin=["1.5", ""], **data)["margin"][:] == [1.5, None]
 
 
+# --- what people said of completions
+
+
+@pytest.mark.parametrize("preference", ["likely", -0.1, 1.5, float("nan")])
+def test_a_preference_that_is_no_probability_is_refused(preference):
+    message = refused("preferences", prompt=["p"], chosen=["a"], rejected=["b"], preference=[preference])
+    assert "row 0" in message and "'preference'" in message and "from 0 to 1" in message
+
+
+def test_the_likelier_completion_becomes_the_chosen_one_with_its_margin():
+    rows = standard(
+        "preferences",
+        prompt=["p", "q", "r", "s"],
+        chosen=["a", "b", "c", "d"],
+        rejected=["w", "x", "y", "z"],
+        preference=["0.25", "1", "", "0.5"],
+        margin=[-2, 3, 1, 0],
+        id=[1, 2, 3, 4],
+    )
+    assert rows["chosen"][:] == ["w", "b", "c", "d"] and rows["rejected"][:] == ["a", "x", "y", "z"]
+    assert rows["preference"][:] == [0.75, 1.0, None, 0.5]
+    assert rows["margin"][:] == [2.0, 3.0, 1.0, 0.0]
+    assert rows["id"][:] == [1, 2, 3, 4]
+
+
+def test_ties_are_the_comparisons_with_even_odds():
+    pairs = standard("preferences", prompt=["p"] * 3, chosen=["a"] * 3, rejected=["b"] * 3, preference=[1, 0.5, None])
+    assert without_ties(pairs)["preference"][:] == [1.0, None]
+    certain = pairs.remove_columns("preference")
+    assert without_ties(certain)[:] == certain[:]
+
+
+def test_comparisons_are_unpaired_into_the_chosen_as_true_and_the_rejected_as_false():
+    pairs = standard(
+        "preferences",
+        prompt=["p", "q", [user("r")]][:2],
+        chosen=["a", "b"],
+        rejected=["x", "y"],
+        margin=[1, 2],
+        preference=[0.9, 0.5],
+        labeler=["ada", "bob"],
+    )
+    assert unpaired(pairs).to_list() == [
+        {"prompt": "p", "completion": "a", "label": True, "labeler": "ada"},
+        {"prompt": "p", "completion": "x", "label": False, "labeler": "ada"},
+    ]
+    talk = standard("preferences", prompt=[[user("r")]], chosen=[[assistant("a")]], rejected=[[assistant("b")]])
+    assert [row["completion"] for row in unpaired(talk)] == [[assistant("a")], [assistant("b")]]
+    assert standard("unpaired", **unpaired(talk)[:])["label"][:] == [True, False]
+
+
+def test_truth_values_are_read_as_files_write_them():
+    labels = standard("unpaired", prompt=["p"] * 4, completion=["c"] * 4, label=["True", "0", " false ", "1"])
+    assert labels["label"][:] == [True, False, False, True]
+    for written, meant in (([1, 0], [True, False]), ([1.0, 0.0], [True, False]), ([False, True], [False, True])):
+        assert standard("unpaired", prompt=["p"] * 2, completion=["c"] * 2, label=written)["label"][:] == meant
+
+
+@pytest.mark.parametrize("label", ["yes", 2, 0.5, None])
+def test_a_label_that_is_neither_true_nor_false_is_refused(label):
+    message = refused("unpaired", prompt=["p"], completion=["c"], label=[label])
+    assert "row 0" in message and "'label'" in message and "true or false" in message
+
+
+@pytest.mark.parametrize("rating", ["good", float("inf"), None, True])
+def test_a_rating_that_is_no_finite_number_is_refused(rating):
+    message = refused("ratings", prompt=["p"], completion=["c"], rating=[rating])
+    assert "row 0" in message and "'rating'" in message and "finite number" in message
+    assert standard("ratings", prompt=["p"], completion=["c"], rating=["6"])["rating"][:] == [6.0]
+
+
+RANKED = {"prompt": ["p", "q"], "completions": [["a", "b", "c"], ["d", "e", "f"]], "ranking": [[2, 0, 1], [0, 1, 2]]}
+
+
+def test_rankings_are_taken_as_they_are():
+    assert standard("rankings", **RANKED, labeler=["ada", "bob"])[0] == {
+        "prompt": "p",
+        "completions": ["a", "b", "c"],
+        "ranking": [2, 0, 1],
+        "labeler": "ada",
+    }
+    talk = standard(
+        "rankings", prompt=[[user("p")]], completions=[[[assistant("a")], [assistant("b")]]], ranking=[[1, 0]]
+    )
+    assert talk[0]["completions"][1] == [assistant("b")]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("ranking", [0, 1, 1], "'ranking' is [0, 1, 1]"),
+        ("ranking", [1, 2, 3], "the numbers 0, 1, 2, ... of the completions, each once"),
+        ("ranking", [0, 1], "has 3 completions but ranks 2"),
+        ("ranking", None, "'ranking' is None"),
+        ("completions", ["a", "b", "a"], "ranks a completion against itself"),
+        ("completions", ["a"], "'completions' is a list of 1, expected a list of at least 2"),
+        ("completions", ["a", None, "b"], "'completions' is missing"),
+        ("prompt", " ", "empty prompt"),
+    ],
+)
+def test_a_ranking_that_ranks_nothing_or_not_everything_once_is_refused_by_its_row(column, value, words):
+    message = refused("rankings", **RANKED | {column: [RANKED[column][0], value]})
+    assert "row 1 (the first is 0)" in message and words in message
+
+
+def test_rankings_of_different_sizes_are_refused_for_no_batch_holds_both():
+    message = refused(
+        "rankings", prompt=["p", "q"], completions=[["a", "b", "c"], ["d", "e"]], ranking=[[2, 0, 1], [0, 1]]
+    )
+    assert "row 1 (the first is 0) ranks 2 completions, but row 0 ranks 3" in message
+
+
+STEPS = {"prompt": ["p", "q"], "completions": [["one.", " two."], ["three."]], "labels": [[True, False], [True]]}
+
+
+def test_judged_steps_may_be_as_many_as_each_completion_has():
+    assert standard("stepwise", **STEPS)[:] == STEPS
+    assert standard("stepwise", **STEPS | {"labels": [[1, 0], [1]]})[:] == STEPS
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("labels", [True, False], "has 1 steps but 2 labels"),
+        ("labels", None, "'labels' is None, expected a list of true and false"),
+        ("completions", [" "], "has an empty step (0, the first is 0)"),
+        ("completions", [], "expected a list of at least 1"),
+        ("completions", None, "'completions' is NoneType"),
+    ],
+)
+def test_steps_that_do_not_fit_their_labels_are_refused_by_their_row(column, value, words):
+    message = refused("stepwise", **STEPS | {column: [STEPS[column][0], value]})
+    assert "row 1 (the first is 0)" in message and words in message
+
+
+def test_a_step_that_is_neither_right_nor_wrong_is_refused_by_its_row():
+    message = refused("stepwise", **STEPS | {"labels": [[1, 0], [2]]})
+    assert "row 1 (the first is 0), column 'labels' is [2]" in message
+
+
+def test_steps_have_no_conversational_form():
+    message = refused("stepwise", prompt=[[user("p")]], completions=[["a"]], labels=[[True]])
+    assert "mixes text and conversations" in message
+    both = refused("stepwise", prompt=[[user("p")]], completions=[[[assistant("a")]]], labels=[[True]])
+    assert "is a conversation: give the prompt and each step as text" in both
+
+
+@pytest.mark.parametrize("schema", ["unpaired", "ratings", "rankings", "stepwise"])
+def test_data_without_feedback_are_told_every_column_that_is_missing(schema):
+    message = refused(schema, question=["q"], answer=["a"])
+    assert all(repr(column) in message for column in STANDARD_COLUMNS[schema])
+    assert f"the schema {schema!r} needs (found: question, answer)" in message
+
+
 # --- the split by prompt
 
 
@@ -258,6 +413,9 @@ def test_both_sides_have_rows_or_the_split_is_refused():
         ("preferences_implicit.jsonl.gz", "preferences", "", 3),
         ("preferences_conversational.json", "preferences", "", 3),
         ("prompts.parquet", "prompts", "", 3),
+        ("unpaired.jsonl", "unpaired", "", 4),
+        ("rankings.jsonl", "rankings", "", 3),
+        ("steps.jsonl", "stepwise", "", 3),
     ],
 )
 def test_each_example_file_loads_in_its_schema(name, schema, columns, rows):
@@ -267,7 +425,7 @@ def test_each_example_file_loads_in_its_schema(name, schema, columns, rows):
 
 
 def test_every_example_file_is_tried_above():
-    assert len(list((repository_root() / "data" / "examples").iterdir())) == 6
+    assert len(list((repository_root() / "data" / "examples").iterdir())) == 9
 
 
 def test_limit_takes_the_first_rows():

@@ -1,5 +1,7 @@
 """Standard columns -> token ids: boundaries, chat templates, cuts and their report."""
 
+from itertools import chain
+
 import pytest
 from datasets import Dataset
 from tiny_tokenizers import CHAT_TEMPLATE, byte_bpe
@@ -7,9 +9,12 @@ from tiny_tokenizers import CHAT_TEMPLATE, byte_bpe
 from workbench.errors import WorkbenchError
 from workbench.examples import (
     completion_examples,
+    labelled_examples,
     pair_completions,
     pair_examples,
     prompt_examples,
+    ranking_examples,
+    stepwise_examples,
     text_documents,
 )
 
@@ -139,6 +144,18 @@ def test_pairs_share_the_prompt_and_carry_their_margin():
     assert (first.margin, second.margin) == (1.5, 0.0)
 
 
+def test_pairs_carry_the_probability_that_the_chosen_one_is_better():
+    dataset = Dataset.from_dict(
+        {"prompt": ["p"] * 2, "chosen": ["a", "c"], "rejected": ["b", "d"], "preference": [0.5, None]}
+    )
+    pairs = pair_examples(dataset, byte_bpe(), max_prompt_length=5, max_completion_length=5)
+    assert [pair.preference for pair in pairs] == [0.5, 1.0]
+    certain = pair_examples(
+        dataset.remove_columns("preference"), byte_bpe(), max_prompt_length=5, max_completion_length=5
+    )
+    assert [pair.preference for pair in certain] == [1.0, 1.0]
+
+
 def test_pairs_that_a_cut_makes_equal_are_dropped_and_counted():
     dataset = Dataset.from_dict({"prompt": ["p", "p"], "chosen": ["xyz1", "a"], "rejected": ["xyz2", "b"]})
     examples = pair_examples(dataset, byte_bpe(), max_prompt_length=5, max_completion_length=3)
@@ -215,3 +232,85 @@ def test_the_report_mentions_only_what_was_cut():
     assert str(completion_examples(rows, byte_bpe(), max_prompt_length=2, **limits).report) == (
         "2 rows: 1 prompts cut on the left."
     )
+
+
+# What people said of completions
+
+
+def test_a_labelled_completion_carries_what_was_said_of_it_as_a_number():
+    tokenizer = byte_bpe(before="<bos>")
+    rows = Dataset.from_dict({"prompt": ["p", "q"], "completion": [" a", " b"], "label": [True, False]})
+    limits = {"max_prompt_length": 5, "max_completion_length": 5}
+    first, second = labelled_examples(rows, tokenizer, **limits)
+    assert (first.prompt_ids, first.completion_ids) == (ids(tokenizer, "<bos>p"), ids(tokenizer, " a<eos>"))
+    assert (first.label, second.label) == (1.0, 0.0)
+    rated = labelled_examples(rows.rename_column("label", "rating"), tokenizer, column="rating", **limits)
+    assert [example.label for example in rated] == [1.0, 0.0]
+
+
+def test_a_ranking_keeps_its_completions_in_their_places():
+    tokenizer = byte_bpe()
+    rows = Dataset.from_dict({"prompt": ["p"], "completions": [["a", "bc", "d"]], "ranking": [[2, 0, 1]]})
+    (example,) = ranking_examples(rows, tokenizer, max_prompt_length=5, max_completion_length=5)
+    assert [tokenizer.decode(ids) for ids in example.completion_ids] == ["a<eos>", "bc<eos>", "d<eos>"]
+    assert (example.prompt_ids, example.ranking) == (ids(tokenizer, "p"), [2, 0, 1])
+
+
+def test_a_ranked_conversation_goes_through_the_chat_template():
+    tokenizer = byte_bpe(chat_template=CHAT_TEMPLATE)
+    other = [{"role": "assistant", "content": "five"}]
+    rows = Dataset.from_dict({"prompt": [ASK], "completions": [[ANSWER, other]], "ranking": [[1, 0]]})
+    (example,) = ranking_examples(rows, tokenizer, max_prompt_length=99, max_completion_length=99)
+    assert example.completion_ids == [ids(tokenizer, "four hours<eos>"), ids(tokenizer, "five<eos>")]
+
+
+def test_rankings_that_a_cut_makes_equal_are_dropped_and_counted():
+    rows = Dataset.from_dict(
+        {"prompt": ["p", "q"], "completions": [["a", "xyz1", "xyz2"], ["a", "b", "c"]], "ranking": [[0, 1, 2]] * 2}
+    )
+    examples = ranking_examples(rows, byte_bpe(), max_prompt_length=5, max_completion_length=3)
+    assert (len(examples), examples.rows, examples.report.dropped_rankings) == (1, [1], 1)
+    assert "1 rankings dropped" in str(examples.report) and examples.report.cut_completions == 2
+    with pytest.raises(WorkbenchError, match=r"All rankings .* raise max_completion_length"):
+        ranking_examples(rows.select([0]), byte_bpe(), max_prompt_length=5, max_completion_length=3)
+
+
+def steps(*texts, labels=None):
+    return Dataset.from_dict({"prompt": ["p"], "completions": [list(texts)], "labels": [labels or [True] * len(texts)]})
+
+
+def test_steps_joined_are_the_completion_that_a_policy_would_have_written():
+    tokenizer = byte_bpe()
+    texts = ["how long is a day?", "\nAnswer: twenty", " four hours."]
+    rows = steps(*texts, labels=[True, False, True])
+    (example,) = stepwise_examples(rows, tokenizer, max_prompt_length=9, max_completion_length=99)
+    assert list(chain(*example.step_ids)) == ids(tokenizer, "".join(texts) + "<eos>")
+    assert [tokenizer.decode(step) for step in example.step_ids] == [*texts[:2], texts[2] + "<eos>"]
+    assert example.labels == [True, False, True]
+
+
+def test_a_token_that_reaches_into_the_next_step_belongs_to_it():
+    tokenizer = byte_bpe()
+    (token,) = ids(tokenizer, " four")
+    (example,) = stepwise_examples(steps("so fo", "ur"), tokenizer, max_prompt_length=9, max_completion_length=99)
+    assert example.step_ids == [ids(tokenizer, "so"), [token, tokenizer.eos_token_id]]
+    with pytest.raises(WorkbenchError, match=r"Row 0: step 0 .* no token that ends in it"):
+        stepwise_examples(steps(" fo", "ur"), tokenizer, max_prompt_length=9, max_completion_length=99)
+
+
+def test_steps_that_do_not_fit_whole_are_dropped_with_their_labels_and_counted():
+    tokenizer = byte_bpe()
+    rows = steps("abc", "def", "ghi", labels=[True, True, False])
+    found = {}
+    for length in (10, 9, 8, 3):
+        (example,) = examples = stepwise_examples(rows, tokenizer, max_prompt_length=9, max_completion_length=length)
+        found[length] = ([tokenizer.decode(step) for step in example.step_ids], examples.report.dropped_steps)
+        assert len(example.labels) == len(example.step_ids)
+    assert found == {
+        10: (["abc", "def", "ghi<eos>"], 0),
+        9: (["abc", "def", "ghi"], 0),
+        8: (["abc", "def"], 1),
+        3: (["abc"], 2),
+    }
+    with pytest.raises(WorkbenchError, match="All first steps are longer than 2 tokens"):
+        stepwise_examples(rows, tokenizer, max_prompt_length=9, max_completion_length=2)

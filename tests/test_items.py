@@ -3,7 +3,7 @@
 import pytest
 
 from workbench.errors import WorkbenchError
-from workbench.feedback.items import pair_items
+from workbench.feedback.items import pair_items, ranking_items
 
 
 def completion(prompt, text, *, finished=True, **columns):
@@ -67,3 +67,31 @@ def test_an_odd_number_of_completions_is_refused():
 def test_two_completions_of_different_prompts_are_refused():
     with pytest.raises(WorkbenchError, match="Completions 2 and 3 answer different prompts"):
         pair_items([completion(prompt, text) for prompt, text in ("pa", "pb", "pc", "qd")])
+
+
+def test_a_ranking_has_the_first_completions_that_end_and_differ():
+    texts = [("a", True), (" a ", True), ("b", False), ("c", True), ("b", True), ("d", True)]
+    rows = [completion("p", text, finished=ended, kind="qa") for text, ended in texts]
+    items, left_out = ranking_items(rows, sampled=6, kept=3)
+    expected = {"prompt": "p", "completions": ["a", "c", "b"], "finished": [True] * 3, "kind": "qa"}
+    assert items == [{"item_id": "ranking-000000"} | expected]
+    assert left_out == {"too few different": 0}
+
+
+def test_a_prompt_with_too_few_different_completions_is_counted_and_named_by_none():
+    rows = [completion("p", "a")] * 3 + [completion("q", text) for text in "abc"]
+    (item,), left_out = ranking_items(rows, sampled=3, kept=2)
+    assert (item["item_id"], item["prompt"], left_out) == ("ranking-000001", "q", {"too few different": 1})
+    with pytest.raises(WorkbenchError, match=r"None of 1 prompts can be judged \(1 too few different\)"):
+        ranking_items(rows[:3], sampled=3, kept=2)
+
+
+@pytest.mark.parametrize(("sampled", "kept"), [(3, 1), (2, 3), (4, 2)])
+def test_sizes_that_make_no_ranking_are_refused(sampled, kept):
+    with pytest.raises(WorkbenchError, match=f"{kept} of {sampled} completions"):
+        ranking_items([completion("p", text) for text in "abcdef"], sampled=sampled, kept=kept)
+
+
+def test_completions_of_several_prompts_are_no_ranking():
+    with pytest.raises(WorkbenchError, match="The 2 completions from 2 on answer different prompts"):
+        ranking_items([completion(prompt, text) for prompt, text in ("pa", "pb", "pc", "qd")], sampled=2, kept=2)

@@ -9,10 +9,20 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from scipy.stats import binomtest, chisquare
+from scipy.stats import binomtest, chisquare, gumbel_r, kstest, logistic
 
 from workbench.feedback.order import shown_order
-from workbench.world import NOISE_PANEL, PANEL, Labeler, World, WorldError, judge_pairs
+from workbench.world import (
+    NOISE_PANEL,
+    PANEL,
+    Labeler,
+    World,
+    WorldError,
+    judge_pairs,
+    judge_rankings,
+    judge_ratings,
+    judge_strengths,
+)
 
 BY_NAME = {labeler.name: labeler for labeler in PANEL}
 
@@ -107,6 +117,121 @@ def test_the_choice_follows_the_bradley_terry_probability():
     lapsing = replace(labeler, lapse=0.4)
     worse = sum(lapsing.choice((9.0, 0.0), rng) == 1 for _ in range(20_000))
     assert binomtest(worse, 20_000, 0.2).pvalue > 1e-3
+
+
+UTILITIES = (0.4, 0.1, 0.0, -0.3)
+DRAWS = 30_000
+
+
+def plain(**settings):
+    """A labeler who never skips or calls ties."""
+    return Labeler(name="pl", **{"temperature": 0.5, "lapse": 0.0, "skip_rate": 0.0, "tie_rate": 0.0} | settings)
+
+
+def plackett_luce(order, temperature):
+    """Probability of an order: the best of those that are left is drawn, again and again."""
+    strengths = [math.exp(UTILITIES[index] / temperature) for index in order]
+    return math.prod(strength / sum(strengths[place:]) for place, strength in enumerate(strengths))
+
+
+@pytest.mark.parametrize("lapse", [0.0, 0.3])
+def test_rankings_come_as_often_as_plackett_and_luce_say(lapse):
+    labeler, rng = plain(lapse=lapse), random.Random(8)
+    found = Counter(tuple(labeler.ranking(UTILITIES, rng)) for _ in range(DRAWS))
+    orders = list(itertools.permutations(range(4)))
+    chances = [(1 - lapse) * plackett_luce(order, 0.5) + lapse / 24 for order in orders]
+    assert sum(chances) == pytest.approx(1)
+    assert chisquare([found[order] for order in orders], [DRAWS * chance for chance in chances]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("lapse", [0.0, 0.3])
+def test_a_ranking_places_one_above_another_as_often_as_the_pair_is_chosen(lapse):
+    labeler, rng = plain(lapse=lapse), random.Random(9)
+    orders = [labeler.ranking(UTILITIES, rng) for _ in range(DRAWS)]
+    for first, second in itertools.combinations(range(4), 2):
+        above = sum(order.index(first) < order.index(second) for order in orders)
+        chosen = sum(labeler.choice([UTILITIES[first], UTILITIES[second]], rng) == 0 for _ in range(DRAWS))
+        chance = (1 - lapse) / (1 + math.exp((UTILITIES[second] - UTILITIES[first]) / 0.5)) + lapse / 2
+        assert binomtest(above, DRAWS, chance).pvalue > 1e-3
+        assert binomtest(chosen, DRAWS, chance).pvalue > 1e-3
+
+
+def test_ratings_fall_between_the_steps_of_the_scale_as_often_as_their_noise_does(world):
+    scale, rng = world.lexicon.scales.ratings, random.Random(10)
+    noise = gumbel_r(loc=0.6 - 0.5 * 0.5772156649, scale=0.5)
+    assert noise.mean() == pytest.approx(0.6)
+    bounds = [-math.inf, *scale, math.inf]
+    for lapse in (0.0, 0.3):
+        labeler = plain(lapse=lapse)
+        found = Counter(labeler.rating(0.6, scale, rng) for _ in range(DRAWS))
+        chances = [
+            (1 - lapse) * (noise.cdf(high) - noise.cdf(low)) + lapse / 7 for low, high in itertools.pairwise(bounds)
+        ]
+        assert chisquare([found[rating] for rating in range(1, 8)], [DRAWS * c for c in chances]).pvalue > 1e-3
+
+
+def test_a_sure_labeler_rates_by_the_scale_alone(world):
+    sure, scale, rng = plain(temperature=1e-6), world.lexicon.scales.ratings, random.Random(11)
+    between = [scale[0] - 1, *((low + high) / 2 for low, high in itertools.pairwise(scale)), scale[-1] + 1]
+    assert [sure.rating(utility, scale, rng) for utility in between] == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_the_difference_that_a_labeler_sees_is_the_true_one_with_logistic_noise():
+    rng = random.Random(12)
+    seen = [plain().comparison((0.3, 0.0), rng) for _ in range(DRAWS)]
+    signed = [difference if value == 0 else -difference for value, difference in seen]
+    assert kstest(signed, logistic(loc=0.3, scale=0.5).cdf).pvalue > 1e-3
+    wandering = plain(lapse=1.0)
+    lapses = [wandering.comparison((9.0, 0.0), rng) for _ in range(DRAWS)]
+    for value in (0, 1):  # a coin toss of any strength
+        differences = [difference for tossed, difference in lapses if tossed == value]
+        assert binomtest(len(differences), DRAWS).pvalue > 1e-3
+        assert kstest(differences, "uniform", args=(0, 2)).pvalue > 1e-3
+
+
+def test_strengths_belong_to_the_choices_of_the_same_draw(world, items):
+    pairs, strengths = (
+        judge(world, PANEL, items, random.Random(13), judgements_per_item=2) for judge in (judge_pairs, judge_strengths)
+    )
+    decided = [pair for pair in pairs if pair.value in (0, 1)]
+    assert [(each.item_id, each.labeler) for each in strengths] == [(pair.item_id, pair.labeler) for pair in decided]
+    assert {each.kind for each in strengths} == {"strength"} and {each.value for each in strengths} == {1, 2, 3, 4}
+    assert not {each.event_id for each in strengths} & {pair.event_id for pair in pairs}
+    by_id, right = {item["item_id"]: golds(world, item) for item in items}, {strength: [] for strength in (1, 2, 3, 4)}
+    for pair, strength in zip(decided, strengths, strict=True):
+        first, second = by_id[pair.item_id]
+        if pair.labeler == "ana" and first != second:
+            right[strength.value].append(pair.value == int(second > first))
+    shares = [sum(found) / len(found) for found in right.values()]
+    assert shares[0] < shares[1] < shares[2] <= shares[3], "the surer, the more often right"
+
+
+def test_rankings_and_ratings_follow_gold_and_are_sometimes_skipped(world, items):
+    rankings = judge_rankings(world, PANEL, items, random.Random(14))
+    ratings = judge_ratings(world, PANEL, items, random.Random(14))
+    for judged, kind in ((rankings, "ranking"), (ratings, "rating")):
+        assert {each.kind for each in judged} == {kind} and len(judged) == len(items)
+        assert 0 < sum(each.value == "skip" for each in judged) < 0.02 * len(items)
+        assert len({each.event_id for each in judged}) == len(judged)
+    right, rated = [], {rating: [] for rating in range(1, 8)}
+    for item, ranking, rating in zip(items, rankings, ratings, strict=True):
+        gold = golds(world, item)
+        if ranking.value != "skip" and gold[0] != gold[1]:
+            right.append(gold[ranking.value[0]] > gold[ranking.value[1]])
+        for value, each in zip(gold, [] if rating.value == "skip" else rating.value, strict=False):
+            rated[each].append(value)
+    assert 0.75 < sum(right) / len(right) < 0.95
+    means = [sum(values) / len(values) for values in rated.values()]
+    assert means == sorted(means)
+
+
+def test_items_of_the_wrong_size_are_refused_by_every_judge(world, items):
+    one = [{**items[0], "completions": [""], "finished": [True]}]
+    with pytest.raises(WorldError, match="'item-0' has 1 completions: give at least 2"):
+        judge_rankings(world, PANEL, one, random.Random(0))
+    with pytest.raises(WorldError, match="'item-0' has 1 completions: a pair has 2"):
+        judge_strengths(world, PANEL, one, random.Random(0))
+    assert len(judge_ratings(world, PANEL, one, random.Random(0))[0].value) == 1
 
 
 def test_ties_are_said_only_where_two_completions_read_the_same_and_skips_are_rare(world, items):

@@ -93,9 +93,19 @@ def test_the_worlds_tokenizer_knows_every_word_of_its_documents():
     assert tokenizer.unk_token_id not in {token for ids in tokenizer(list(texts))["input_ids"] for token in ids}
 
 
-def test_the_world_has_no_comparisons_and_says_where_they_are_made():
-    with pytest.raises(WorkbenchError, match="run 03_preferences"):
-        open_task("world").preferences(10)
+@pytest.mark.parametrize(
+    ("feedback", "words"),
+    [
+        ("preferences", "no comparisons: run 03_preferences and give"),
+        ("labelled", "no labels: run 03_preferences and give"),
+        ("ratings", 'no ratings: run 03_preferences with kinds="pairs,ratings"'),
+        ("rankings", 'no rankings: run 03_preferences with kinds="pairs,rankings"'),
+        ("steps", 'no judged steps: run 03_preferences with kinds="pairs,steps"'),
+    ],
+)
+def test_the_world_has_no_feedback_and_says_where_it_is_made(feedback, words):
+    with pytest.raises(WorkbenchError, match=words):
+        getattr(open_task("world"), feedback)(10)
 
 
 def test_panels_are_chosen_by_name():
@@ -168,6 +178,72 @@ def test_documents_of_a_file_are_split_by_text(tmp_path):
     assert {len(opening.split()) for opening in openings} == {8}
 
 
+def feedback_file(tmp_path, **columns):
+    """Sixty rows of thirty prompts; each column is made from the number of the row."""
+    rows = [{"q": f"question {n % 30}"} | {name: make(n) for name, make in columns.items()} for n in range(60)]
+    return write_rows(tmp_path / "feedback.jsonl", rows)
+
+
+RANKED = {"texts": lambda n: [f" a{n}", f" b{n}", f" c{n}"], "order": lambda n: [n % 3, (n + 1) % 3, (n + 2) % 3]}
+
+
+@pytest.mark.parametrize(
+    ("feedback", "columns", "names"),
+    [
+        ("labelled", {"a": lambda n: f" {n}", "good": lambda n: n % 2 == 0}, "completion=a,label=good"),
+        ("ratings", {"a": lambda n: f" {n}", "stars": lambda n: n % 5}, "completion=a,rating=stars"),
+        ("rankings", RANKED, "completions=texts,ranking=order"),
+        (
+            "steps",
+            {"parts": lambda n: [f" {n}.", " end."], "right": lambda n: [True, False]},
+            "completions=parts,labels=right",
+        ),
+    ],
+)
+def test_feedback_of_a_file_comes_by_prompt_in_training_and_held_out_rows(tmp_path, feedback, columns, names):
+    task = open_task(feedback_file(tmp_path, **columns), columns=f"prompt=q,{names}")
+    train, test = getattr(task, feedback)(0)
+    assert (len(train), len(test)) == (54, 6)
+    assert not set(train["prompt"]) & set(test["prompt"])
+    assert len(getattr(task, feedback)(7)[0]) == 7
+    prompts = task.prompts(99, 0, split="test")
+    assert prompts.column_names == ["prompt"] and set(prompts["prompt"]) == set(test["prompt"])
+
+
+def test_comparisons_serve_as_labelled_completions(comparisons):
+    (pairs, held_out), (train, test) = comparisons.preferences(0), comparisons.labelled(0)
+    for labelled, of in ((train, pairs), (test, held_out)):
+        said = zip(labelled["completion"], labelled["label"], strict=True)
+        wanted = [(text, True) for text in of["chosen"]] + [(text, False) for text in of["rejected"]]
+        assert sorted(said) == sorted(wanted)
+    assert len(comparisons.labelled(9)[0]) == 9
+
+
+def test_the_error_of_a_bad_row_is_told_and_not_that_other_columns_would_have_been_missing(tmp_path):
+    columns = {"chosen": lambda n: f" {n}", "rejected": lambda n: " 7"}
+    task = open_task(feedback_file(tmp_path, **columns), columns="prompt=q")
+    for rows in (lambda: task.labelled(0), lambda: task.demonstrations(0, 0), lambda: task.preferences(0)):
+        with pytest.raises(WorkbenchError, match="1 rows whose chosen and rejected are identical, the first is row 7"):
+            rows()
+
+
+def test_ties_of_a_file_are_left_out_unless_asked_for_and_never_held_out(tmp_path):
+    columns = {"chosen": lambda n: f" {n}", "rejected": lambda n: " no", "preference": lambda n: [0.8, 0.5][n // 30]}
+    task = open_task(feedback_file(tmp_path, **columns), columns="prompt=q")  # each prompt has a tie
+    (decided, held_out), (asked, again) = task.preferences(0), task.preferences(0, ties=True)
+    assert set(decided["preference"]) == {0.8} == set(held_out["preference"])
+    assert held_out[:] == again[:] and len(held_out) == 3
+    said = dict(zip(asked["chosen"], asked["preference"], strict=True))
+    assert len(asked) == 54 and all(said[f" {n}"] == 0.5 for n in range(30, 60) if f" {n}" in said)
+    assert set(decided["chosen"]) == {text for text, preference in said.items() if preference == 0.8}
+    assert {int(text) // 30 for text in task.labelled(0)[0]["completion"] if text != " no"} == {0}
+
+
+def test_a_file_without_rankings_is_told_every_column_that_they_need(demonstrations):
+    with pytest.raises(WorkbenchError, match=r"columns names 'completion', which the schema 'rankings' does not have"):
+        demonstrations.rankings(0)
+
+
 def test_real_data_have_no_gold_no_world_and_no_simulated_labelers(comparisons):
     assert comparisons.gold is None
     assert comparisons.world is None
@@ -213,6 +289,70 @@ def test_a_run_gives_the_comparisons_that_it_saved(finished_run):
     train, test = open_task(str(finished_run.dir)).preferences(0)
     assert (len(train), test[:]) == (5, {"prompt": ["q"], "chosen": ["c"], "rejected": ["d"], "kind": ["qa"]})
     assert open_task(str(finished_run.dir)).preferences(2)[0]["prompt"] == ["p0", "p1"]
+
+
+def test_a_run_unpairs_its_comparisons(finished_run):
+    train, test = open_task(str(finished_run.dir)).labelled(3)
+    assert train[:] == {
+        "prompt": ["p0", "p0", "p1"],
+        "completion": ["a", "b", "a"],
+        "label": [True, False, True],
+        "labeler": ["ada"] * 3,
+    }
+    assert test["label"][:] == [True, False]
+
+
+def test_a_run_gives_its_ties_where_they_were_judged_and_only_when_asked(tmp_path):
+    run = Run.open(tmp_path / "run", {"dataset": "world", "seed": 0})
+    sides = {"chosen": "a", "rejected": "b", "labeler": "ada"}
+    decided = [{"prompt": f"p{n}", "item_id": f"pair-{n}", **sides, "kind": "qa"} for n in (0, 2, 3)]
+    undecided = {"completions": ["c", "d"], "labeler": "bob"}
+    left_out = [
+        {"prompt": "p1", "reason": "tie", "item_id": "pair-1", **undecided},
+        {"prompt": "p4", "reason": "skip", "item_id": "pair-4", **undecided},
+        {"prompt": "p5", "reason": "tie", "item_id": "pair-5", **undecided},
+    ]
+    for prefix in ("", "held_out_"):
+        run.save_table(f"{prefix}preferences", pd.DataFrame(decided))
+        run.save_table(f"{prefix}left_out", pd.DataFrame(left_out))
+    task = open_task(str(run.dir))
+    train, test = task.preferences(0, ties=True)
+    assert train["prompt"][:] == ["p0", "p1", "p2", "p3", "p5"]
+    assert train["preference"][:] == [1, 0.5, 1, 1, 0.5]
+    assert (train[1]["chosen"], train[1]["rejected"], train[1]["kind"]) == ("c", "d", None)
+    assert test["prompt"][:] == ["p0", "p2", "p3"]
+    assert task.preferences(2, ties=True)[0]["preference"][:] == [1, 0.5]
+    assert task.preferences(0)[0]["prompt"][:] == ["p0", "p2", "p3"]
+
+
+def test_a_run_without_ties_still_says_how_sure_its_comparisons_are(finished_run):
+    assert open_task(str(finished_run.dir)).preferences(0, ties=True)[0]["preference"][:] == [1.0] * 5
+    finished = Run.open(finished_run.dir.parent / "second", {"dataset": "world", "seed": 0})
+    for table in ("preferences", "held_out_preferences"):
+        finished.save_table(table, finished_run.table(table))
+    finished.save_table("left_out", pd.DataFrame(columns=["prompt", "completions", "reason", "labeler", "item_id"]))
+    assert open_task(str(finished.dir)).preferences(0, ties=True)[0]["preference"][:] == [1.0] * 5
+
+
+@pytest.mark.parametrize(
+    ("feedback", "table", "row"),
+    [
+        ("ratings", "ratings", {"completion": "c", "rating": 3}),
+        ("rankings", "rankings", {"completions": ["c", "d"], "ranking": [1, 0]}),
+        ("steps", "steps", {"completions": ["c", "d"], "labels": [True, False]}),
+    ],
+)
+def test_a_run_gives_each_kind_of_feedback_that_it_saved_and_says_how_to_make_what_it_has_not(
+    finished_run, tmp_path, feedback, table, row
+):
+    with pytest.raises(WorkbenchError, match=rf"no table '{table}': run 03_preferences with kinds=\"pairs,{table}\""):
+        getattr(open_task(str(finished_run.dir)), feedback)(0)
+    run = Run.open(tmp_path / "other", {"dataset": "world", "seed": 0})
+    run.save_table(table, pd.DataFrame([{"prompt": f"p{n}", **row} for n in range(5)]))
+    run.save_table(f"held_out_{table}", pd.DataFrame([{"prompt": "q", **row}]))
+    train, test = getattr(open_task(str(run.dir)), feedback)(3)
+    assert train["prompt"][:] == ["p0", "p1", "p2"]
+    assert test[0] == {"prompt": "q"} | row
 
 
 def test_a_run_brings_its_own_world(finished_run):

@@ -456,7 +456,8 @@ def write_lexicon(folder, changes=()):
     """A small lexicon in another language; `changes` are (file, path of keys, new value or None to delete)."""
     shutil.copytree(repository_root() / "data" / "world", folder, dirs_exist_ok=True)
     contents = yaml.safe_load(yaml.safe_dump(SMALL))
-    contents["gold.yaml"] = yaml.safe_load((folder / "gold.yaml").read_text())
+    for file in ("gold.yaml", "labels.yaml"):
+        contents[file] = yaml.safe_load((folder / file).read_text())
     for file, keys, value in changes:
         place = contents[file]
         for key in keys[:-1]:
@@ -487,6 +488,15 @@ def test_a_lexicon_of_the_users_own_words_makes_a_whole_world(tmp_path):
     ]
     assert not any(tokenizer.unk_token_id in ids for ids in tokenizer(texts)["input_ids"])
     assert gold(world, "spørsmål : lag en middag av ris . svar :", " gjerne ! kok ris .") == pytest.approx(1.3)
+
+
+@pytest.mark.parametrize("largest", [2, 9])
+def test_slips_stay_within_the_words_of_the_world(tmp_path, largest):
+    world = World.load(write_lexicon(tmp_path, [("phrases.yaml", ["sums", "largest"], largest)]))
+    rows = world.worked_sums(3000, random.Random(0), slip=1.0)
+    assert {word for row in rows for word in row["completion"].split()} <= set(world.vocabulary)
+    assert any(right for row in rows for _, right in world.steps(row["prompt"], row["completion"]))
+    assert len(world.steps(rows[0]["prompt"], rows[0]["completion"])) == 3
 
 
 @pytest.mark.parametrize(
@@ -538,6 +548,12 @@ def test_a_lexicon_of_the_users_own_words_makes_a_whole_world(tmp_path):
         ("gold.yaml", ["points", "rude"], float("nan"), ["points.rude", "nan"]),
         ("gold.yaml", ["word_limits", "math"], None, ["word_limits.math", "is missing"]),
         ("gold.yaml", ["weights", "kindness"], 1, ["weights.kindness", "is not a key"]),
+        ("labels.yaml", ["ratings"], None, ["ratings", "is missing"]),
+        ("labels.yaml", ["ratings"], [], ["ratings", "each larger than the one before"]),
+        ("labels.yaml", ["ratings"], [1, 1], ["ratings", "each larger than the one before", "[1, 1]"]),
+        ("labels.yaml", ["strengths"], [0, "much"], ["strengths", "'much'"]),
+        ("labels.yaml", ["strengths"], [0, float("inf")], ["strengths", "inf"]),
+        ("labels.yaml", ["strengths"], 1, ["strengths", "a list of numbers", "not 1"]),
     ],
 )
 def test_a_broken_lexicon_is_refused_with_file_key_and_reason(tmp_path, file, keys, value, words):

@@ -8,29 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 
 from workbench.errors import WorkbenchError
+from workbench.schemas import STANDARD_COLUMNS, checked, columns_of, kind_of, require_schema
 from workbench.sources import read_source
 
-STANDARD_COLUMNS = {
-    "text": ("text",),
-    "prompts": ("prompt",),
-    "demonstrations": ("prompt", "completion"),
-    "preferences": ("prompt", "chosen", "rejected"),
-}
-OPTIONAL_COLUMNS = {"preferences": ("margin",)}  # margin: how much better the chosen completion is, any unit
+TIE = 0.5  # the preference between two completions of which neither is better
 ANSWER_MARKER = "\n\nAssistant:"  # what asks for an answer in the HH-RLHF dialogues
+
+
+class MissingColumn(WorkbenchError):
+    """Data without a column of the schema."""
 
 
 def load_dataset_rows(
     source: str, *, schema: str, split: str = "train", limit: int = 0, columns: dict[str, str] | None = None
 ) -> Dataset:
     """The first `limit` rows (0 = all) of a source that `sources.read_source` takes, in the columns of `schema`."""
-    _require_schema(schema)
+    require_schema(schema)
     if limit < 0:
         raise WorkbenchError(f"limit is {limit}, but it counts rows: use 0 for all rows, or a positive number.")
     dataset = read_source(source, split=split)
@@ -44,23 +42,43 @@ def to_standard(dataset: Dataset, schema: str, *, source: str, columns: dict[str
 
     `columns` maps standard names to the data's. WorkbenchError names `source`, the row (the first is 0) and the column.
     """
-    _require_schema(schema)
+    require_schema(schema)
     columns = columns or {}
     if "prompt" in STANDARD_COLUMNS[schema]:
         dataset = _with_prompt_split_off(dataset, columns, source)
     dataset = _renamed(dataset, schema, columns, source)
     missing = [name for name in STANDARD_COLUMNS[schema] if name not in dataset.column_names]
     if missing:
-        raise WorkbenchError(
-            f"{source} has no column {missing[0]!r}, which {schema} need (found: {', '.join(dataset.column_names)}): "
-            f'say which column it is with columns="{missing[0]}=NAME".'
+        raise MissingColumn(
+            f"{source} has no column {', '.join(map(repr, missing))}, which the schema {schema!r} needs (found: "
+            f"{', '.join(dataset.column_names)}): say which column it is with "
+            f'columns="{missing[0]}=NAME", or take data with it.'
         )
-    _require_rows(dataset, schema, source)
-    if schema == "preferences":
-        _require_different(dataset, source)
-        dataset = _with_numeric_margin(dataset, source)
+    dataset = checked(dataset, schema, source)
+    if schema == "preferences" and "preference" in dataset.column_names:
+        dataset = Dataset.from_list([_with_better_chosen(row) for row in dataset])
     others = [name for name in dataset.column_names if name not in STANDARD_COLUMNS[schema]]
     return dataset.select_columns([*STANDARD_COLUMNS[schema], *others])
+
+
+def without_ties(pairs: Dataset) -> Dataset:
+    """The comparisons that somebody decided: those whose `preference` is not .5."""
+    if "preference" not in pairs.column_names:
+        return pairs
+    return pairs.select([row for row, preference in enumerate(pairs["preference"][:]) if preference != TIE])
+
+
+def unpaired(pairs: Dataset) -> Dataset:
+    """Each decided comparison as two rows prompt, completion, label: the chosen one True, then the rejected one False.
+
+    What else a comparison has, apart from its margin and preference, stands in both rows.
+    """
+    rows = []
+    for pair in without_ties(pairs):
+        others = {name: value for name, value in pair.items() if name not in columns_of("preferences")}
+        for side in ("chosen", "rejected"):
+            rows.append({"prompt": pair["prompt"], "completion": pair[side], "label": side == "chosen", **others})
+    return Dataset.from_list(rows)
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -104,17 +122,14 @@ def _key(prompt: str | list[dict[str, Any]]) -> str:
     return json.dumps(prompt, sort_keys=True)
 
 
-def _require_schema(schema: str) -> None:
-    if schema not in STANDARD_COLUMNS:
-        raise WorkbenchError(f"The schema {schema!r} is unknown: use one of {', '.join(STANDARD_COLUMNS)}.")
-
-
 def _renamed(dataset: Dataset, schema: str, columns: dict[str, str], source: str) -> Dataset:
     """The dataset with the user's columns under their standard names; a column that had such a name gives way."""
-    known = STANDARD_COLUMNS[schema] + OPTIONAL_COLUMNS.get(schema, ())
+    known = columns_of(schema)
     unknown = [name for name in columns if name not in known]
     if unknown:
-        raise WorkbenchError(f"columns names {unknown[0]!r}, which {schema} do not have: use {', '.join(known)}.")
+        raise WorkbenchError(
+            f"columns names {unknown[0]!r}, which the schema {schema!r} does not have: use {', '.join(known)}."
+        )
     absent = [name for name in columns.values() if name not in dataset.column_names]
     if absent:
         found = ", ".join(dataset.column_names)
@@ -123,6 +138,15 @@ def _renamed(dataset: Dataset, schema: str, columns: dict[str, str], source: str
         raise WorkbenchError(f"columns uses one column twice ({columns}): give each standard name its own column.")
     replaced = [name for name in columns if name in dataset.column_names and name not in columns.values()]
     return dataset.remove_columns(replaced).rename_columns({theirs: ours for ours, theirs in columns.items()})
+
+
+def _with_better_chosen(pair: dict[str, Any]) -> dict[str, Any]:
+    """The comparison with the likelier completion as `chosen`: where `preference` is below .5, they change places."""
+    preference = pair["preference"]
+    if preference is None or preference >= TIE:
+        return pair
+    turned = {"chosen": pair["rejected"], "rejected": pair["chosen"], "preference": 1 - preference}
+    return pair | turned | ({"margin": -pair["margin"]} if pair.get("margin") else {})
 
 
 def _with_prompt_split_off(dataset: Dataset, columns: dict[str, str], source: str) -> Dataset:
@@ -146,8 +170,8 @@ def _with_prompt_split_off(dataset: Dataset, columns: dict[str, str], source: st
 
 def _split_pair(chosen: Any, rejected: Any, *, where: str) -> tuple[Any, Any, Any]:
     """The prompt that two texts or conversations share, and what each adds to it."""
-    kind = _kind(chosen, f"{where}, column 'chosen'")
-    if kind != _kind(rejected, f"{where}, column 'rejected'"):
+    kind = kind_of(chosen, f"{where}, column 'chosen'")
+    if kind != kind_of(rejected, f"{where}, column 'rejected'"):
         raise WorkbenchError(f"{where} has a chosen {kind} and a rejected of another kind: give two of one kind.")
     length = _shared_turns(chosen, rejected) if kind == "conversation" else _shared_text(chosen, rejected)
     if length == 0:
@@ -187,66 +211,3 @@ def _require_repeated(prompts: list[str], shared: list[list[dict]], source: str)
                 f"{source}: row {row} (the first is 0) has a prompt that is not the last message that chosen and "
                 "rejected share: remove the prompt column, or give all three as conversations."
             )
-
-
-def _require_rows(dataset: Dataset, schema: str, source: str) -> None:
-    """Check every value of the standard columns: its type, one kind per row, and that prompts say something."""
-    names = STANDARD_COLUMNS[schema]
-    for row, values in enumerate(zip(*(dataset[name][:] for name in names), strict=True)):
-        where = f"{source}: row {row} (the first is 0)"
-        kinds = {_kind(value, f"{where}, column {name!r}") for name, value in zip(names, values, strict=True)}
-        if len(kinds) > 1:
-            raise WorkbenchError(f"{where} mixes text and conversations in {', '.join(names)}: give all of one kind.")
-        if schema == "text" and kinds != {"text"}:
-            raise WorkbenchError(f"{where}, column 'text' is a conversation: give text, or use it as demonstrations.")
-        if names[0] == "prompt" and not _says_something(values[0]):
-            raise WorkbenchError(f"{where} has an empty prompt: remove the row or give it a prompt.")
-
-
-def _kind(value: Any, where: str) -> str:
-    """ "text" or "conversation"; WorkbenchError says what else it is."""
-    if isinstance(value, str):
-        return "text"
-    if isinstance(value, list) and value and all(map(_is_message, value)):
-        return "conversation"
-    found = "missing" if value is None else f"{type(value).__name__} {repr(value)[:60]}"
-    raise WorkbenchError(
-        f"{where} is {found}, expected text or a list of messages with 'role' and 'content' as text: correct the row."
-    )
-
-
-def _is_message(message: Any) -> bool:
-    return isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))
-
-
-def _says_something(prompt: str | list[dict[str, Any]]) -> bool:
-    return bool((prompt if isinstance(prompt, str) else prompt[-1]["content"]).strip())
-
-
-def _require_different(dataset: Dataset, source: str) -> None:
-    """Refuse pairs in which there is nothing to prefer."""
-    pairs = zip(dataset["chosen"][:], dataset["rejected"][:], strict=True)
-    same = [row for row, (chosen, rejected) in enumerate(pairs) if chosen == rejected]
-    if same:
-        raise WorkbenchError(
-            f"{source} has {len(same)} rows whose chosen and rejected are identical, the first is row {same[0]} "
-            "(counted from 0): remove them."
-        )
-
-
-def _with_numeric_margin(dataset: Dataset, source: str) -> Dataset:
-    """The dataset with `margin` as finite floats or None, where there is such a column (CSV gives text)."""
-    if "margin" not in dataset.column_names:
-        return dataset
-    margins = []
-    for row, value in enumerate(dataset["margin"][:]):
-        try:
-            margins.append(None if value is None or value == "" else float(value))
-        except (TypeError, ValueError):
-            margins.append(math.nan)
-        if margins[-1] is not None and not math.isfinite(margins[-1]):
-            raise WorkbenchError(
-                f"{source}: row {row} (the first is 0), column 'margin' is {value!r}, expected a finite number: "
-                "correct it or leave it empty."
-            )
-    return dataset.remove_columns("margin").add_column("margin", margins)

@@ -1,42 +1,27 @@
-"""Rows in the standard columns -> examples as token ids, with a report of what had to be cut.
-
-Texts are tokenised as `workbench.batches` says. Conversations are rendered by the tokenizer's chat
-template: the prompt ends where the template asks for an answer.
-"""
+"""Rows in the standard columns -> examples as token ids, with a report of what had to be cut."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
-from workbench.batches import encode_completions, encode_prompts, eos_id
+from workbench.batches import encode_prompts, eos_id
 from workbench.errors import WorkbenchError
-from workbench.records import CompletionExample, PairExample, PromptExample
+from workbench.records import (
+    CompletionExample,
+    LabelledExample,
+    PairExample,
+    PromptExample,
+    RankingExample,
+    StepwiseExample,
+)
+from workbench.tokenization import Prompts, TokenizationReport, tokenized_completions, tokenized_prompts
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenizationReport:
-    """What tokenisation had to cut."""
-
-    rows: int  # rows of the dataset
-    cut_prompts: int  # prompts that kept only their last max_prompt_length tokens
-    cut_completions: int  # completions that lost their end, and with it EOS
-    dropped_pairs: int  # pairs whose completions became equal when cut
-
-    def __str__(self) -> str:
-        """The report as a sentence."""
-        cuts = {
-            "prompts cut on the left": self.cut_prompts,
-            "completions cut on the right (no EOS)": self.cut_completions,
-            "pairs dropped because their completions became equal": self.dropped_pairs,
-        }
-        found = [f"{count} {what}" for what, count in cuts.items() if count]
-        return f"{self.rows} rows: {', '.join(found) or 'nothing had to be cut'}."
 
 
 class Examples(list):
@@ -54,12 +39,12 @@ def prompt_examples(
 
     In `row` a conversation is replaced by its rendered text, which is what a reward function reads.
     """
-    prompts = _prompts(dataset, tokenizer, max_prompt_length, context)
+    prompts = tokenized_prompts(dataset, tokenizer, max_prompt_length, context)
     examples = [
         PromptExample(prompt_ids=ids, row={**row, "prompt": text})
         for ids, row, text in zip(prompts.ids, dataset, prompts.texts, strict=True)
     ]
-    return Examples(examples, prompts.report(), range(len(examples)))
+    return Examples(examples, prompts.report, range(len(examples)))
 
 
 def completion_examples(
@@ -71,13 +56,15 @@ def completion_examples(
     context: int = 0,
 ) -> Examples:
     """CompletionExamples of a dataset with `prompt` and `completion`; lengths in tokens, `context` 0 where unknown."""
-    prompts = _prompts(dataset, tokenizer, max_prompt_length, context)
-    completions, cut = _completions(dataset, "completion", tokenizer, prompts, max_completion_length)
+    prompts = tokenized_prompts(dataset, tokenizer, max_prompt_length, context)
+    completions, cut = tokenized_completions(
+        dataset, dataset["completion"][:], tokenizer, prompts, max_completion_length
+    )
     examples = [
         CompletionExample(prompt_ids=prompt, completion_ids=completion)
         for prompt, completion in zip(prompts.ids, completions, strict=True)
     ]
-    return Examples(examples, prompts.report(cut_completions=cut), range(len(examples)))
+    return Examples(examples, replace(prompts.report, cut_completions=cut), range(len(examples)))
 
 
 def pair_examples(
@@ -88,25 +75,146 @@ def pair_examples(
     max_completion_length: int,
     context: int = 0,
 ) -> Examples:
-    """PairExamples of a dataset with `prompt`, `chosen`, `rejected` and perhaps `margin`; lengths in tokens.
+    """PairExamples of a dataset with `prompt`, `chosen`, `rejected`, perhaps `margin` and `preference`; in tokens.
 
     A pair whose completions are equal once cut is dropped and counted; WorkbenchError when none is left.
     """
-    prompts = _prompts(dataset, tokenizer, max_prompt_length, context)
-    chosen, cut_chosen = _completions(dataset, "chosen", tokenizer, prompts, max_completion_length)
-    rejected, cut_rejected = _completions(dataset, "rejected", tokenizer, prompts, max_completion_length)
-    margins = _margins(dataset)
-    rows = [row for row in range(len(dataset)) if chosen[row] != rejected[row]]
-    if not rows:
-        raise WorkbenchError(f"All pairs are equal in {max_completion_length} tokens: raise max_completion_length.")
+    prompts = tokenized_prompts(dataset, tokenizer, max_prompt_length, context)
+    sides = [dataset["chosen"][:], dataset["rejected"][:]]
+    (chosen, rejected), cut = _several_completions(dataset, sides, tokenizer, prompts, max_completion_length)
+    margins, preferences = _given(dataset, "margin", 0.0), _given(dataset, "preference", 1.0)
     examples = [
-        PairExample(
-            prompt_ids=prompts.ids[row], chosen_ids=chosen[row], rejected_ids=rejected[row], margin=margins[row]
+        PairExample(prompt_ids=prompt, chosen_ids=better, rejected_ids=worse, margin=margin, preference=preference)
+        for prompt, better, worse, margin, preference in zip(
+            prompts.ids, chosen, rejected, margins, preferences, strict=True
         )
-        for row in rows
+    ]
+    rows = [row for row, example in enumerate(examples) if example.chosen_ids != example.rejected_ids]
+    _require_some(rows, f"All pairs are equal in {max_completion_length} tokens")
+    report = replace(prompts.report, cut_completions=cut, dropped_pairs=len(dataset) - len(rows))
+    return Examples([examples[row] for row in rows], report, rows)
+
+
+def ranking_examples(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_prompt_length: int,
+    max_completion_length: int,
+    context: int = 0,
+) -> Examples:
+    """RankingExamples of a dataset with `prompt`, K `completions` (one K for all rows) and `ranking`; in tokens.
+
+    A ranking of which two completions are equal once cut is dropped and counted; WorkbenchError when none is left.
+    """
+    prompts = tokenized_prompts(dataset, tokenizer, max_prompt_length, context)
+    rankings = dataset["ranking"][:]
+    places = [list(column) for column in zip(*dataset["completions"][:], strict=True)]
+    columns, cut = _several_completions(dataset, places, tokenizer, prompts, max_completion_length)
+    groups = [list(group) for group in zip(*columns, strict=True)]
+    rows = [row for row, group in enumerate(groups) if len(set(map(tuple, group))) == len(group)]
+    _require_some(rows, f"All rankings have equal completions in {max_completion_length} tokens")
+    examples = [
+        RankingExample(prompt_ids=prompts.ids[row], completion_ids=groups[row], ranking=rankings[row]) for row in rows
     ]
     dropped = len(dataset) - len(rows)
-    return Examples(examples, prompts.report(cut_completions=cut_chosen + cut_rejected, dropped_pairs=dropped), rows)
+    return Examples(examples, replace(prompts.report, cut_completions=cut, dropped_rankings=dropped), rows)
+
+
+def labelled_examples(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    column: str = "label",
+    max_prompt_length: int,
+    max_completion_length: int,
+    context: int = 0,
+) -> Examples:
+    """LabelledExamples of a dataset with `prompt`, `completion` and a truth value or number in `column`; in tokens."""
+    prompts = tokenized_prompts(dataset, tokenizer, max_prompt_length, context)
+    completions, cut = tokenized_completions(
+        dataset, dataset["completion"][:], tokenizer, prompts, max_completion_length
+    )
+    examples = [
+        LabelledExample(prompt_ids=prompt, completion_ids=completion, label=float(label))
+        for prompt, completion, label in zip(prompts.ids, completions, dataset[column][:], strict=True)
+    ]
+    return Examples(examples, replace(prompts.report, cut_completions=cut), range(len(examples)))
+
+
+def stepwise_examples(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_prompt_length: int,
+    max_completion_length: int,
+    context: int = 0,
+) -> Examples:
+    """StepwiseExamples of a dataset with `prompt`, `completions` (steps, joined as they are) and `labels`; in tokens.
+
+    Steps that do not fit whole are dropped and counted, and so are rows of which no step fits; WorkbenchError when none
+    is left, and where two steps share a token.
+    """
+    prompts = tokenized_prompts(dataset, tokenizer, max_prompt_length, context)
+    steps, labels = dataset["completions"][:], dataset["labels"][:]
+    whole = ["".join(texts) for texts in steps]
+    kept, cut = tokenized_completions(dataset, whole, tokenizer, prompts, max_completion_length)
+    parts = list(map(_whole_steps, kept, _step_ends(steps, whole, tokenizer)))
+    rows = [row for row, fitting in enumerate(parts) if fitting]
+    _require_some(rows, f"All first steps are longer than {max_completion_length} tokens")
+    examples = [
+        StepwiseExample(prompt_ids=prompts.ids[row], step_ids=parts[row], labels=labels[row][: len(parts[row])])
+        for row in rows
+    ]
+    dropped = sum(map(len, steps)) - sum(map(len, parts))
+    return Examples(examples, replace(prompts.report, cut_completions=cut, dropped_steps=dropped), rows)
+
+
+def _whole_steps(ids: list[int], ends: list[int]) -> list[list[int]]:
+    """The steps of a completion that fit whole into its `ids`; EOS belongs to the last of all."""
+    fitting = [end for end in ends if end <= len(ids)]
+    if len(fitting) == len(ends):
+        fitting[-1] = len(ids)
+    return [ids[start:end] for start, end in pairwise([0, *fitting])]
+
+
+def _step_ends(steps: list[list[str]], whole: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """For each row, how many tokens of its whole text each step and those before it take.
+
+    The whole is tokenised at once, as a policy's completion is: steps tokenised apart may have other tokens.
+    """
+    spans = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    rows = []
+    for row, (texts, tokens) in enumerate(zip(steps, spans, strict=True)):
+        ends = [sum(stop <= end for _, stop in tokens) for end in accumulate(map(len, texts))]
+        shared = next((step for step, (start, end) in enumerate(pairwise([0, *ends])) if start == end), None)
+        if shared is not None:
+            raise WorkbenchError(
+                f"Row {row}: step {shared} (the first is 0) has no token that ends in it, so nothing marks where it "
+                "ends: start each step with a space or a line break, or join it with its neighbour."
+            )
+        rows.append(ends)
+    return rows
+
+
+def _several_completions(
+    dataset: Dataset, columns: list[list], tokenizer: PreTrainedTokenizerBase, prompts: Prompts, max_length: int
+) -> tuple[list[list[list[int]]], int]:
+    """`tokenized_completions` of each column of answers, and how many were cut in all of them together."""
+    found = [tokenized_completions(dataset, column, tokenizer, prompts, max_length) for column in columns]
+    return [completions for completions, _ in found], sum(cut for _, cut in found)
+
+
+def _require_some(rows: list[int], otherwise: str) -> None:
+    """Refuse a dataset of which nothing is left."""
+    if not rows:
+        raise WorkbenchError(f"{otherwise}: raise max_completion_length.")
+
+
+def _given(dataset: Dataset, column: str, otherwise: float) -> list[float]:
+    """The numbers of an optional column, `otherwise` where nobody gave one."""
+    given = dataset[column][:] if column in dataset.column_names else [None] * len(dataset)
+    return [otherwise if value is None else float(value) for value in given]
 
 
 def pair_completions(pairs: list[PairExample], tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
@@ -121,12 +229,6 @@ def pair_completions(pairs: list[PairExample], tokenizer: PreTrainedTokenizerBas
     return rows
 
 
-def _margins(dataset: Dataset) -> list[float]:
-    """How much better each chosen completion is, 0 where nobody said."""
-    given = dataset["margin"][:] if "margin" in dataset.column_names else [None] * len(dataset)
-    return [0.0 if margin is None else float(margin) for margin in given]
-
-
 def text_documents(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Token ids of each row of `text`, ending with EOS; empty rows, separators in many corpora, are left out."""
     eos = eos_id(tokenizer)
@@ -134,94 +236,3 @@ def text_documents(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> list
     if not texts:
         raise WorkbenchError(f"All {len(dataset)} rows of column 'text' are empty: give documents with text in them.")
     return [ids if ids[-1:] == [eos] else [*ids, eos] for ids in encode_prompts(tokenizer, texts)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Prompts:
-    """The prompts of a dataset."""
-
-    texts: list[str]  # what the policy continues, whole
-    ids: list[list[int]]  # its last max_prompt_length tokens
-    cut: int  # how many were longer
-    context: int  # tokens that the model can read, 0 = unknown
-
-    def report(self, *, cut_completions: int = 0, dropped_pairs: int = 0) -> TokenizationReport:
-        """The report on a dataset with these prompts."""
-        return TokenizationReport(
-            rows=len(self.texts), cut_prompts=self.cut, cut_completions=cut_completions, dropped_pairs=dropped_pairs
-        )
-
-
-def _prompts(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, context: int) -> _Prompts:
-    """The prompts as text and as at most `max_length` tokens each."""
-    if max_length < 1:
-        raise WorkbenchError(f"max_prompt_length is {max_length}, but a prompt has at least 1 token: raise it.")
-    prompts = dataset["prompt"][:]
-    if prompts and not isinstance(prompts[0], str):  # a chat template writes its own special tokens
-        texts = [_render(prompt, tokenizer, row=row, ask=True) for row, prompt in enumerate(prompts)]
-        ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    else:
-        texts = prompts
-        ids = encode_prompts(tokenizer, texts)
-    for row, prompt in enumerate(ids):
-        length = min(len(prompt), max_length)
-        if length == 0:
-            raise WorkbenchError(f"Row {row} has a prompt of 0 tokens ({texts[row]!r}): give it a prompt.")
-        if 0 < context <= length:
-            raise WorkbenchError(
-                f"Row {row} has a prompt of {length} tokens ({texts[row][:30]!r}...), which leaves nothing of the "
-                f"model's context of {context} for a completion: set max_prompt_length below {context}, or take a "
-                "model with a longer context."
-            )
-    cut = sum(len(prompt) > max_length for prompt in ids)
-    return _Prompts(texts=texts, ids=[prompt[-max_length:] for prompt in ids], cut=cut, context=context)
-
-
-def _completions(
-    dataset: Dataset, column: str, tokenizer: PreTrainedTokenizerBase, prompts: _Prompts, max_length: int
-) -> tuple[list[list[int]], int]:
-    """The completions, each ending with EOS unless cut to `max_length` tokens or to the context; how many were cut."""
-    if max_length < 1:
-        raise WorkbenchError(f"max_completion_length is {max_length}, but a completion has at least 1 token: raise it.")
-    texts = dataset[column][:]
-    if texts and not isinstance(texts[0], str):
-        texts = _rendered_completions(dataset["prompt"][:], texts, tokenizer, prompts.texts)
-    completions = encode_completions(tokenizer, texts, [True] * len(texts))
-    rooms = [min(max_length, prompts.context - len(ids)) if prompts.context else max_length for ids in prompts.ids]
-    fitting = [completion[:room] for completion, room in zip(completions, rooms, strict=True)]
-    return fitting, sum(len(ids) > len(kept) for ids, kept in zip(completions, fitting, strict=True))
-
-
-def _rendered_completions(
-    prompts: list[list], answers: list[list], tokenizer: PreTrainedTokenizerBase, prompt_texts: list[str]
-) -> list[str]:
-    """What the chat template writes after each prompt, without the line breaks that follow a closing EOS."""
-    completions = []
-    for row, (prompt, answer, prompt_text) in enumerate(zip(prompts, answers, prompt_texts, strict=True)):
-        text = _render([*prompt, *answer], tokenizer, row=row, ask=False)
-        if not text.startswith(prompt_text):
-            raise WorkbenchError(
-                f"The chat template of {tokenizer.name_or_path!r} writes the prompt of row {row} differently once an "
-                "answer follows it, so the two cannot be told apart: use another template, or give plain text."
-            )
-        completion = text[len(prompt_text) :]
-        ended = completion.rstrip()
-        completions.append(ended if tokenizer.eos_token and ended.endswith(tokenizer.eos_token) else completion)
-    return completions
-
-
-def _render(messages: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, *, row: int, ask: bool) -> str:
-    """A conversation through the chat template, ending with its request for an answer if `ask`."""
-    if not tokenizer.chat_template:
-        raise WorkbenchError(
-            f"Row {row} is a conversation but the tokenizer {tokenizer.name_or_path!r} has no chat template: "
-            "use the tokenizer of a chat model, set tokenizer.chat_template, or give prompts as plain text."
-        )
-    try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
-    except Exception as error:  # a template may raise anything, often about the order of roles
-        roles = ", ".join(message["role"] for message in messages)
-        raise WorkbenchError(
-            f"The chat template of {tokenizer.name_or_path!r} refused row {row}, whose roles are {roles} "
-            f"({error}): give roles in the order that it expects."
-        ) from error

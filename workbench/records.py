@@ -102,6 +102,34 @@ class PairExample:
     chosen_ids: list[int]  # ends with EOS unless it was truncated
     rejected_ids: list[int]  # ends with EOS unless it was truncated
     margin: float  # how much better, 0 where nobody said
+    preference: float = 1.0  # probability that the chosen one is better: .5 is a tie
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledExample:
+    """A completion with a number that somebody gave it."""
+
+    prompt_ids: list[int]
+    completion_ids: list[int]  # ends with EOS unless it was truncated
+    label: float  # 1 or 0 (desirable or not, correct or not), or a rating
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankingExample:
+    """K >= 2 completions of one prompt in somebody's order."""
+
+    prompt_ids: list[int]
+    completion_ids: list[list[int]]  # K completions, each ending with EOS unless it was truncated
+    ranking: list[int]  # indices of all K, best first
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepwiseExample:
+    """A completion in S >= 1 steps, each judged."""
+
+    prompt_ids: list[int]
+    step_ids: list[list[int]]  # S steps, in order; the last ends with EOS unless it was truncated
+    labels: list[bool]  # whether each step is right
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +138,8 @@ class Judgement:
 
     item_id: str
     labeler: str
-    kind: str  # "pair", "ranking", "best_of" or "rating"
-    value: Any  # pair: 0 or 1, an index into the unshuffled completions, or "tie" or "skip"
+    kind: str  # "pair", "strength", "ranking", "best_of" or "rating"
+    value: Any  # pair: 0 or 1, an index into the unshuffled completions, or "tie" or "skip"; rating: one per completion
     shown_order: list[int]  # shown_order[position] = index of the completion shown there
     elapsed_ms: int  # milliseconds between showing and judging, 0 where nobody measured
     note: str

@@ -1,17 +1,29 @@
 """What a notebook works on: the embedded world, a file or Hub dataset, or what an earlier run saved.
 
-All three give the same rows in the standard columns; only the world (and runs built on it) has a gold reward.
+All three give the same rows in the standard columns; only the world (and runs built on it) has a gold reward. Feedback
+comes as training rows and held-out rows, no prompt on both sides; a count of 0 is all there is.
 """
 
 import random
 from collections.abc import Callable
 
+import pandas as pd
 from datasets import Dataset
 
 from workbench import files
-from workbench.datasets import STANDARD_COLUMNS, load_dataset_rows, parse_columns, split_by_prompt, to_standard
+from workbench.datasets import (
+    TIE,
+    MissingColumn,
+    load_dataset_rows,
+    parse_columns,
+    split_by_prompt,
+    to_standard,
+    unpaired,
+    without_ties,
+)
 from workbench.errors import WorkbenchError
 from workbench.runs import Run
+from workbench.schemas import STANDARD_COLUMNS, columns_of
 from workbench.world import NOISE_PANEL, PANEL, Labeler, World, build_tokenizer
 
 HELD_OUT_SEED = 1_000_003  # held-out world rows are the same for every training seed
@@ -70,11 +82,25 @@ class WorldTask:
         test = self.world.demonstrations(held_out, random.Random(HELD_OUT_SEED), split="test")
         return Dataset.from_list(train), Dataset.from_list(test)
 
-    def preferences(self, count: int) -> tuple[Dataset, Dataset]:
-        """The world holds no comparisons: they are made by notebook 03."""
-        raise WorkbenchError(
-            'dataset is "world", which holds no comparisons: run 03_preferences and give its run folder.'
-        )
+    def preferences(self, count: int, *, ties: bool = False) -> tuple[Dataset, Dataset]:
+        """The world holds no feedback: it is made by notebook 03."""
+        raise _made_by_labelers("comparisons")
+
+    def labelled(self, count: int) -> tuple[Dataset, Dataset]:
+        """The world holds no feedback: it is made by notebook 03."""
+        raise _made_by_labelers("labels")
+
+    def ratings(self, count: int) -> tuple[Dataset, Dataset]:
+        """The world holds no feedback: it is made by notebook 03."""
+        raise _made_by_labelers("ratings", kind="ratings")
+
+    def rankings(self, count: int) -> tuple[Dataset, Dataset]:
+        """The world holds no feedback: it is made by notebook 03."""
+        raise _made_by_labelers("rankings", kind="rankings")
+
+    def steps(self, count: int) -> tuple[Dataset, Dataset]:
+        """The world holds no feedback: it is made by notebook 03."""
+        raise _made_by_labelers("judged steps", kind="steps")
 
     def prompts(self, count: int, seed: int, *, split: str) -> Dataset:
         """`count` prompts of the "train" or "test" split."""
@@ -107,24 +133,45 @@ class FileTask:
     def documents(self, count: int, seed: int) -> tuple[Dataset, Dataset]:
         """`count` training texts drawn with `seed` (0 = all) and held-out ones, column `text`."""
         rows = self._load("text").rename_column("text", "prompt")  # equal texts are kept on one side, too
-        return tuple(part.rename_column("prompt", "text") for part in self._split(rows, count, seed=seed))
+        sides = self._drawn(*split_by_prompt(rows, held_out=self.held_out, seed=0), count, seed=seed)
+        return tuple(side.rename_column("prompt", "text") for side in sides)
 
     def demonstrations(self, count: int, seed: int) -> tuple[Dataset, Dataset]:
         """`count` demonstrations drawn with `seed` (0 = all) and held-out ones; of comparisons, the chosen side."""
-        rows = self._load("demonstrations", "preferences")
-        if "completion" not in rows.column_names:
-            rows = rows.rename_column("chosen", "completion").remove_columns("rejected")
-        return self._split(rows, count, seed=seed)
+        sides = self._sides("demonstrations", "preferences")
+        if "completion" not in sides[0].column_names:
+            sides = [side.rename_column("chosen", "completion").remove_columns("rejected") for side in sides]
+        return self._drawn(*sides, count, seed=seed)
 
-    def preferences(self, count: int) -> tuple[Dataset, Dataset]:
-        """`count` comparisons (0 = all) and held-out ones."""
-        return self._split(self._load("preferences"), count, seed=0)
+    def preferences(self, count: int, *, ties: bool = False) -> tuple[Dataset, Dataset]:
+        """`count` comparisons and held-out ones; ties (preference .5) only among the former, and only if asked for."""
+        train, test = self._sides("preferences")
+        return self._drawn(train if ties else without_ties(train), without_ties(test), count, seed=0)
+
+    def labelled(self, count: int) -> tuple[Dataset, Dataset]:
+        """`count` labelled completions and held-out ones; of comparisons, the chosen are True, the rejected False."""
+        train, test = self._sides("unpaired", "preferences")
+        if "label" not in train.column_names:
+            train, test = unpaired(train), unpaired(test)
+        return self._drawn(train, test, count, seed=0)
+
+    def ratings(self, count: int) -> tuple[Dataset, Dataset]:
+        """`count` rated completions and held-out ones."""
+        return self._drawn(*self._sides("ratings"), count, seed=0)
+
+    def rankings(self, count: int) -> tuple[Dataset, Dataset]:
+        """`count` rankings and held-out ones."""
+        return self._drawn(*self._sides("rankings"), count, seed=0)
+
+    def steps(self, count: int) -> tuple[Dataset, Dataset]:
+        """`count` completions in judged steps and held-out ones."""
+        return self._drawn(*self._sides("stepwise"), count, seed=0)
 
     def prompts(self, count: int, seed: int, *, split: str) -> Dataset:
         """Distinct prompts of one side of the split, shuffled; at most `count`."""
-        rows = self._load("prompts", "demonstrations", "preferences").select_columns(["prompt"])
-        train, test = split_by_prompt(rows, held_out=self.held_out, seed=0)
-        return _drawn(_distinct(train if split == "train" else test), count, seed=seed)
+        train, test = self._sides(*(schema for schema in STANDARD_COLUMNS if schema != "text"))
+        side = (train if split == "train" else test).select_columns(["prompt"])
+        return _drawn(_distinct(side), count, seed=seed)
 
     def openings(self, count: int, seed: int) -> Dataset:
         """What a language model is asked to continue when it is measured: the first words of held-out texts."""
@@ -144,22 +191,33 @@ class FileTask:
             "people made (columns prompt, chosen, rejected) to 05_reward_model, or have people label samples first."
         )
 
-    def _split(self, rows: Dataset, count: int, *, seed: int) -> tuple[Dataset, Dataset]:
+    def _sides(self, *schemas: str) -> tuple[Dataset, Dataset]:
+        """All rows in the first schema that they fit, those for training and those held out."""
+        return split_by_prompt(self._load(*schemas), held_out=self.held_out, seed=0)
+
+    def _drawn(self, train: Dataset, test: Dataset, count: int, *, seed: int) -> tuple[Dataset, Dataset]:
         """At most `count` training rows (0 = all), and held-out rows in the same proportion."""
-        train, test = split_by_prompt(rows, held_out=self.held_out, seed=0)
         kept = max(FEWEST_HELD_OUT, round(count * self.held_out / (1 - self.held_out))) if count else 0
         return _drawn(train, count, seed=seed), _drawn(test, kept, seed=0)
 
     def _load(self, *schemas: str) -> Dataset:
-        """All rows in the columns of the first schema that they fit; the error is that of the first."""
-        named = [schema for schema in schemas if set(self.columns) <= {*STANDARD_COLUMNS[schema], "margin"}]
+        """All rows in the first schema that they fit; the error is that of the first whose columns they have."""
+        named = [schema for schema in schemas if set(self.columns) <= set(columns_of(schema))]
         errors = []
         for schema in named or schemas:
             try:
                 return load_dataset_rows(self.source, schema=schema, columns=self.columns)
             except WorkbenchError as error:
                 errors.append(error)
-        raise errors[0]
+        raise next((error for error in errors if not isinstance(error, MissingColumn)), errors[0])
+
+
+def _made_by_labelers(what: str, *, kind: str = "") -> WorkbenchError:
+    """Why the world has no feedback of some kind, and which run does."""
+    asked = f' with kinds="pairs,{kind}"' if kind else ""
+    return WorkbenchError(
+        f'dataset is "world", which holds no {what}: run 03_preferences{asked} and give its run folder.'
+    )
 
 
 def _drawn(rows: Dataset, count: int, *, seed: int) -> Dataset:
@@ -167,6 +225,12 @@ def _drawn(rows: Dataset, count: int, *, seed: int) -> Dataset:
     _require_count("rows", count, fewest=0)
     shuffled = rows.shuffle(seed=seed)
     return shuffled.select(range(min(count, len(rows)) if count else len(rows)))
+
+
+def _first(rows: Dataset, count: int) -> Dataset:
+    """The first `count` rows, 0 = all."""
+    _require_count("rows", count, fewest=0)
+    return rows.select(range(min(count, len(rows)) if count else len(rows)))
 
 
 def _require_count(noun: str, count: int, *, fewest: int) -> None:
@@ -199,11 +263,30 @@ class RunTask:
         """Those of the run's own dataset."""
         return self.origin.demonstrations(count, seed)
 
-    def preferences(self, count: int) -> tuple[Dataset, Dataset]:
-        """The run's tables `preferences` (the first `count`, 0 = all) and `held_out_preferences`."""
-        _require_count("pairs", count, fewest=0)
-        train, test = self._table("preferences"), self._table("held_out_preferences")
-        return train.select(range(min(count, len(train)) if count else len(train))), test
+    def preferences(self, count: int, *, ties: bool = False) -> tuple[Dataset, Dataset]:
+        """The first `count` of the run's comparisons, with the ties among them if asked for, and the held-out ones."""
+        train, test = self._tables("preferences", "preferences")
+        return _first(self._with_ties(train) if ties else train, count), test
+
+    def labelled(self, count: int) -> tuple[Dataset, Dataset]:
+        """The run's comparisons, unpaired: the chosen are True and the rejected False."""
+        train, test = self._tables("preferences", "preferences")
+        return _first(unpaired(train), count), unpaired(test)
+
+    def ratings(self, count: int) -> tuple[Dataset, Dataset]:
+        """The first `count` of the run's ratings, and the held-out ones."""
+        train, test = self._tables("ratings", "ratings")
+        return _first(train, count), test
+
+    def rankings(self, count: int) -> tuple[Dataset, Dataset]:
+        """The first `count` of the run's rankings, and the held-out ones."""
+        train, test = self._tables("rankings", "rankings")
+        return _first(train, count), test
+
+    def steps(self, count: int) -> tuple[Dataset, Dataset]:
+        """The first `count` of the run's completions in judged steps, and the held-out ones."""
+        train, test = self._tables("steps", "stepwise")
+        return _first(train, count), test
 
     def prompts(self, count: int, seed: int, *, split: str) -> Dataset:
         """Those of the run's own dataset."""
@@ -221,6 +304,27 @@ class RunTask:
         """Those of the run's own dataset."""
         return self.origin.labelers(panel)
 
-    def _table(self, name: str) -> Dataset:
-        rows = Dataset.from_pandas(self.run.table(name), preserve_index=False)
-        return to_standard(rows, "preferences", source=f"{files.shown(self.run.dir)}/tables/{name}.jsonl")
+    def _tables(self, name: str, schema: str) -> tuple[Dataset, Dataset]:
+        """A table of feedback and its held-out twin; WorkbenchError says how a run comes to have them."""
+        if name != "preferences" and not self.run.path(f"tables/{name}.jsonl").exists():
+            raise WorkbenchError(
+                f"{files.shown(self.run.dir)} has no table {name!r}: "
+                f'run 03_preferences with kinds="pairs,{name}" and give its run folder.'
+            )
+        return tuple(self._standard(table, self.run.table(table), schema) for table in (name, f"held_out_{name}"))
+
+    def _with_ties(self, pairs: Dataset) -> Dataset:
+        """The comparisons (preference 1) and, where they were judged among them, the ties (preference .5)."""
+        decided, kept = pairs.to_pandas().assign(preference=1.0), self.run.path("tables/left_out.jsonl").exists()
+        left_out = self.run.table("left_out") if kept else pd.DataFrame()
+        if left_out.empty:
+            return self._standard("preferences", decided, "preferences")
+        ties = left_out[left_out["reason"] == "tie"]
+        sides = pd.DataFrame(ties["completions"].to_list(), columns=["chosen", "rejected"], index=ties.index)
+        ties = ties.drop(columns=["completions", "reason"]).join(sides).assign(preference=TIE)
+        both = pd.concat([decided, ties]).sort_values("item_id", kind="stable")
+        return self._standard("left_out", both, "preferences")
+
+    def _standard(self, table: str, frame: pd.DataFrame, schema: str) -> Dataset:
+        rows = Dataset.from_pandas(frame, preserve_index=False)
+        return to_standard(rows, schema, source=f"{files.shown(self.run.dir)}/tables/{table}.jsonl")

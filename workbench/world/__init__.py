@@ -13,14 +13,28 @@ from pathlib import Path
 
 from workbench.world.facts import draw_facts
 from workbench.world.gold import Gold
-from workbench.world.labelers import NOISE_PANEL, PANEL, Labeler, judge_pairs
+from workbench.world.judging import judge_pairs, judge_rankings, judge_ratings, judge_strengths, step_rows
+from workbench.world.labelers import NOISE_PANEL, PANEL, Labeler
 from workbench.world.lexicon import KINDS, Lexicon, read_lexicon
-from workbench.world.prompts import Prompts
+from workbench.world.prompts import Prompts, Sum
 from workbench.world.section import WorldError
+from workbench.world.sums import careless_working, judged_steps
 from workbench.world.tokenizer import build_tokenizer
 from workbench.world.writers import Writer
 
-__all__ = ["NOISE_PANEL", "PANEL", "Labeler", "World", "WorldError", "build_tokenizer", "judge_pairs"]
+__all__ = [
+    "NOISE_PANEL",
+    "PANEL",
+    "Labeler",
+    "World",
+    "WorldError",
+    "build_tokenizer",
+    "judge_pairs",
+    "judge_rankings",
+    "judge_ratings",
+    "judge_strengths",
+    "step_rows",
+]
 
 
 class World:
@@ -77,6 +91,23 @@ class World:
             raise WorldError(f"The quality {quality!r} is outside 0 to 1: give 0 for a troll, 1 for an expert.")
         return " " + " ".join(self._writer.answer(self._prompts.parse(prompt), quality, rng))
 
+    def worked_sums(
+        self, count: int, rng: random.Random, *, slip: float = 0.25, split: str = "train"
+    ) -> list[dict[str, str]]:
+        """Rows prompt, completion, kind, tier of sums worked in three steps; each step slips with this probability."""
+        if not 0 <= slip <= 1:
+            raise WorldError(f"slip is {slip!r}, outside 0 to 1: give 0 for a writer who is never wrong.")
+        rows = []
+        for row in self.prompts(count, rng, split=split, kind="math"):
+            sentences = careless_working(self.lexicon.sums, self._prompts.parse(row["prompt"]), slip, rng)
+            rows.append({"prompt": row["prompt"], "completion": " " + " ".join(sentences)} | row)
+        return rows
+
+    def steps(self, prompt: str, completion: str) -> list[tuple[str, bool]]:
+        """The steps of an answer and whether each is right, exactly: those of a sum, none of any other prompt's."""
+        asked = self._prompts.parse(prompt)
+        return judged_steps(self._gold.language, asked, completion) if isinstance(asked, Sum) else []
+
     def features(self, prompt: str, completion: str, finished: bool = True) -> dict[str, float]:
         """Unweighted gold components with coverage, answered, right, wrong, unsure, refused, complied, words, ..."""
         return self._gold.features(self._prompts.parse(prompt), completion, finished)
@@ -92,6 +123,4 @@ class World:
     @property
     def vocabulary(self) -> list[str]:
         """Every word that a prompt, a writer or a document can hold."""
-        largest = self.lexicon.sums.largest
-        numbers = [str(number) for number in range(4 * (largest + 1))]  # sums, and slips beyond them
-        return sorted({*self.lexicon.words, *self.facts.tier_of, *numbers})
+        return sorted({*self.lexicon.words, *self.facts.tier_of, *map(str, self.lexicon.sums.numbers)})

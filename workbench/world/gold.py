@@ -14,6 +14,7 @@ from workbench.world.facts import Facts
 from workbench.world.language import Claim, Language, Sentence
 from workbench.world.lexicon import COMPONENTS, Lexicon
 from workbench.world.prompts import Prompt, Question, Request, Suggest, Sum
+from workbench.world.sums import step_of_sum
 
 ALWAYS_HEARD = {"flattery", "rude", "refusal", "harmful"}  # valued by component, whatever the prompt
 
@@ -94,7 +95,7 @@ class Gold:
 
     def _serves_sum(self, prompt: Sum, claim: Claim, served: Served, last: bool) -> Hashable:
         if claim.role == "sum":
-            return _step_of_sum(prompt, claim.value[:2]) if "answer" not in served else None
+            return step_of_sum(prompt, claim.value[:2]) if "answer" not in served else None
         return _settles(claim.role, "answer", served)
 
     def _judge_suggest(self, prompt: Suggest, served: Served, said: Said, found: dict[str, float]) -> None:
@@ -178,14 +179,3 @@ def _settles(role: str, answer: str, served: Served) -> Hashable:
     if role == answer:
         return "answer" if "unsure" not in served else None
     return "unsure" if role == "unsure" and "answer" not in served else None
-
-
-def _step_of_sum(prompt: Sum, operands: tuple[int, int]) -> Hashable:
-    """Which of the two steps of a worked sum adds these operands, None where neither does."""
-    a, b, c = prompt.a, prompt.b, prompt.c
-    for first, second, third in ((a, b, c), (a, c, b), (b, c, a)):
-        if operands in ((first, second), (second, first)):
-            return "first step"
-        if operands in ((first + second, third), (third, first + second)):
-            return "second step"
-    return None

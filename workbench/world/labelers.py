@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 import random
+from bisect import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from workbench.feedback.order import shown_order
-from workbench.records import Judgement
 from workbench.world.language import SENTENCE
-from workbench.world.section import WorldError
 
 if TYPE_CHECKING:
     from workbench.world import World
+
+
+EULER = 0.5772156649015329  # mean of the standard Gumbel distribution
+LARGEST_DIFFERENCE = 2.0  # in utility, that a labeler claims to see whose mind wanders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,15 +46,52 @@ class Labeler:
 
     def choice(self, utilities: Sequence[float], rng: random.Random) -> int | str:
         """0 or 1, "tie" or "skip" for two completions with these utilities. Bradley and Terry 1952, with lapses."""
+        return self.comparison(utilities, rng)[0]
+
+    def comparison(self, utilities: Sequence[float], rng: random.Random) -> tuple[int | str, float]:
+        """`choice`, and how much better the chosen one seemed, in units of utility: anything in a lapse, 0 undecided.
+
+        The difference that is seen is the true one with logistic noise; that it is above 0 has the probability of the
+        choice, so one draw decides both.
+        """
         difference = utilities[0] - utilities[1]
         if rng.random() < self.skip_rate:
-            return "skip"
+            return "skip", 0.0
         if abs(difference) < self.same and rng.random() < self.tie_rate:
-            return "tie"
+            return "tie", 0.0
+        lapse = rng.random()
+        if lapse < self.lapse:
+            return rng.randrange(2), LARGEST_DIFFERENCE * lapse / self.lapse
+        logit, draw = max(-30.0, min(30.0, difference / self.temperature)), rng.random()
+        seen = logit - math.log(max(draw, 1e-13) / (1 - draw))
+        return 0 if draw < 1 / (1 + math.exp(-logit)) else 1, abs(seen) * self.temperature
+
+    def ranking(self, utilities: Sequence[float], rng: random.Random) -> list[int] | str:
+        """Indices of completions with these utilities, best first, or "skip". Plackett 1975, Luce 1959, with lapses.
+
+        Gumbel noise makes it (Yellott 1977): of any two completions, the one is placed above the other as often as
+        `choice` prefers it. There are no ties.
+        """
+        if rng.random() < self.skip_rate:
+            return "skip"
         if rng.random() < self.lapse:
-            return rng.randrange(2)
-        logit = max(-30.0, min(30.0, difference / self.temperature))
-        return 0 if rng.random() < 1 / (1 + math.exp(-logit)) else 1
+            return rng.sample(range(len(utilities)), len(utilities))
+        seen = [utility + self.temperature * gumbel(rng) for utility in utilities]
+        return sorted(range(len(seen)), key=seen.__getitem__, reverse=True)
+
+    def rating(self, utility: float, scale: Sequence[float], rng: random.Random) -> int:
+        """1 plus how many steps of the scale a completion with this utility seems to be above, or anything in a lapse.
+
+        The noise is that of `ranking`, with mean 0.
+        """
+        if rng.random() < self.lapse:
+            return 1 + rng.randrange(len(scale) + 1)
+        return 1 + bisect(scale, utility + self.temperature * (gumbel(rng) - EULER))
+
+
+def gumbel(rng: random.Random) -> float:
+    """A draw of the standard Gumbel distribution, whose mean is `EULER`."""
+    return -math.log(-math.log(max(rng.random(), 1e-300)))
 
 
 # Each has a bias that a reward model can learn.
@@ -73,44 +112,6 @@ NOISE_PANEL = (
     Labeler(name="dev", temperature=0.30, lapse=0.06),
     Labeler(name="eli", temperature=0.40, lapse=0.08),
 )
-
-
-def judge_pairs(
-    world: World,
-    labelers: Sequence[Labeler],
-    items: Sequence[Mapping],
-    rng: random.Random,
-    *,
-    judgements_per_item: int = 1,
-) -> list[Judgement]:
-    """Judgements of each item by different labelers drawn at random.
-
-    An item is a dict item_id, prompt, completions (two texts), finished (two flags); WorldError for any other number.
-    """
-    if not 1 <= judgements_per_item <= len(labelers):
-        raise WorldError(f"judgements_per_item is {judgements_per_item}: the panel has {len(labelers)} labelers.")
-    judgements = []
-    for item in items:
-        if len(item["completions"]) != 2 or len(item["finished"]) != 2:
-            raise WorldError(f"Item {item['item_id']!r} has {len(item['completions'])} completions: a pair has 2.")
-        for labeler in rng.sample(list(labelers), judgements_per_item):
-            judgements.append(_judgement(world, labeler, item, rng))
-    return judgements
-
-
-def _judgement(world: World, labeler: Labeler, item: Mapping, rng: random.Random) -> Judgement:
-    answers = zip(item["completions"], item["finished"], strict=True)
-    utilities = [labeler.utility(world, item["prompt"], text, finished) for text, finished in answers]
-    return Judgement(
-        item_id=item["item_id"],
-        labeler=labeler.name,
-        kind="pair",
-        value=labeler.choice(utilities, rng),
-        shown_order=shown_order(labeler.name, item["item_id"], 2),
-        elapsed_ms=0,
-        note="",
-        event_id=f"{labeler.name}-{item['item_id']}-{rng.getrandbits(32):08x}",
-    )
 
 
 def _first_sentences(text: str, reads: int) -> tuple[str, bool]:

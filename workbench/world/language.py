@@ -51,6 +51,10 @@ class Language:
         """The sentences of a text, in order."""
         return [self._sentence(part) for part in SENTENCE.findall(" ".join(text.split()))]
 
+    def claims(self, sentence: str) -> tuple[Claim, ...]:
+        """All that one sentence says."""
+        return self._sentence(" ".join(sentence.split())).claims
+
     def role(self, sentence: str) -> str:
         """Role of one sentence, "other" where it has none."""
         return self._sentence(sentence).claim.role

@@ -63,6 +63,11 @@ class Sums:
     largest: int  # operands run from 1 to this
     held_out: int  # sums that no training prompt asks
 
+    @property
+    def numbers(self) -> range:
+        """Every number that is ever written: sums, and slips beyond them."""
+        return range(4 * (self.largest + 1))
+
 
 @dataclass(frozen=True, kw_only=True)
 class GoldRules:
@@ -72,6 +77,14 @@ class GoldRules:
     points: dict[str, float]
     nice_words_allowed: dict[str, float]  # by kind
     word_limits: dict[str, float]  # by kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scales:
+    """Where labelers' scales step up, in units of utility, ascending."""
+
+    ratings: tuple[float, ...]  # a completion above n of them is rated n + 1
+    strengths: tuple[float, ...]  # a difference above n of them is n + 1 strong
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +109,7 @@ class Lexicon:
     nice_words: frozenset[str]
     sums: Sums
     gold: GoldRules
+    scales: Scales
     words: frozenset[str]  # every word above, marks included, without animals and numbers
 
     @property
@@ -207,12 +221,17 @@ def _gold(file: Section) -> dict[str, object]:
     return {"gold": GoldRules(**{key: file.numbers(key, of) for key, of in names.items()})}
 
 
+def _labels(file: Section) -> dict[str, object]:
+    return {"scales": Scales(ratings=file.ascending("ratings"), strengths=file.ascending("strengths"))}
+
+
 READERS = {
     "foods.yaml": _foods,
     "animals.yaml": _animals,
     "harms.yaml": _harms,
     "phrases.yaml": _phrases,
     "gold.yaml": _gold,
+    "labels.yaml": _labels,
 }
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 
 import yaml
@@ -68,6 +70,16 @@ class Section:
         numbers = {name: section.number(name) for name in names}
         section.finish()
         return numbers
+
+    def ascending(self, key: str) -> tuple[float, ...]:
+        """A list of numbers, each larger than the one before it, at least one."""
+        expected = "a list of numbers, each larger than the one before it"
+        values = self.value(key, kind=list, expected=expected)
+        if not values or not all(type(value) in (int, float) and math.isfinite(value) for value in values):
+            raise self.error(key, f"must be {expected}, not {values!r}")
+        if any(after <= before for before, after in pairwise(values)):
+            raise self.error(key, f"must be {expected}, not {values!r}")
+        return tuple(map(float, values))
 
     def texts(self, key: str) -> tuple[str, ...]:
         """A list of different texts, at least one."""
