@@ -63,14 +63,14 @@ def test_prompts_alone_make_a_batch_without_completions():
     assert batch.completion_mask.shape == (2, 0)
 
 
-def test_pairs_become_chosen_rows_then_rejected_rows():
+def test_a_pairs_completions_are_neighbouring_rows_chosen_first():
     examples = [
         PairExample(prompt_ids=[4], chosen_ids=[5, 2], rejected_ids=[6, 7, 2], margin=0.0),
         PairExample(prompt_ids=[8, 9], chosen_ids=[10, 2], rejected_ids=[2], margin=0.0),
     ]
     batch = collate_pairs(examples, 0)
-    assert batch.tokens.tolist() == [[0, 4, 5, 2, 0], [8, 9, 10, 2, 0], [0, 4, 6, 7, 2], [8, 9, 2, 0, 0]]
-    assert batch.completion_mask.sum(1).tolist() == [2, 2, 3, 1]
+    assert batch.tokens.tolist() == [[0, 4, 5, 2, 0], [0, 4, 6, 7, 2], [8, 9, 10, 2, 0], [8, 9, 2, 0, 0]]
+    assert batch.completion_mask.sum(1).tolist() == [2, 3, 2, 1]
 
 
 def test_a_prompt_without_tokens_is_refused_by_its_row():

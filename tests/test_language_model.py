@@ -10,9 +10,9 @@ from trainer_checks import continued_rows, rows_equal
 from transformers import AutoModelForCausalLM
 
 from workbench.errors import NonFiniteLoss, WorkbenchError
-from workbench.packing import collate_demonstrations, collate_packed, pack_documents, token_lengths
+from workbench.packing import collate_demonstrations, collate_packed, pack_documents, target_losses, token_lengths
 from workbench.records import CompletionExample
-from workbench.trainers.language_model import LanguageModelConfig, LanguageModelTrainer, target_losses
+from workbench.trainers.language_model import LanguageModelConfig, LanguageModelTrainer
 
 DEMONSTRATIONS = [
     CompletionExample(prompt_ids=prompt, completion_ids=completion)

@@ -1,4 +1,4 @@
-"""Models and tokenizers from folders, and what is read off them, against plain unpadded forward passes."""
+"""Models and tokenizers, built and from folders."""
 
 import json
 import time
@@ -11,7 +11,6 @@ from tiny_models import (
     FAMILIES,
     PAD,
     UNK,
-    plain_logprobs,
     plain_next_logprobs,
     same_weights,
     tiny_config,
@@ -19,7 +18,7 @@ from tiny_models import (
     weights_of,
     word_tokenizer,
 )
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoModelForTokenClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from workbench.batches import collate
 from workbench.errors import WorkbenchError
@@ -37,169 +36,17 @@ from workbench.models import (
     seeded,
     without_dropout,
 )
-from workbench.records import Sequences
 from workbench.sampling import eos_token_ids
-from workbench.scoring import (
-    completion_logits,
-    completion_logprobs,
-    completion_values,
-    position_ids,
-    sequence_rewards,
-    token_logprobs,
-)
+from workbench.scoring import completion_logprobs, completion_values
 
 PROMPTS = [[4, 6, 7, 8], [9], [10, 11, 4, 12, 13, 14]]
 COMPLETIONS = [[9, 10, EOS], [12, 13, 14, 15, EOS], [16]]
-
-
-def padded(prompt, completion, *, left, right, garbage) -> Sequences:
-    """One row with that much padding on both sides, the pad slots filled with `garbage` ids."""
-    fill = torch.Generator().manual_seed(garbage)
-    slots = torch.randint(0, 20, (left + right,), generator=fill).tolist() if garbage else [PAD] * (left + right)
-    tokens = slots[:left] + prompt + completion + slots[left:]
-    attends = [False] * left + [True] * len(prompt + completion) + [False] * right
-    counts = [True] * len(completion) + [False] * right
-    return Sequences(
-        tokens=torch.tensor([tokens]), attention_mask=torch.tensor([attends]), completion_mask=torch.tensor([counts])
-    )
-
-
-def readers(family):
-    """Everything that is read off a model, with a model to read it off."""
-    return [
-        (completion_logprobs, tiny_model(family)),
-        (completion_values, tiny_model(family, auto=AutoModelForTokenClassification)),
-        (sequence_rewards, tiny_model(family, auto=AutoModelForSequenceClassification)),
-    ]
 
 
 def saved(model, tokenizer, folder) -> str:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
-
-
-# A row means the same alone or padded
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_logprobs_are_those_of_plain_unpadded_passes(family):
-    model = tiny_model(family)
-    logprobs = completion_logprobs(model, collate(PROMPTS, COMPLETIONS, pad_id=PAD))
-    for row, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
-        expected = plain_logprobs(model, prompt, completion)
-        assert logprobs[row, : len(completion)].tolist() == pytest.approx(expected, abs=1e-5)
-        assert logprobs[row, len(completion) :].abs().sum() == 0
-
-
-@pytest.mark.parametrize("garbage", [0, 1])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_padding_and_what_it_holds_change_neither_logprobs_nor_values_nor_rewards(family, garbage):
-    prompt, completion = PROMPTS[0], COMPLETIONS[1]
-    with torch.no_grad():
-        for read, model in readers(family):
-            alone = read(model, padded(prompt, completion, left=0, right=0, garbage=0))[0]
-            assert alone.abs().min() > 0
-            for amount in range(8):
-                row = read(model, padded(prompt, completion, left=amount, right=7 - amount, garbage=garbage))[0]
-                counted = row[: len(completion)] if row.dim() else row
-                torch.testing.assert_close(counted, alone, rtol=1e-5, atol=1e-5)
-                assert row.dim() == 0 or row[len(completion) :].abs().sum() == 0
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_values_are_those_before_each_token(family):
-    critic = tiny_model(family, auto=AutoModelForTokenClassification)
-    with torch.no_grad():
-        values = completion_values(critic, collate(PROMPTS, COMPLETIONS, pad_id=PAD))
-        for row, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
-            for index in range(len(completion)):
-                seen = torch.tensor([prompt + completion[:index]])
-                assert values[row, index].item() == pytest.approx(
-                    critic(input_ids=seen).logits[0, -1, 0].item(), abs=1e-5
-                )
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_reward_is_read_at_the_last_real_token(family):
-    model = tiny_model(family, auto=AutoModelForSequenceClassification)
-    with torch.no_grad():
-        rewards = sequence_rewards(model, collate(PROMPTS, COMPLETIONS, pad_id=PAD))
-        for row, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
-            # one unpadded row without padding ids: the library's own choice of the token cannot go wrong
-            expected = model(input_ids=torch.tensor([prompt + completion])).logits[0, 0].item()
-            assert rewards[row].item() == pytest.approx(expected, abs=1e-5)
-
-
-def test_the_reward_is_read_at_a_last_token_that_has_the_padding_id():
-    model = tiny_model(auto=AutoModelForSequenceClassification)
-    row, longer = [4, 6, 7, PAD], [4, 6, 7, 8, 9, EOS]
-    with torch.no_grad():
-        rewards = sequence_rewards(model, collate([[4], [4]], [row[1:], longer[1:]], pad_id=PAD))
-        hidden = model.model(input_ids=torch.tensor([row])).last_hidden_state[0, -1]
-    assert rewards[0].item() == pytest.approx((hidden @ model.score.weight[0]).item(), abs=1e-5)
-
-
-def test_positions_count_attended_tokens():
-    mask = torch.tensor([[0, 0, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1]]).bool()
-    assert position_ids(mask).tolist() == [[0, 0, 0, 1, 2, 2], [0, 1, 2, 3, 4, 5]]
-
-
-def test_temperature_divides_the_logits():
-    model, batch = tiny_model(), collate(PROMPTS, COMPLETIONS, pad_id=PAD)
-    for temperature in (0.5, 0.7, 2.0):
-        logprobs = completion_logprobs(model, batch, temperature=temperature)
-        expected = plain_logprobs(model, PROMPTS[1], COMPLETIONS[1], temperature=temperature)
-        assert logprobs[1].tolist() == pytest.approx(expected, abs=1e-5)
-
-
-def test_padding_has_no_probability_and_the_rest_has_all_of_it():
-    model, batch = tiny_model(), collate([PROMPTS[0]], [COMPLETIONS[0]], pad_id=PAD)
-    chance = completion_logits(model, batch).softmax(-1)
-    assert chance[..., PAD].max() == 0
-    torch.testing.assert_close(
-        chance[0, 1].double().log()[1:], plain_next_logprobs(model, PROMPTS[0] + COMPLETIONS[0][:1])[1:]
-    )
-
-
-def test_logprobs_of_a_half_precision_model_are_computed_in_fp32():
-    model, batch = tiny_model().bfloat16(), collate([PROMPTS[0]], [COMPLETIONS[0]], pad_id=PAD)
-    logits = completion_logits(model, batch)
-    logprobs = token_logprobs(logits, batch)
-    assert logits.dtype == logprobs.dtype == torch.float32
-    expected = logits.double().log_softmax(-1).gather(-1, batch.completions[..., None])[..., 0]
-    torch.testing.assert_close(logprobs.double(), expected, rtol=1e-6, atol=1e-6)
-
-
-# After EOS: nothing
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_nothing_after_eos_has_a_gradient(family):
-    batch = collate(PROMPTS, COMPLETIONS, pad_id=PAD)
-    for read, model in readers(family):
-        gradients = []
-
-        def keep_gradient(module, inputs, output, kept=gradients):
-            output.register_hook(kept.append)
-
-        model.get_input_embeddings().register_forward_hook(keep_gradient)
-        result = read(model, batch)
-        (result * torch.randn(result.shape, generator=torch.Generator().manual_seed(0))).sum().backward()
-        at_padding = gradients[0][~batch.attention_mask]
-        assert at_padding.abs().max() == 0
-        assert gradients[0][batch.attention_mask].abs().max() > 0
-
-
-def test_logits_after_eos_have_no_gradient_and_no_effect():
-    batch = collate(PROMPTS, COMPLETIONS, pad_id=PAD)
-    logits = torch.randn(3, 5, 20, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    logprobs = token_logprobs(logits, batch)
-    logprobs.sum().backward()
-    assert logits.grad[~batch.completion_mask].abs().max() == 0
-    assert (logits.grad[batch.completion_mask].abs().sum(-1) > 0).all()  # EOS itself counts
-    disturbed = torch.where(batch.completion_mask[..., None], logits, float("nan"))
-    assert torch.equal(token_logprobs(disturbed, batch), logprobs)
 
 
 # Building

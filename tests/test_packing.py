@@ -8,9 +8,8 @@ import torch
 from tiny_models import EOS, FAMILIES, PAD, tiny_model
 
 from workbench.errors import WorkbenchError
-from workbench.packing import collate_demonstrations, collate_packed, pack_documents, token_lengths
+from workbench.packing import collate_demonstrations, collate_packed, pack_documents, target_losses, token_lengths
 from workbench.records import CompletionExample
-from workbench.trainers.language_model import target_losses
 
 ROWS = [[[4, 5, 6, EOS], [7, 8, EOS], [9, 10, 11, 12, 13, EOS]], [[14, 15, 4, EOS], [16, EOS]]]
 ATTENTION = ("sdpa", "eager")
@@ -87,7 +86,29 @@ def test_demonstrations_learn_every_completion_token_with_eos_and_none_of_the_pr
     batch = collate_demonstrations(examples, PAD)
     targets = [row[mask].tolist() for row, mask in zip(batch.tokens, batch.target_mask, strict=True)]
     assert targets == [[7, EOS], [9, 10, 11, EOS]]
-    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4, 4, 4], [0, 0, 0, 1, 2, 3, 4]]
+    assert batch.tokens.tolist() == [[4, 5, 6, 7, EOS], [8, 9, 10, 11, EOS]]  # as wide as the longest, not wider
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4]] * 2
+
+
+@pytest.mark.parametrize("attention", ATTENTION)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_demonstration_has_the_losses_it_has_alone_whatever_pads_it(family, attention):
+    model = model_with(family, attention)
+    examples = [
+        CompletionExample(prompt_ids=[4, 5, 6], completion_ids=[7, EOS]),
+        CompletionExample(prompt_ids=[8], completion_ids=[9, 10, 11, 12, 13, EOS]),
+    ]
+    expected = [losses_alone(model, [4, 5, 6, 7, EOS])[2:], losses_alone(model, [8, 9, 10, 11, 12, 13, EOS])]
+    for pad_id in (PAD, 19):
+        with torch.no_grad():
+            losses = target_losses(model, collate_demonstrations(examples, pad_id))
+        assert losses.tolist() == pytest.approx([*expected[0], *expected[1]], abs=1e-5)
+
+
+def test_a_demonstration_without_a_prompt_is_refused_by_its_row():
+    examples = [CompletionExample(prompt_ids=ids, completion_ids=[7, EOS]) for ids in ([4], [])]
+    with pytest.raises(WorkbenchError, match="Row 1"):
+        collate_demonstrations(examples, PAD)
 
 
 def test_lengths_count_the_tokens_of_demonstrations_and_of_packed_rows():

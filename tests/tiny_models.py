@@ -44,11 +44,16 @@ def tiny_model(family: str = "llama", *, auto=AutoModelForCausalLM, seed: int = 
     return model
 
 
+def unsayable(model) -> list[int]:
+    """Ids that the model can read but never say."""
+    return [PAD, *getattr(model.config, "control_token_ids", ())]
+
+
 @torch.no_grad()
 def plain_next_logprobs(model, ids: list[int], *, temperature: float = 1.0) -> torch.Tensor:
-    """Log-probabilities of what follows one unpadded row, in fp64, padding impossible; (V,)."""
+    """Log-probabilities of what follows one unpadded row, in fp64, padding and control tokens impossible; (V,)."""
     logits = model(input_ids=torch.tensor([ids])).logits[0, -1].double()
-    logits[PAD] = -torch.inf
+    logits[unsayable(model)] = -torch.inf
     return (logits / temperature).log_softmax(-1)
 
 
@@ -68,7 +73,7 @@ def every_completion(model, prompt: list[int], length: int, *, temperature: floa
         for start, chance in growing.items():
             following = plain_next_logprobs(model, prompt + list(start), temperature=temperature).exp()
             for token in vocabulary:
-                if token != PAD:
+                if token not in unsayable(model):
                     target = finished if token == EOS else longer
                     target[(*start, token)] = chance * following[token].item()
         growing = longer

@@ -107,8 +107,13 @@ def collate(prompt_ids: list[list[int]], completion_ids: list[list[int]], *, pad
     )
 
 
+def collate_groups(prompt_ids: list[list[int]], completion_ids: list[list[list[int]]], *, pad_id: int) -> Sequences:
+    """B prompts with K completions each as B*K rows, those of a prompt side by side: `values.view(B, K)` parts them."""
+    prompts = [prompt for prompt, group in zip(prompt_ids, completion_ids, strict=True) for _ in group]
+    return collate(prompts, [completion for group in completion_ids for completion in group], pad_id=pad_id)
+
+
 def collate_pairs(examples: list[PairExample], pad_id: int) -> Sequences:
-    """B pairs as 2B rows of one batch: the chosen completions, then the rejected ones in the same order."""
-    prompts = [example.prompt_ids for example in examples]
-    completions = [example.chosen_ids for example in examples] + [example.rejected_ids for example in examples]
-    return collate(prompts + prompts, completions, pad_id=pad_id)
+    """B pairs as 2B rows, each chosen completion followed by the rejected one: `values.view(B, 2)` parts them."""
+    completions = [[example.chosen_ids, example.rejected_ids] for example in examples]
+    return collate_groups([example.prompt_ids for example in examples], completions, pad_id=pad_id)

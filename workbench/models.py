@@ -16,15 +16,19 @@ from transformers import (
     AutoTokenizer,
     PreTrainedTokenizerFast,
 )
+from transformers.activations import NewGELUActivation
 from transformers.utils import logging
 
+from workbench.control_tokens import control_token_ids
 from workbench.errors import WorkbenchError
 from workbench.files import resolve
 from workbench.hub import hub_answers
 from workbench.scoring import scalar_head
+from workbench.value_guided import ValueGuidedPolicy  # noqa: F401  known to AutoModelForCausalLM from now on
 
 # Architectures that are built from nothing: small enough for a CPU, and the two families of position encodings.
 PRESETS = {
+    "llama-32x1": {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4},
     "llama-64x2": {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
     "llama-96x3": {"model_type": "llama", "hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4},
     "qwen2-64x2": {"model_type": "qwen2", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
@@ -42,6 +46,14 @@ def seeded(seed: int):
 
 def build_policy(preset: str, tokenizer, *, context: int = 128, seed: int = 0, device: str = "cpu"):
     """A causal LM with random weights for `tokenizer`; raises WorkbenchError for an unknown preset."""
+    config = _preset_config(preset, tokenizer, context)
+    _require_device(device)
+    with seeded(seed):
+        return _quicker(AutoModelForCausalLM.from_config(config)).to(device)
+
+
+def _preset_config(preset: str, tokenizer, context: int):
+    """The configuration of an architecture preset for `tokenizer` and `context` tokens."""
     if preset not in PRESETS:
         raise WorkbenchError(f"There is no model preset {preset!r}: choose one of {', '.join(PRESETS)}.")
     if context < 2:
@@ -63,9 +75,8 @@ def build_policy(preset: str, tokenizer, *, context: int = 128, seed: int = 0, d
         eos_token_id=tokenizer.eos_token_id,
         **sizes,
     )
-    _require_device(device)
-    with seeded(seed):
-        return AutoModelForCausalLM.from_config(config).to(device)
+    _note_control_tokens(config, tokenizer)
+    return config
 
 
 def load_tokenizer(source: str):
@@ -107,14 +118,26 @@ def load_policy(source: str, tokenizer, *, device: str = "cpu", dtype: str = "fl
     return model
 
 
-def load_reward_model(source: str, tokenizer, *, start: str = "sft", seed: int = 0, device="cpu", dtype="float32"):
+def load_reward_model(
+    source: str, tokenizer, *, start: str = "sft", preset: str = "", seed: int = 0, device="cpu", dtype="float32"
+):
     """A sequence classifier with one output, (B,) per row.
 
     `start`: "sft" takes the weights of `source` (a policy, or a reward model with its trained head), "scratch" only
-    its configuration. A new head starts at N(0, 1/(d+1)) (Stiennon et al. 2020, appendix B.1).
+    its configuration, or that of `preset` with the context of `source`. A new head starts at N(0, 1/(d+1)) (Stiennon et
+    al. 2020, appendix B.1).
     """
+    if preset and start != "scratch":
+        raise WorkbenchError(f"preset is {preset!r}, but start {start!r} takes its size from {source!r}: set it to ''.")
     return _load_scalar(
-        AutoModelForSequenceClassification, source, tokenizer, start=start, seed=seed, device=device, dtype=dtype
+        AutoModelForSequenceClassification,
+        source,
+        tokenizer,
+        start=start,
+        preset=preset,
+        seed=seed,
+        device=device,
+        dtype=dtype,
     )
 
 
@@ -168,13 +191,18 @@ def merge_lora(policy):
     return policy.merge_and_unload() if hasattr(policy, "merge_and_unload") else policy
 
 
-def _load_scalar(auto_class, source: str, tokenizer, *, start: str, seed: int, device: str, dtype: str):
+def _load_scalar(
+    auto_class, source: str, tokenizer, *, start: str, seed: int, device: str, dtype: str, preset: str = ""
+):
     if start not in ("sft", "scratch"):
         raise WorkbenchError(f"start is {start!r}: choose 'sft' (the weights of {source!r}) or 'scratch'.")
     with seeded(seed):
         if start == "scratch":
             config = AutoConfig.from_pretrained(_model_folder(source), num_labels=1)
-            model = auto_class.from_config(config).to(device=device, dtype=getattr(torch, dtype))
+            if preset:
+                config = _preset_config(preset, tokenizer, _context(config))
+                config.num_labels = 1
+            model = _quicker(auto_class.from_config(config)).to(device=device, dtype=getattr(torch, dtype))
         else:
             model = _load(auto_class, source, device=device, dtype=dtype, allow_pickle=False, num_labels=1)
         if start == "scratch" or not _was_classifier(source):
@@ -208,7 +236,16 @@ def _load(auto_class, source: str, *, device: str, dtype: str, allow_pickle: boo
         raise WorkbenchError(
             f"No model could be loaded from {source!r} ({_first_line(error)}): give {hint}."
         ) from error
-    return model.to(device)
+    return _quicker(model).to(device)
+
+
+def _quicker(model):
+    """The same model with GPT-2's activation as one operation instead of eight, equal to rounding."""
+    for module in list(model.modules()):
+        for name, part in module.named_children():
+            if isinstance(part, NewGELUActivation):
+                setattr(module, name, nn.GELU(approximate="tanh"))
+    return model
 
 
 def _require_device(device: str) -> None:
@@ -248,17 +285,34 @@ def _cached(source: str) -> str:
 
 
 def _fit_vocabulary(model, tokenizer) -> None:
-    """The embedding holds every token of `tokenizer`, the config its padding id, and its EOS ends a completion."""
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        with seeded(0):  # new rows are random, and equal for a policy and its reference
+    """The embedding holds every token of `tokenizer`, the config those that are never said, and its EOS ends a text."""
+    known = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > known:
+        with seeded(0), _quiet():  # new rows are random, and equal for a policy and its reference
             model.resize_token_embeddings(len(tokenizer))
+            _tell_apart(model, [index for index in control_token_ids(tokenizer) if index >= known])
     model.config.pad_token_id = tokenizer.pad_token_id
+    _note_control_tokens(model.config, tokenizer)
     settings = getattr(model, "generation_config", None)  # scalar models have none
     if settings is not None:
         known = settings.eos_token_id
         ids = [known] if isinstance(known, int) else list(known or [])
         # a chat tokenizer may end with another token than its base model did; training appends the tokenizer's
         settings.eos_token_id = list(dict.fromkeys([*ids, tokenizer.eos_token_id]))
+
+
+@torch.no_grad()
+def _tell_apart(model, rows: list[int]) -> None:
+    """As far from one another as words are: the mean word, which new rows start as, would make control tokens alike."""
+    weight = model.get_input_embeddings().weight
+    weight[rows] = torch.randn(len(rows), weight.shape[1]).to(weight) * weight.std()
+
+
+def _note_control_tokens(config, tokenizer) -> None:
+    """What sampling and scoring must know: which tokens of `tokenizer` can be read but not said."""
+    ids = control_token_ids(tokenizer)
+    if ids:
+        config.control_token_ids = ids
 
 
 @contextlib.contextmanager
@@ -295,7 +349,10 @@ def _first_line(error: Exception) -> str:
 
 def model_context(model) -> int:
     """The longest sequence the model can read, in tokens; 0 where its config does not say."""
-    config = model.config
+    return _context(model.config)
+
+
+def _context(config) -> int:
     return int(getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 0) or 0)
 
 

@@ -39,7 +39,7 @@ def make_optimizer(model: nn.Module, *, learning_rate: float, weight_decay: floa
         {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), eps=eps)
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), eps=eps, fused=True)
 
 
 def cosine_schedule(step: int, total: int, *, warmup: int) -> float:
@@ -86,21 +86,20 @@ class Descent:
         `batch` is the record the loss was computed from. Raises NonFiniteLoss with its tensors, before anything moved,
         where the loss or its gradient is NaN or infinite.
         """
-        tensors = {field.name: getattr(batch, field.name) for field in fields(batch)}
-        if not torch.isfinite(loss):
-            raise NonFiniteLoss(trainer_step, tensors)
-        loss.backward()
+        return step_together([self], [loss], trainer_step=trainer_step, batch=batch)[0]
+
+    def clip(self) -> Tensor:
+        """Clips the gradients to `max_grad_norm`; returns their norm before that."""
         parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
-        norm = nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
-        if not torch.isfinite(norm):
-            self.optimizer.zero_grad(set_to_none=True)
-            raise NonFiniteLoss(trainer_step, tensors)
+        return nn.utils.clip_grad_norm_(parameters, self.max_grad_norm, foreach=True)
+
+    def move(self) -> None:
+        """Changes the weights by the gradients that they hold, and forgets those."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.done += 1
-        return norm.item()
 
     def state_dict(self) -> dict:
         """Trainable weights, optimiser state and place in the schedule."""
@@ -114,3 +113,28 @@ class Descent:
                 parameters[name].copy_(value)
         self.optimizer.load_state_dict(state["optimizer"])
         self.done = state["done"]
+
+
+def step_together(descents: list[Descent], losses: list[Tensor], *, trainer_step: int, batch) -> list[float]:
+    """One step of models that learn from the same `batch`, each from its own loss; gradient norms before clipping.
+
+    Raises NonFiniteLoss with the batch's tensors, before any of the models moved, where a loss or a gradient is NaN or
+    infinite.
+    """
+    norms = []
+    if all(torch.isfinite(loss) for loss in losses):
+        for loss in losses:
+            loss.backward()
+        norms = [descent.clip() for descent in descents]
+    if not norms or not all(torch.isfinite(norm) for norm in norms):
+        for descent in descents:
+            descent.optimizer.zero_grad(set_to_none=True)
+        raise NonFiniteLoss(trainer_step, tensors_of(batch))
+    for descent in descents:
+        descent.move()
+    return [norm.item() for norm in norms]
+
+
+def tensors_of(batch) -> dict[str, Tensor]:
+    """The fields of a record, without the graphs that they may be part of; for NonFiniteLoss."""
+    return {field.name: getattr(batch, field.name).detach() for field in fields(batch)}

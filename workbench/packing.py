@@ -1,15 +1,19 @@
-"""Documents -> rows in which no document sees another; demonstrations -> rows that learn the completion only."""
+"""Documents -> rows in which no document sees another; demonstrations -> rows that learn the completion only.
+
+And the loss of such rows, which every trainer that predicts tokens shares.
+"""
 
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from workbench.batches import collate
 from workbench.errors import WorkbenchError
+from workbench.layouts import additive_mask
 from workbench.records import CompletionExample
-from workbench.scoring import position_ids
+from workbench.scoring import outputs_at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +21,7 @@ class TokenBatch:
     """Rows for next-token prediction."""
 
     tokens: Tensor  # (B, T) int64
-    attention_mask: Tensor  # (B, T) bool, or (B, 1, T, T) bool: query may see key
+    attention_mask: Tensor  # (B, T) bool, padding on the right; or (B, 1, T, T) bool: query may see key
     position_ids: Tensor  # (B, T) int64
     target_mask: Tensor  # (B, T) bool, True where the token is predicted (from those before it)
 
@@ -75,16 +79,27 @@ def collate_packed(rows: list[list[list[int]]], pad_id: int) -> TokenBatch:
 
 
 def collate_demonstrations(examples: list[CompletionExample], pad_id: int) -> TokenBatch:
-    """Demonstrations as one batch whose targets are the completion's tokens, EOS included, and no others."""
-    batch = collate([e.prompt_ids for e in examples], [e.completion_ids for e in examples], pad_id=pad_id)
-    target_mask = torch.zeros_like(batch.attention_mask)
-    target_mask[:, batch.prompt_length :] = batch.completion_mask
+    """Demonstrations as one batch whose targets are the completion's tokens, EOS included, and no others.
+
+    Prompt and completion stand side by side, so rows of one length need no padding, however they are made up.
+    """
+    rows = [example.prompt_ids + example.completion_ids for example in examples]
+    slots = torch.arange(max(map(len, rows)))
+    starts, stops = (torch.tensor(sizes)[:, None] for sizes in (_prompt_sizes(examples), list(map(len, rows))))
+    tokens = torch.tensor([row + [pad_id] * (len(slots) - len(row)) for row in rows])
     return TokenBatch(
-        tokens=batch.tokens,
-        attention_mask=batch.attention_mask,
-        position_ids=position_ids(batch.attention_mask),
-        target_mask=target_mask,
+        tokens=tokens,
+        attention_mask=slots < stops,
+        position_ids=torch.minimum(slots, stops - 1),
+        target_mask=(slots >= starts) & (slots < stops),
     )
+
+
+def _prompt_sizes(examples: list[CompletionExample]) -> list[int]:
+    sizes = [len(example.prompt_ids) for example in examples]
+    if 0 in sizes:
+        raise WorkbenchError(f"Row {sizes.index(0)} of the batch has a prompt of 0 tokens: give it at least one.")
+    return sizes
 
 
 def token_lengths(examples: list) -> list[int]:
@@ -95,3 +110,18 @@ def token_lengths(examples: list) -> list[int]:
         else sum(map(len, example))
         for example in examples
     ]
+
+
+def target_losses(model, batch: TokenBatch) -> Tensor:
+    """Cross-entropy of every target token given those before it, (number of targets,) nats."""
+    row, slot = batch.target_mask.nonzero(as_tuple=True)
+    logits = outputs_at(model, model.get_output_embeddings(), _inputs(batch, model.dtype), (row, slot - 1))
+    return F.cross_entropy(logits.float(), batch.tokens[row, slot], reduction="none")
+
+
+def _inputs(batch: TokenBatch, dtype: torch.dtype) -> dict[str, Tensor]:
+    """What a model is called with; it needs no mask to be causal, and padding on the right may hold any known token."""
+    if batch.attention_mask.dim() == 2:
+        return {"input_ids": torch.where(batch.attention_mask, batch.tokens, batch.tokens[:, :1])}
+    mask = additive_mask(batch.attention_mask, dtype)
+    return {"input_ids": batch.tokens, "attention_mask": mask, "position_ids": batch.position_ids}

@@ -5,15 +5,17 @@ purpose: they change the distribution that was sampled from, and every ratio and
 same reason a model's own generation settings are ignored, apart from its EOS ids.
 """
 
+import functools
+
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
+from workbench.decoding import decoder_of
 from workbench.errors import WorkbenchError
 from workbench.records import PromptExample, Rollout, Sequences
-from workbench.scoring import ban_padding, position_ids
+from workbench.scoring import BANNED_LOGIT, ban_unsayable
 
-COMPACT_BELOW = 0.75  # finished rows leave the batch once fewer than this share of its rows are alive
+COMPACT_BELOW = 0.95  # finished rows leave the batch once fewer than this share of its rows are alive
 
 
 @torch.no_grad()
@@ -32,6 +34,48 @@ def sample(
     `generator` state gives the same completions (up to rounding) whatever `batch_size` is; temperature 0 needs none.
     Raises WorkbenchError where prompt and completion do not fit into the model's positions.
     """
+    limits = {"max_completion_length": max_completion_length, "temperature": temperature}
+    return _sample(model, prompt_ids, decoder_of, **limits, generator=generator, batch_size=batch_size)[0]
+
+
+@torch.no_grad()
+def masked_sample(
+    model,
+    masking_policy,
+    prompt_ids: list[list[int]],
+    *,
+    top_p: float,
+    max_completion_length: int,
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+    batch_size: int = 512,
+) -> tuple[Rollout, Tensor]:
+    """`sample` restricted, token by token, to what `masking_policy` finds likely: its nucleus of mass `top_p`.
+
+    The log-probabilities are those of the restricted distribution. The second result is that restriction, (B, R, V)
+    bool: give it to `keep_allowed` to score alike. NLPO's masked sampling, Ramamurthy et al. 2023, section 4.
+    """
+    masked = functools.partial(_MaskedDecoder, masking_policy, top_p, temperature)
+    limits = {"max_completion_length": max_completion_length, "temperature": temperature}
+    return _sample(model, prompt_ids, masked, **limits, generator=generator, batch_size=batch_size)
+
+
+def keep_allowed(logits: Tensor, allowed: Tensor) -> Tensor:
+    """The same logits with every token impossible that is not allowed; both (..., V)."""
+    return logits.masked_fill(~allowed, BANNED_LOGIT)
+
+
+def nucleus(logits: Tensor, top_p: float) -> Tensor:
+    """True for the fewest most likely tokens that hold `top_p` of the probability, (..., V); Holtzman et al. 2020."""
+    chances, order = logits.softmax(-1).sort(-1, descending=True)
+    before = chances.cumsum(-1) - chances
+    return torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before < top_p)
+
+
+def _sample(
+    model, prompt_ids: list[list[int]], decoder, *, max_completion_length, temperature, generator, batch_size
+) -> tuple[Rollout, Tensor]:
+    """The rollout, and what it was chosen from: (B, R, V) where there is masking, else (B, 0, 0)."""
     if temperature < 0 or (temperature > 0 and generator is None):
         raise WorkbenchError(f"temperature is {temperature}: give a number >= 0, and a generator unless it is 0.")
     if max_completion_length < 1:
@@ -45,20 +89,20 @@ def sample(
     parts = []
     for start in range(0, count, batch_size):
         index = order[start : start + batch_size]
-        prompts, mask = _left_padded([prompt_ids[row] for row in index], model.config.pad_token_id)
-        noise = uniforms[:, index].to(device)
-        parts.append(_sample_batch(model, prompts.to(device), mask.to(device), noise, temperature))
+        chosen = [prompt_ids[row] for row in index], uniforms[:, index].to(device), temperature
+        parts.append(_sample_batch(model, decoder(model, steps=max_completion_length), *chosen))
     back = torch.tensor(order).argsort().to(device)
-    tokens, completion_mask, logprobs = (torch.cat(columns)[back] for columns in zip(*parts, strict=True))
+    tokens, completion_mask, logprobs, allowed = (torch.cat(columns)[back] for columns in zip(*parts, strict=True))
     ends = torch.isin(tokens, eos_token_ids(model).to(device)) & completion_mask
     prompts, prompt_mask = _left_padded(prompt_ids, model.config.pad_token_id)
-    return Rollout(
+    rollout = Rollout(
         tokens=torch.cat([prompts.to(device), tokens], 1),
         attention_mask=torch.cat([prompt_mask.to(device), completion_mask], 1),
         completion_mask=completion_mask,
         logprobs=logprobs,
         finished=ends.any(1),
     ).trimmed()
+    return rollout, allowed[:, : rollout.completion_mask.shape[1]]
 
 
 def completion_texts(tokenizer, sequences: Sequences) -> list[str]:
@@ -110,40 +154,71 @@ def _counted(tokens: Tensor, mask: Tensor) -> list[list[int]]:
     return [[token for token, counts in zip(row, counted, strict=False) if counts] for row, counted in rows]
 
 
-def _sample_batch(model, prompts: Tensor, prompt_mask: Tensor, uniforms: Tensor, temperature: float):
-    """Completion tokens, mask and log-probabilities, each (B, R)."""
-    steps, count = uniforms.shape
-    pad, device = model.config.pad_token_id, prompts.device
+class _MaskedDecoder:
+    """A policy's decoder restricted to what a masking policy, reading along, finds likely; it remembers to what."""
+
+    def __init__(self, masking_policy, top_p: float, temperature: float, model, *, steps: int):
+        self.decoders = [decoder_of(reader, steps=steps) for reader in (model, masking_policy)]
+        self.config, self.top_p, self.temperature = masking_policy.config, top_p, temperature or 1.0
+        self.steps, self.step = steps, 0
+
+    def read_prompts(self, prompts: Tensor, mask: Tensor, index: Tensor) -> Tensor:
+        self.rows = torch.arange(len(index), device=index.device)
+        self.allowed = None
+        return self._restricted(*(decoder.read_prompts(prompts, mask, index) for decoder in self.decoders))
+
+    def read(self, tokens: Tensor) -> Tensor:
+        self.step += 1
+        return self._restricted(*(decoder.read(tokens) for decoder in self.decoders))
+
+    def keep(self, order: Tensor) -> None:
+        self.rows = self.rows[order]
+        for decoder in self.decoders:
+            decoder.keep(order)
+
+    def _restricted(self, logits: Tensor, masking_logits: Tensor) -> Tensor:
+        allowed = nucleus(ban_unsayable(masking_logits.float() / self.temperature, self.config), self.top_p)
+        if self.allowed is None:
+            self.allowed = allowed.new_zeros(len(allowed), self.steps, allowed.shape[1])  # (B, R, V)
+        self.allowed[self.rows, self.step] = allowed
+        return keep_allowed(logits, allowed)
+
+
+def _sample_batch(model, decoder, prompt_ids: list[list[int]], uniforms: Tensor, temperature: float):
+    """Completion tokens, mask and log-probabilities, each (B, R), and what was allowed, (B, R, V) or (B, 0, 0)."""
+    (steps, count), pad, device = uniforms.shape, model.config.pad_token_id, uniforms.device
     eos = eos_token_ids(model).to(device)
     tokens = torch.full((count, steps), pad, device=device)
-    completion_mask = torch.zeros(count, steps, dtype=torch.bool, device=device)
     logprobs = torch.zeros(count, steps, device=device)
     rows, alive = torch.arange(count, device=device), torch.ones(count, dtype=torch.bool, device=device)
-    cache, mask, inputs = DynamicCache(config=model.config), prompt_mask, prompts
-    positions = position_ids(prompt_mask)
+    places = {prompt: place for place, prompt in enumerate(dict.fromkeys(map(tuple, prompt_ids)))}  # equal: read once
+    prompts, mask = _left_padded(list(places), pad)
+    index = torch.tensor([places[tuple(prompt)] for prompt in prompt_ids])
+    logits = decoder.read_prompts(prompts.to(device), mask.to(device), index.to(device))
     for step in range(steps):
-        logits = model(
-            input_ids=inputs,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        token, logprob = _choose(ban_padding(logits.float(), pad), uniforms[step, rows], temperature)
-        written = rows[alive]
-        tokens[written, step], logprobs[written, step] = token[alive], logprob[alive]
-        completion_mask[written, step] = True
+        token, logprob = _choose(ban_unsayable(logits.float(), model.config), uniforms[step, rows], temperature)
+        tokens[rows, step], logprobs[rows, step] = token, logprob
         alive = alive & ~torch.isin(token, eos)
-        if step + 1 == steps or not alive.any():
+        remaining = int(alive.sum())
+        if step + 1 == steps or not remaining:
             break
-        if alive.float().mean() < COMPACT_BELOW:
-            kept = alive.nonzero()[:, 0]
-            cache.batch_select_indices(kept)
-            rows, mask, positions, token, alive = rows[kept], mask[kept], positions[kept], token[kept], alive[kept]
-        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
-        inputs, positions = token[:, None], positions[:, -1:] + 1
-    return tokens, completion_mask, logprobs
+        if remaining < COMPACT_BELOW * len(alive):
+            order = _compacted(alive)
+            decoder.keep(order)
+            rows, token, alive = rows[order], token[order], alive[order]
+        logits = decoder.read(token)
+    ended = torch.isin(tokens, eos).long()
+    counted = ended.cumsum(1) == ended  # up to and including the first EOS, and not what finished rows went on with
+    allowed = getattr(decoder, "allowed", counted.new_ones(count, 0, 0))
+    return tokens.masked_fill(~counted, pad), counted, logprobs.masked_fill(~counted, 0), allowed
+
+
+def _compacted(alive: Tensor) -> Tensor:
+    """The rows that are alive, (n,), each in its place but for the last ones, which take the places of others."""
+    first, last = alive.tensor_split([int(alive.sum())])
+    order = torch.arange(len(first), device=alive.device)
+    order[~first] = len(first) + last.nonzero()[:, 0]
+    return order
 
 
 def _choose(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -4,13 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from workbench.epochs import EpochBatches
 from workbench.models import without_dropout
 from workbench.optimization import Descent, require_examples, require_in, require_positive
-from workbench.packing import TokenBatch
+from workbench.packing import TokenBatch, target_losses
 from workbench.trainers.stateful import Stateful
 
 
@@ -93,28 +91,3 @@ class LanguageModelTrainer(Stateful):
 
     def _batch(self, examples: list) -> TokenBatch:
         return self.collate(examples, self.model.config.pad_token_id).to(self.model.device)
-
-
-def target_losses(model, batch: TokenBatch) -> Tensor:
-    """Cross-entropy of every target token given those before it, (number of targets,) nats."""
-    first = int(batch.target_mask.any(0).int().argmax())
-    kept = batch.tokens.shape[1] - first + 1  # logits are computed only from the position before the first target on
-    logits = model(
-        input_ids=batch.tokens,
-        attention_mask=_additive(batch.attention_mask, model.dtype),
-        position_ids=batch.position_ids,
-        use_cache=False,
-        logits_to_keep=kept,
-    ).logits[:, :-1]
-    mask = batch.target_mask[:, first:]
-    return F.cross_entropy(logits[mask].float(), batch.tokens[:, first:][mask], reduction="none")
-
-
-def _additive(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """A (B, 1, T, T) mask as numbers added to attention scores, which every attention implementation understands.
-
-    Eager attention adds whatever it is given, so True would be 1 and hide nothing. A (B, T) mask stays as it is.
-    """
-    if attention_mask.dim() == 2:
-        return attention_mask
-    return torch.zeros_like(attention_mask, dtype=dtype).masked_fill(~attention_mask, torch.finfo(dtype).min)
