@@ -2,10 +2,12 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from policy_gradient_cases import TEXTS, colourful, plain_rows, prompts_with, tiny_critic, trainer_for
 from tiny_models import (
     EOS,
     FAMILIES,
@@ -21,76 +23,17 @@ from tiny_models import (
 from trainer_checks import continued_rows, rows_equal
 from transformers import AutoModelForTokenClassification
 
-import workbench.trainers.policy_gradient as policy_gradient
 from workbench.batches import collate
 from workbench.errors import NonFiniteLoss, WorkbenchError
 from workbench.losses.policy import clipped_surrogate_loss
 from workbench.models import add_lora
 from workbench.records import PromptExample
 from workbench.scoring import completion_logprobs, completion_values
-from workbench.trainers.policy_gradient import PolicyGradientConfig, PolicyGradientTrainer
-
-STARTS = ["user : what colour is the sky assistant :", "the grass", "user : thanks assistant :", "is red", "no"]
-STARTS += ["sky is", "what is green", "the the sky"]
-TEXTS = [f"{first} {start}" for start in STARTS for first in ("please", "yes")]
+from workbench.trainers.policy_gradient import PolicyGradientConfig
 
 
-def prompts_with(texts=TEXTS, **columns) -> list[PromptExample]:
-    rows = [{"prompt": text, **{name: values[i] for name, values in columns.items()}} for i, text in enumerate(texts)]
-    return [PromptExample(prompt_ids=word_tokenizer()(row["prompt"])["input_ids"], row=row) for row in rows]
-
-
-def colourful(prompts, completions, *, finished, **columns) -> list[float]:
-    return [0.25 + sum(text.split().count(word) for word in ("red", "green", "blue")) for text in completions]
-
-
-def tiny_critic(family="llama", seed=5):
-    return tiny_model(family, auto=AutoModelForTokenClassification, seed=seed)
-
-
-class Watched(PolicyGradientTrainer):
-    """Keeps what each update was given and each mini-batch it made of it."""
-
-    def update(self, rollout, advantages, values, returns):
-        self.rollout_seen, self.given = rollout, (advantages, values, returns)
-        self.parts_seen = []
-        return super().update(rollout, advantages, values, returns)
-
-    def _update_mini_batch(self, part, advantages, values, returns):
-        self.parts_seen.append(part)
-        return super()._update_mini_batch(part, advantages, values, returns)
-
-
-def trainer_for(
-    policy=None, reference=None, *, critic=None, reward=colourful, prompts=None, held_out=None, monitors=None, **config
-) -> Watched:
-    config = {
-        "steps": 4,
-        "batch_size": 8,
-        "max_completion_length": 6,
-        "warmup_steps": 0,
-        "learning_rate": 1e-2,
-    } | config
-    return Watched(
-        policy=policy or tiny_model(),
-        reference=reference or tiny_model(),
-        critic=critic or tiny_critic(),
-        reward=reward,
-        prompts=prompts_with() if prompts is None else prompts,
-        held_out=prompts_with()[:3] if held_out is None else held_out,
-        tokenizer=word_tokenizer(),
-        config=PolicyGradientConfig(**config),
-        monitors=monitors or {},
-    )
-
-
-def plain_rows(rollout):
-    """Prompt and completion of each row, without padding."""
-    for row in range(len(rollout)):
-        counted, attended = rollout.completion_mask[row], rollout.attention_mask[row]
-        tokens = rollout.tokens[row]
-        split = rollout.prompt_length
-        yield tokens[:split][attended[:split]].tolist(), tokens[split:][counted].tolist()
+def learned_from(trainer):
+    return trainer.seen.advantages, trainer.seen.values, trainer.seen.returns
 
 
 # What a step computes
@@ -109,7 +52,7 @@ def test_returns_hold_the_penalised_score_at_the_end_and_the_kl_price_of_every_t
         missing_eos_penalty=0.7,
     )
     trainer.step()
-    rollout, (_, _, returns) = trainer.rollout_seen, trainer.given
+    rollout, returns = trainer.seen, trainer.seen.returns
     texts = word_tokenizer().batch_decode(
         [completion for _, completion in plain_rows(rollout)], skip_special_tokens=True
     )
@@ -131,7 +74,7 @@ def test_returns_hold_the_penalised_score_at_the_end_and_the_kl_price_of_every_t
 def test_advantages_are_whitened_and_returns_are_not():
     trainer = trainer_for(lam=1.0, gamma=1.0)
     trainer.step()
-    rollout, (advantages, values, returns) = trainer.rollout_seen, trainer.given
+    rollout, (advantages, values, returns) = trainer.seen, learned_from(trainer)
     critic = tiny_critic()
     plain = []
     for prompt, completion in plain_rows(rollout):
@@ -148,7 +91,7 @@ def test_whitened_rewards_have_variance_one_and_keep_their_mean():
     def token_rewards(**config):
         trainer = trainer_for(reference=tiny_model(seed=1), gamma=1.0, lam=1.0, **config)
         trainer.step()
-        returns, mask = trainer.given[2], trainer.rollout_seen.completion_mask
+        returns, mask = trainer.seen.returns, trainer.seen.completion_mask
         following = torch.nn.functional.pad(returns[:, 1:], (0, 1))
         return (returns - following)[mask].double()
 
@@ -164,13 +107,13 @@ def test_kl_is_reported_as_a_sum_over_the_completion_with_its_standard_error_ove
     row = trainer.step()
     sums = [
         sum(plain_logprobs(policy, *texts)) - sum(plain_logprobs(reference, *texts))
-        for texts in plain_rows(trainer.rollout_seen)
+        for texts in plain_rows(trainer.seen)
     ]
     assert row["kl"] == pytest.approx(np.mean(sums), abs=1e-4)
     assert row["kl_se"] == pytest.approx(np.std(sums, ddof=1) / math.sqrt(8), abs=1e-4)
-    assert row["reward"] == pytest.approx(trainer.rollout_seen.scores.mean().item())
+    assert row["reward"] == pytest.approx(trainer.seen.scores.mean().item())
     assert row["reward"] == pytest.approx(np.mean([sample["reward"] for sample in trainer.samples()]))
-    assert row["completion_length"] == trainer.rollout_seen.completion_mask.sum().item() / 8
+    assert row["completion_length"] == trainer.seen.completion_mask.sum().item() / 8
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
@@ -202,14 +145,7 @@ def test_a_policy_that_is_its_reference_has_no_kl():
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_first_update_has_ratio_one_and_no_kl_and_clips_nothing(family, temperature, monkeypatch):
-    ratios = []
-
-    def spy(logprobs, old_logprobs, advantages, **settings):
-        ratios.append((logprobs - old_logprobs).exp().detach())
-        return clipped_surrogate_loss(logprobs, old_logprobs, advantages, **settings)
-
-    monkeypatch.setattr(policy_gradient, "clipped_surrogate_loss", spy)
+def test_the_first_update_has_ratio_one_and_no_kl_and_clips_nothing(family, temperature):
     trainer = trainer_for(
         tiny_model(family),
         tiny_model(family),
@@ -219,7 +155,8 @@ def test_the_first_update_has_ratio_one_and_no_kl_and_clips_nothing(family, temp
         num_ppo_epochs=1,
     )
     row = trainer.step()
-    torch.testing.assert_close(ratios[0], torch.ones_like(ratios[0]), rtol=1e-5, atol=1e-5)
+    ratio = (trainer.logprobs_seen[0] - trainer.parts_seen[0].logprobs).exp()
+    torch.testing.assert_close(ratio, torch.ones_like(ratio), rtol=1e-5, atol=1e-5)
     assert row["approx_kl"] < 1e-9 and row["clip_fraction"] == 0
     assert row["policy_loss"] == pytest.approx(0, abs=1e-5)  # minus the mean of whitened advantages
 
@@ -230,7 +167,7 @@ def test_later_mini_batches_compare_with_the_policy_that_sampled():
     assert row["approx_kl"] > 1e-3 and row["clip_fraction"] > 0.1
     start = tiny_model()
     for prompt, completion, logprobs in zip(
-        *zip(*plain_rows(trainer.rollout_seen), strict=True), trainer.rollout_seen.logprobs, strict=True
+        *zip(*plain_rows(trainer.seen), strict=True), trainer.seen.logprobs, strict=True
     ):
         assert logprobs[: len(completion)].tolist() == pytest.approx(
             plain_logprobs(start, prompt, completion), abs=1e-5
@@ -240,7 +177,7 @@ def test_later_mini_batches_compare_with_the_policy_that_sampled():
 def test_entropy_is_that_of_the_next_token_averaged_over_counted_ones():
     trainer = trainer_for(num_mini_batches=1, temperature=0.8)
     row, model, entropies = trainer.step(), tiny_model(), []
-    for prompt, completion in plain_rows(trainer.rollout_seen):
+    for prompt, completion in plain_rows(trainer.seen):
         for index in range(len(completion)):
             logprobs = plain_next_logprobs(model, prompt + completion[:index], temperature=0.8)[1:]
             entropies.append(-(logprobs.exp() * logprobs).sum().item())
@@ -250,12 +187,13 @@ def test_entropy_is_that_of_the_next_token_averaged_over_counted_ones():
 def test_losses_are_means_over_counted_tokens():
     trainer = trainer_for(num_mini_batches=1)
     trainer.step()
-    rollout, mask = trainer.rollout_seen, trainer.rollout_seen.completion_mask
+    rollout, mask = trainer.seen, trainer.seen.completion_mask
     assert 0.2 < mask.float().mean() < 0.9
     with torch.no_grad():
-        rollout.logprobs[:] = completion_logprobs(trainer.policy, rollout)  # ratio 1 under the weights as they are now
+        now = completion_logprobs(trainer.policy, rollout)  # ratio 1 under the weights as they are now
         values = completion_values(trainer.critic, rollout)
-    said = trainer.update(rollout, mask.float(), values, torch.where(mask, values + 2, 0))
+    returns = torch.where(mask, values + 2, 0)
+    said = trainer.update(replace(rollout, logprobs=now, advantages=mask.float(), values=values, returns=returns))
     assert said["policy_loss"] == pytest.approx(-1, abs=1e-5)  # advantage 1 on every counted token
     assert said["value_loss"] == pytest.approx(0.5 * 2**2, abs=1e-5)
 
@@ -302,14 +240,14 @@ def test_what_the_pad_slots_hold_changes_no_update():
     def after_update(disturb):
         trainer = trainer_for(num_ppo_epochs=2)
         trainer.step()
-        rollout, (advantages, values, returns) = trainer.rollout_seen, trainer.given
+        experience = trainer.seen
         if disturb:
-            fill = torch.randint(0, 20, rollout.tokens.shape, generator=torch.Generator().manual_seed(0))
-            rollout.tokens[:] = torch.where(rollout.attention_mask, rollout.tokens, fill)
-            for field in (rollout.logprobs, advantages, values, returns):
-                field[~rollout.completion_mask] = 3.0
-        assert (~rollout.completion_mask).any()
-        trainer.update(rollout, advantages, values, returns)
+            fill = torch.randint(0, 20, experience.tokens.shape, generator=torch.Generator().manual_seed(0))
+            experience.tokens[:] = torch.where(experience.attention_mask, experience.tokens, fill)
+            for field in (experience.logprobs, *learned_from(trainer)):
+                field[~experience.completion_mask] = 3.0
+        assert (~experience.completion_mask).any()
+        trainer.update(experience)
         return weights_of(trainer.policy), weights_of(trainer.critic)
 
     for clean, disturbed in zip(after_update(False), after_update(True), strict=True):
@@ -424,7 +362,7 @@ def test_every_sample_is_used_once_per_pass_in_a_new_order():
     assert len(trainer.parts_seen) == 9 and len(order) == 24
     assert sorted(passes[0]) == sorted(passes[1]) == sorted(passes[2])
     assert passes[0] != passes[1] != passes[2]
-    assert sorted(passes[0]) == sorted(prompt for prompt, _ in plain_rows(trainer.rollout_seen))
+    assert sorted(passes[0]) == sorted(prompt for prompt, _ in plain_rows(trainer.seen))
 
 
 def test_a_prompt_is_used_at_most_once_per_epoch_and_every_batch_is_whole():
@@ -433,7 +371,7 @@ def test_a_prompt_is_used_at_most_once_per_epoch_and_every_batch_is_whole():
     for _ in range(6):
         row = trainer.step()
         assert math.isfinite(row["policy_loss"]) and math.isfinite(row["value_loss"])
-        seen.append([prompt for prompt, _ in plain_rows(trainer.rollout_seen)])
+        seen.append([prompt for prompt, _ in plain_rows(trainer.seen)])
     assert list(map(len, seen)) == [5] * 6
     everything = [prompt.prompt_ids for prompt in prompts_with()]
     for epoch in (seen[:3], seen[3:]):

@@ -1,86 +1,52 @@
-"""Policy gradient on sampled completions with a KL budget: PPO as in RLHF. Ziegler et al. 2019; Ouyang et al. 2022."""
+"""Policy gradients on sampled completions with a KL budget: REINFORCE, A2C, PPO, RLOO, GRPO and their kin.
 
-from collections.abc import Callable
-from dataclasses import dataclass
+One trainer; what tells the algorithms apart is a row of `algorithms.ALGORITHMS`. Ziegler et al. 2019; Ouyang et al.
+2022.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from workbench.advantages import (
-    adaptive_kl_coef,
-    gae,
-    masked_mean,
-    masked_rescale,
-    masked_variance,
-    masked_whiten,
-    token_rewards,
-)
-from workbench.analysis.kl import sequence_kl_summary
+from workbench.advantages import adaptive_kl_coef, masked_mean, masked_rescale, masked_whiten, token_rewards
 from workbench.epochs import EpochBatches
-from workbench.errors import WorkbenchError
-from workbench.losses.policy import clipped_surrogate_loss, clipped_value_loss, entropy, kl_k1
-from workbench.models import without_dropout
-from workbench.optimization import Descent, linear_schedule, require_examples, require_in, require_positive
-from workbench.records import PromptExample, ScoredRollout
-from workbench.sampling import reward_arguments, sample
-from workbench.scoring import completion_logits, completion_logprobs, completion_values, token_logprobs
+from workbench.losses.policy import clipped_value_loss, entropy, exact_kl, kl_k1, kl_k2
+from workbench.models import frozen, without_dropout
+from workbench.optimization import Descent, linear_schedule, require_examples, step_together
+from workbench.packing import collate_demonstrations, target_losses, token_lengths
+from workbench.records import CompletionExample, PromptExample, Rollout, Sequences
+from workbench.sampling import keep_allowed, masked_sample, reward_arguments, sample
+from workbench.scoring import completion_values, counted_logits, spread, token_logprobs
+from workbench.trainers.algorithms import ALGORITHMS, SAMPLED_KL, adapted_penalty_coef
+from workbench.trainers.experience import (
+    Experience,
+    Samples,
+    batch_means,
+    divergence,
+    earned,
+    equal_groups,
+    joined,
+    require_finite,
+    rows_of_groups,
+)
+from workbench.trainers.policy_gradient_config import PolicyGradientConfig, require_models, require_texts
 from workbench.trainers.stateful import Stateful
 
-
-@dataclass(frozen=True, kw_only=True)
-class PolicyGradientConfig:
-    """How a policy learns from its own samples."""
-
-    steps: int = 100  # rounds of sampling and learning
-    batch_size: int = 64  # completions per step, one per prompt
-    learning_rate: float = 8e-4  # of the policy at first, at width 64, falling to 0; 1e-6 for large models
-    critic_learning_rate: float = 1e-3  # of the critic
-    kl_coef: float = 0.15  # price of one nat of KL from the reference, in standard deviations of the reward
-    kl_target: float = 0.0  # nats per completion that an adaptive coefficient aims at; 0 keeps it fixed
-    kl_horizon: int = 10_000  # completions over which the adaptive coefficient may move by 20%
-    temperature: float = 1.0  # of sampling, and of every log-probability
-    max_completion_length: int = 40  # tokens
-    num_ppo_epochs: int = 1  # passes over each batch of samples
-    num_mini_batches: int = 2  # updates per pass
-    cliprange: float = 0.2  # of the probability ratio
-    cliprange_value: float = 0.2  # of the value, in reward units
-    gamma: float = 1.0  # discount per token
-    lam: float = 0.95  # trade of bias and variance in the advantages; 1 is Monte Carlo
-    missing_eos_penalty: float = 1.0  # taken off the score of a completion that hit the length limit
-    whiten_rewards: bool = False  # scale token rewards to variance 1 within a batch
-    warmup_steps: int = 10  # updates of linear warm-up; then a line down to 0
-    max_grad_norm: float = 1.0  # gradients are clipped to this norm
-    evaluate_every: int = 10  # steps between measurements on held-out prompts
-    seed: int = 0  # order of prompts, samples, mini-batches
-
-    def __post_init__(self):
-        require_positive(steps=self.steps, batch_size=self.batch_size, learning_rate=self.learning_rate)
-        require_positive(critic_learning_rate=self.critic_learning_rate, temperature=self.temperature)
-        require_positive(max_completion_length=self.max_completion_length, num_ppo_epochs=self.num_ppo_epochs)
-        require_positive(cliprange=self.cliprange, cliprange_value=self.cliprange_value, kl_horizon=self.kl_horizon)
-        require_positive(max_grad_norm=self.max_grad_norm, num_mini_batches=self.num_mini_batches)
-        require_positive(evaluate_every=self.evaluate_every)
-        require_in(0, 1, gamma=self.gamma, lam=self.lam)
-        require_in(0, 1e6, kl_coef=self.kl_coef, kl_target=self.kl_target, missing_eos_penalty=self.missing_eos_penalty)
-        if self.num_mini_batches > self.batch_size:
-            raise WorkbenchError(
-                f"num_mini_batches is {self.num_mini_batches} but batch_size is {self.batch_size}: "
-                "give at most one per completion."
-            )
-        if self.kl_target > 0 and self.kl_coef == 0:
-            raise WorkbenchError("kl_target needs a starting kl_coef above 0: the controller multiplies it.")
+__all__ = ["ALGORITHMS", "PolicyGradientConfig", "PolicyGradientTrainer"]
 
 
 class PolicyGradientTrainer(Stateful):
-    """PPO: sample, score, reference log-probabilities, rewards, advantages, updates.
+    """Sample, score, reference log-probabilities, rewards, advantages, updates.
 
     `reward` is any reward callable; `monitors` are others that are evaluated on the same completions and never learned
-    from (the gold reward). `critic` is a token classifier with one output. Left out: value-function warm-up, sharing of
-    policy and critic, PPO-ptx.
+    from (the gold reward). `critic` is a token classifier with one output, None where the algorithm has none.
+    `pretraining` are the texts of `ptx_coef`: documents (their first token as prompt) or demonstrations. Left out:
+    value-function warm-up, sharing of policy and critic.
     """
 
-    parts = ("policy_descent", "critic_descent", "batches", "generator", "kl_coef")
     progress_keys = ("kl", "reward", "gold")
 
     def __init__(
@@ -95,147 +61,257 @@ class PolicyGradientTrainer(Stateful):
         config: PolicyGradientConfig,
         *,
         monitors: dict[str, Callable[..., list[float]]],
+        pretraining: Sequence[CompletionExample] = (),
     ):
         require_examples(prompts, held_out)
-        if len(prompts) < config.batch_size:
-            raise WorkbenchError(
-                f"There are {len(prompts)} prompts but batch_size is {config.batch_size}: give more prompts."
-            )
-        self.policy, self.reference, self.critic = map(without_dropout, (policy, reference, critic))
+        require_models(policy, reference, critic, config)
+        require_texts(prompts, pretraining, config)
+        self.policy, self.reference, self.critic = without_dropout(policy), without_dropout(reference), critic
         self.reward, self.monitors, self.tokenizer = reward, monitors, tokenizer
-        self.prompts, self.held_out = prompts, held_out
-        self.config = config
-        self.batches = EpochBatches([1] * len(prompts), config.batch_size, seed=config.seed, whole=True)
+        self.prompts, self.held_out, self.pretraining = prompts, held_out, pretraining
+        self.config, self.algorithm, self.total_steps = config, ALGORITHMS[config.algorithm], config.steps
+        self.batches = EpochBatches([1] * len(prompts), config.prompts_per_step, seed=config.seed, whole=True)
         self.generator = torch.Generator().manual_seed(config.seed + 1)
-        self.kl_coef = config.kl_coef
         self.last_samples: list[dict[str, Any]] = []
-        self.total_steps = config.steps
-        updates = config.steps * config.num_ppo_epochs * config.num_mini_batches
-        shared = {
-            "steps": updates,
-            "schedule": linear_schedule,
-            "warmup_steps": config.warmup_steps,
-            "eps": 1e-5,  # Huang et al. 2022: Adam's usual 1e-8 makes early PPO updates erratic
-            "max_grad_norm": config.max_grad_norm,
-        }
-        self.policy_descent = Descent(policy, learning_rate=config.learning_rate, **shared)
-        self.critic_descent = Descent(critic, learning_rate=config.critic_learning_rate, **shared)
+        self._build_learners()
+
+    def _build_learners(self) -> None:
+        """Whatever moves during training, and the names of what has to be saved of it."""
+        config = self.config
+        self.kl_coef, self.penalty_coef, self.masking = config.kl_coef, config.penalty_coef, None
+        self.policy_descent = _descent(self.policy, config.learning_rate, config)
+        self.descents = [self.policy_descent]
+        self.parts = ("policy_descent", "batches", "generator", "kl_coef", "penalty_coef")
+        if self.critic is not None:
+            self.critic_descent = _descent(without_dropout(self.critic), config.critic_learning_rate, config)
+            self.descents.append(self.critic_descent)
+            self.parts += ("critic_descent",)
+        if self.algorithm.masked:
+            self.masking = frozen(copy.deepcopy(self.policy))
+            self.parts += ("masking",)
+        if config.ptx_coef > 0:
+            rows = max(1, config.batch_size // config.num_mini_batches)
+            self.pretraining_batches = EpochBatches(token_lengths(self.pretraining), rows, seed=config.seed + 3)
+            self.parts += ("pretraining_batches",)
 
     def step(self) -> dict[str, float]:
         """Sample a batch, score it, learn from it; KL is nats per completion, rewards are in the reward's unit."""
         self.step_number += 1
-        config = self.config
-        indices = self.batches.next()
-        rollout, monitored = self.rollout([self.prompts[index] for index in indices], self.generator)
-        mask = rollout.completion_mask
-        kl = kl_k1(rollout.logprobs, rollout.reference_logprobs)
-        scores = rollout.scores - config.missing_eos_penalty * ~rollout.finished
-        rewards = token_rewards(kl, scores, mask, kl_coef=self.kl_coef)
-        if config.whiten_rewards:
-            rewards = masked_rescale(rewards, mask)
-        with torch.no_grad():
-            values = completion_values(self.critic, rollout)
-        advantages, returns = gae(rewards, values, mask, gamma=config.gamma, lam=config.lam)
-        kl_mean, kl_se = map(float, sequence_kl_summary(kl.cpu(), mask.cpu(), indices))
-        row = {"step": self.step_number, **_means(rollout, monitored), "kl": kl_mean, "kl_se": kl_se}
+        rollout, self.last_samples, sampling = self.collect()
+        experience = self.experience(rollout)
+        row = {"step": self.step_number, **batch_means(rollout, self.last_samples, self.monitors), **sampling}
+        row |= divergence(experience, self.config)
         row |= {"kl_coef": self.kl_coef, "learning_rate": self.policy_descent.learning_rate}
-        row |= self.update(rollout, masked_whiten(advantages, mask), values, returns)
-        unexplained = masked_variance(returns - values, mask) / masked_variance(returns, mask)
-        row["explained_variance"] = 1 - unexplained.item()
-        if self.step_number % config.evaluate_every == 0 or self.step_number == config.steps:
+        if self.config.penalty_target > 0:
+            row["penalty_coef"] = self.penalty_coef
+        row |= self.update(experience)
+        if self.step_number % self.config.evaluate_every == 0 or self.step_number == self.config.steps:
             row |= self.evaluate()
-        self._adapt_kl_coef(kl_mean, episodes=len(rollout))
+        self._adapt(row["kl"])
         return row
+
+    def collect(self) -> tuple[Samples, list[dict[str, Any]], dict[str, float]]:
+        """A batch of samples, the same as rows to read, and how often groups earned alike.
+
+        Where all completions of a prompt earned the same there is no advantage. Such groups are replaced by those of
+        other prompts; the last round leaves them where others are too few to fill the batch. Yu et al. 2025, section
+        3.2.
+        """
+        size, wanted, rounds = self.config.num_generations, self.config.prompts_per_step, 1
+        rollout, samples = self.rollout(self._next_prompts(), self.generator, group_size=size)
+        equal = equal_groups(earned(rollout, self.config), size)
+        while rounds <= self.config.resampling_rounds and (~equal).sum() < wanted:
+            more, more_samples = self.rollout(self._next_prompts(), self.generator, group_size=size)
+            rollout, samples, rounds = joined(rollout, more), samples + more_samples, rounds + 1
+            equal = equal_groups(earned(rollout, self.config), size)
+        rows = rows_of_groups(equal.int().argsort(stable=True)[:wanted], size)
+        said = {"equal_reward_groups": equal.float().mean().item(), "sampling_rounds": rounds} if size > 1 else {}
+        return rollout.rows(rows), [samples[row] for row in rows.tolist()], said
 
     @torch.no_grad()
     def rollout(
-        self, prompts: list[PromptExample], generator: torch.Generator
-    ) -> tuple[ScoredRollout, dict[str, list[float]]]:
-        """Completions of the current policy with rewards and reference log-probabilities, and what the monitors say."""
-        sampled = sample(
-            self.policy,
-            [prompt.prompt_ids for prompt in prompts],
-            max_completion_length=self.config.max_completion_length,
-            temperature=self.config.temperature,
-            generator=generator,
-        )
-        arguments, columns = reward_arguments(self.tokenizer, prompts, sampled)
-        scores = list(self.reward(*arguments, **columns))
-        monitored = {name: list(monitor(*arguments, **columns)) for name, monitor in self.monitors.items()}
-        names = ("prompt", "completion", "reward", *monitored)
-        self.last_samples = [
-            dict(zip(names, values, strict=True))
-            for values in zip(*arguments, scores, *monitored.values(), strict=True)
-        ]
-        scored = ScoredRollout(
+        self, prompts: list[PromptExample], generator: torch.Generator, *, group_size: int = 1
+    ) -> tuple[Samples, list[dict[str, Any]]]:
+        """Completions of the current policy with scores and reference log-probabilities; the same as rows to read."""
+        sampled, allowed = self._sample(prompts, generator)
+        texts, columns = reward_arguments(self.tokenizer, prompts, sampled)
+        scores = {name: list(reward(*texts, **columns)) for name, reward in self._rewards().items()}
+        names = ("prompt", "completion", *scores)
+        samples = [dict(zip(names, values, strict=True)) for values in zip(*texts, *scores.values(), strict=True)]
+        rollout = Samples(
             **vars(sampled),
-            reference_logprobs=completion_logprobs(self.reference, sampled, temperature=self.config.temperature),
-            scores=torch.tensor(scores, dtype=torch.float32, device=sampled.tokens.device),
+            reference_logprobs=token_logprobs(self._logits(self.reference, sampled, allowed, group_size), sampled),
+            scores=torch.tensor(scores["reward"], dtype=torch.float32, device=sampled.tokens.device),
+            allowed=allowed,
         )
-        return scored, monitored
+        return rollout, samples
 
-    def update(self, rollout: ScoredRollout, advantages: Tensor, values: Tensor, returns: Tensor) -> dict[str, float]:
-        """All passes over one batch of samples; returns the mean of what each mini-batch reports."""
+    def experience(self, rollout: Samples) -> Experience:
+        """Rewards and advantages of a rollout: the price of KL on every token, the score on the last one."""
+        config, mask = self.config, rollout.completion_mask
+        require_finite(rollout, step=self.step_number)
+        with torch.no_grad():
+            kl = self._kl(rollout, rollout.logprobs)
+        price = self.kl_coef if config.kl_in == "reward" else 0.0
+        rewards = token_rewards(kl, earned(rollout, config), mask, kl_coef=price)
+        if config.whiten_rewards:
+            rewards = masked_rescale(rewards, mask)
+        with torch.set_grad_enabled(config.updates_per_step == 1):  # the pass is then that of the update, too
+            values = self._values(rollout)
+        advantages, returns = self.algorithm.baseline(rewards, values.detach(), mask, config)
+        if config.whiten_advantages:
+            advantages = masked_whiten(advantages, mask)
+        return Experience(**vars(rollout), kl=kl, advantages=advantages, values=values, returns=returns)
+
+    def update(self, experience: Experience) -> dict[str, float]:
+        """All passes over one batch of samples; returns the mean of what each mini-batch reports.
+
+        They end before an update once the policy is `kl_stop` away from the one that sampled.
+        """
         reports = []
-        for _ in range(self.config.num_ppo_epochs):
-            permutation = torch.randperm(len(rollout), generator=self.generator)
-            for rows in permutation.tensor_split(self.config.num_mini_batches):
-                reports.append(
-                    self._update_mini_batch(rollout.rows(rows), advantages[rows], values[rows], returns[rows])
-                )
-        return {name: sum(report[name] for report in reports) / len(reports) for name in reports[0]}
+        mean_length = (experience.completion_mask.sum() / len(experience)).item()
+        for part in self._mini_batches(experience):
+            losses, report = self._losses(part, mean_length=mean_length)
+            if reports and 0 < self.config.kl_stop < report["approx_kl"]:
+                break
+            norms = step_together(self.descents, losses, trainer_step=self.step_number, batch=part)
+            reports.append({**report, "policy_grad_norm": norms[0]})
+        for descent in self.descents:
+            descent.done = self.step_number * self.config.updates_per_step  # as if none had been left out
+        if self.config.penalty_target > 0:
+            moved = reports[-1]["approx_kl"]
+            self.penalty_coef = adapted_penalty_coef(self.penalty_coef, moved, target=self.config.penalty_target)
+        means = {name: sum(report[name] for report in reports) / len(reports) for name in reports[0]}
+        return {**means, "updates": len(reports)}
+
+    def policy_loss(self, part: Experience, *, mean_length: float) -> tuple[Tensor, Tensor, dict[str, float]]:
+        """The policy's loss, a scalar, its log-probabilities, (B, R) nats, and what there is to report.
+
+        `mean_length` in tokens is that of the whole batch of which `part` is a mini-batch.
+        """
+        config, mask = self.config, part.completion_mask
+        logits = self._logits(self.policy, part, part.allowed, config.num_generations)
+        logprobs = token_logprobs(logits, part)
+        losses = self.algorithm.surrogate(logprobs, part, config, penalty_coef=self.penalty_coef)
+        if config.kl_in == "loss" and self.kl_coef > 0:
+            losses = losses + self.kl_coef * self._kl(part, logprobs, logits)
+        loss = self.algorithm.aggregate(losses, mask, config, mean_length=mean_length)
+        with torch.set_grad_enabled(config.entropy_coef > 0):
+            mean_entropy = entropy(logits).mean()
+        report = {"policy_loss": loss.item(), "entropy": mean_entropy.item()}
+        if config.entropy_coef > 0:
+            loss = loss - config.entropy_coef * mean_entropy
+        if config.ptx_coef > 0:
+            pretraining_loss = self._pretraining_loss()
+            loss = loss + config.ptx_coef * pretraining_loss
+            report["ptx_loss"] = pretraining_loss.item()
+        return loss, logprobs, report
+
+    def _losses(self, part: Experience, *, mean_length: float) -> tuple[list[Tensor], dict[str, float]]:
+        """One loss per model that learns, and what there is to report."""
+        config, mask = self.config, part.completion_mask
+        loss, logprobs, report = self.policy_loss(part, mean_length=mean_length)
+        losses = [loss]
+        if self.critic is not None:
+            values = part.values if part.values.requires_grad else self._values(part)
+            old = {"old_values": part.values.detach(), "returns": part.returns}
+            value_losses = clipped_value_loss(values, **old, cliprange_value=config.cliprange_value)
+            losses.append(masked_mean(value_losses, mask))
+            report["value_loss"] = losses[1].item()
+        with torch.no_grad():
+            log_ratio = logprobs - part.logprobs
+            ratio = self.algorithm.clipped(log_ratio, mask).exp()
+            outside = (ratio < 1 - config.cliprange) | (ratio > 1 + config.cliprange_high)
+            report["approx_kl"] = masked_mean(kl_k2(logprobs, part.logprobs), mask).item()
+            report["clip_fraction"] = masked_mean(outside.float(), mask).item()
+        return losses, report
 
     def evaluate(self) -> dict[str, float]:
         """Reward, KL and monitors on held-out prompts after this step's updates, from the same random numbers."""
-        last = self.last_samples
-        rollout, monitored = self.rollout(self.held_out, torch.Generator().manual_seed(self.config.seed + 2))
-        self.last_samples = last
+        rollout, samples = self.rollout(self.held_out, torch.Generator().manual_seed(self.config.seed + 2))
         kl = kl_k1(rollout.logprobs, rollout.reference_logprobs).sum(1).mean().item()
-        means = _means(rollout, monitored) | {"kl": kl}
+        means = batch_means(rollout, samples, self.monitors) | {"kl": kl}
         return {f"held_out_{name}": value for name, value in means.items()}
 
     def samples(self) -> list[dict[str, Any]]:
         """The last batch: prompt, completion, reward and the monitors' values."""
         return self.last_samples
 
-    def _adapt_kl_coef(self, kl: float, *, episodes: int) -> None:
+    def _next_prompts(self) -> list[PromptExample]:
+        """The next prompts, each as often as it is completed, side by side."""
+        return [self.prompts[index] for index in self.batches.next() for _ in range(self.config.num_generations)]
+
+    def _rewards(self) -> dict[str, Callable[..., list[float]]]:
+        return {"reward": self.reward, **self.monitors}
+
+    def _sample(self, prompts: list[PromptExample], generator: torch.Generator) -> tuple[Rollout, Tensor]:
+        """Completions, and which tokens they were chosen from (`Samples.allowed`)."""
+        prompt_ids = [prompt.prompt_ids for prompt in prompts]
+        config = self.config
+        settings = {"max_completion_length": config.max_completion_length, "temperature": config.temperature}
+        if self.masking is not None:
+            return masked_sample(
+                self.policy, self.masking, prompt_ids, top_p=config.mask_top_p, generator=generator, **settings
+            )
+        rollout = sample(self.policy, prompt_ids, generator=generator, **settings)
+        return rollout, torch.ones(len(rollout), 0, 0, dtype=torch.bool, device=rollout.tokens.device)
+
+    def _logits(self, model, sequences: Sequences, allowed: Tensor, group_size: int) -> Tensor:
+        """Logits of the distribution that is sampled from, (N, V) at counted tokens; the reference is masked alike."""
+        logits = counted_logits(model, sequences, temperature=self.config.temperature, group_size=group_size)
+        return keep_allowed(logits, allowed[sequences.completion_mask]) if allowed.numel() else logits
+
+    def _kl(self, part: Samples, logprobs: Tensor, logits: Tensor | None = None) -> Tensor:
+        """KL from the reference by the chosen estimator, (B, R) nats, with a gradient where the arguments have one.
+
+        `logits` (N, V) of the policy at counted tokens; where they are needed and None, they are computed.
+        """
+        config = self.config
+        if config.kl_estimator in SAMPLED_KL:
+            return SAMPLED_KL[config.kl_estimator](logprobs, part.reference_logprobs)
+        if logits is None:
+            logits = self._logits(self.policy, part, part.allowed, config.num_generations)
+        with torch.no_grad():
+            reference_logits = self._logits(self.reference, part, part.allowed, config.num_generations)
+        return spread(exact_kl(logits, reference_logits), part)
+
+    def _values(self, sequences: Sequences) -> Tensor:
+        """The critic's values, (B, R) in reward units; 0 without a critic."""
+        if self.critic is None:
+            return torch.zeros(sequences.completion_mask.shape, device=sequences.tokens.device)
+        return completion_values(self.critic, sequences, group_size=self.config.num_generations)
+
+    def _mini_batches(self, experience: Experience) -> Iterator[Experience]:
+        """Every group once per pass, in a new order each time; groups stay whole."""
+        for _ in range(self.config.num_ppo_epochs):
+            permutation = torch.randperm(self.config.prompts_per_step, generator=self.generator)
+            for groups in permutation.tensor_split(self.config.num_mini_batches):
+                yield experience.rows(rows_of_groups(groups, self.config.num_generations))
+
+    def _pretraining_loss(self) -> Tensor:
+        """Mean cross-entropy of the next texts, nats per token. Ouyang et al. 2022, eq. 2."""
+        texts = [self.pretraining[index] for index in self.pretraining_batches.next()]
+        batch = collate_demonstrations(texts, self.policy.config.pad_token_id).to(self.policy.device)
+        return target_losses(self.policy, batch).mean()
+
+    def _adapt(self, kl: float) -> None:
+        """What follows the policy between steps: the price of KL, the masking policy."""
         config = self.config
         if config.kl_target > 0:
             self.kl_coef = adaptive_kl_coef(
-                self.kl_coef, kl, target=config.kl_target, episodes=episodes, horizon=config.kl_horizon
+                self.kl_coef, kl, target=config.kl_target, episodes=config.batch_size, horizon=config.kl_horizon
             )
-
-    def _update_mini_batch(
-        self, part: ScoredRollout, advantages: Tensor, values: Tensor, returns: Tensor
-    ) -> dict[str, float]:
-        config, mask = self.config, part.completion_mask
-        logits = completion_logits(self.policy, part, temperature=config.temperature)
-        logprobs = token_logprobs(logits, part)
-        surrogate = clipped_surrogate_loss(logprobs, part.logprobs, advantages, cliprange=config.cliprange)
-        policy_loss = masked_mean(surrogate, mask)
-        policy_norm = self.policy_descent.step(policy_loss, trainer_step=self.step_number, batch=part)
-        new_values = completion_values(self.critic, part)
-        value_losses = clipped_value_loss(new_values, values, returns, cliprange_value=config.cliprange_value)
-        value_loss = masked_mean(value_losses, mask)
-        self.critic_descent.step(value_loss, trainer_step=self.step_number, batch=part)
-        with torch.no_grad():
-            log_ratio = logprobs - part.logprobs
-            clipped = (log_ratio.exp() - 1).abs() > config.cliprange
-            return {
-                "policy_loss": policy_loss.item(),
-                "value_loss": value_loss.item(),
-                "entropy": masked_mean(entropy(logits), mask).item(),
-                "approx_kl": masked_mean(0.5 * log_ratio.square(), mask).item(),
-                "clip_fraction": masked_mean(clipped.float(), mask).item(),
-                "policy_grad_norm": policy_norm,
-            }
+        if self.algorithm.masked and self.step_number % config.mask_refresh_every == 0:
+            self.masking.load_state_dict(self.policy.state_dict())
 
 
-def _means(rollout: ScoredRollout, monitored: dict[str, list[float]]) -> dict[str, float]:
-    """Means over completions: reward, monitors, length in tokens, share that ended with EOS."""
-    return {
-        "reward": rollout.scores.mean().item(),
-        **{name: sum(values) / len(values) for name, values in monitored.items()},
-        "completion_length": rollout.completion_mask.sum(1).float().mean().item(),
-        "finished": rollout.finished.float().mean().item(),
-    }
+def _descent(model, learning_rate: float, config: PolicyGradientConfig) -> Descent:
+    return Descent(
+        model,
+        learning_rate=learning_rate,
+        steps=config.steps * config.updates_per_step,
+        schedule=linear_schedule,
+        warmup_steps=config.warmup_steps,
+        eps=1e-5,  # Huang et al. 2022: Adam's usual 1e-8 makes early PPO updates erratic
+        max_grad_norm=config.max_grad_norm,
+    )
