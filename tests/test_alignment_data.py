@@ -1,0 +1,208 @@
+"""Kinds of feedback: what a loss is given, and how far rewards agree with it, found one couple at a time."""
+
+import itertools
+import json
+
+import pytest
+import torch
+from tiny_models import EOS, word_tokenizer
+
+from workbench.alignment_data import (
+    DATA,
+    Labelled,
+    Pairs,
+    Rankings,
+    RememberedLogprobs,
+    Scored,
+    collate_examples,
+    load_examples,
+)
+from workbench.errors import WorkbenchError
+from workbench.records import LabelledExample, PairExample, RankingExample
+from workbench.tasks import open_task
+
+
+def pair(chosen=(9,), rejected=(10, 11), preference=1.0) -> PairExample:
+    return PairExample(
+        prompt_ids=[4, 5], chosen_ids=list(chosen), rejected_ids=list(rejected), margin=0.0, preference=preference
+    )
+
+
+def labelled(label, prompt=(4,), completion=(9,)) -> LabelledExample:
+    return LabelledExample(prompt_ids=list(prompt), completion_ids=list(completion), label=label)
+
+
+def ranked(ranking) -> RankingExample:
+    return RankingExample(prompt_ids=[4], completion_ids=[[9], [10, 11], [12]], ranking=list(ranking))
+
+
+def scored(*shape) -> Scored:
+    logprobs = torch.arange(torch.Size(shape).numel()).float().view(shape)
+    return Scored(logprobs=-logprobs, reference_logprobs=-100 - logprobs, lengths=(1 + logprobs).long())
+
+
+def test_certain_pairs_are_seen_in_one_direction():
+    ((weight, arguments),) = Pairs.directions(scored(2, 2), [pair(), pair()])
+    assert weight == 1
+    assert {name: values.tolist() for name, values in arguments.items()} == {
+        "chosen_logprobs": [0, -2],
+        "rejected_logprobs": [-1, -3],
+        "reference_chosen_logprobs": [-100, -102],
+        "reference_rejected_logprobs": [-101, -103],
+        "chosen_lengths": [1, 3],
+        "rejected_lengths": [2, 4],
+    }
+
+
+def test_one_soft_label_shows_every_pair_of_the_batch_from_both_sides():
+    (stated_weight, stated), (flipped_weight, flipped) = Pairs.directions(scored(2, 2), [pair(preference=0.75), pair()])
+    assert (stated_weight.tolist(), flipped_weight.tolist()) == ([0.75, 1.0], [0.25, 0.0])
+    for name, values in stated.items():
+        other = name.replace("chosen", "*").replace("rejected", "chosen").replace("*", "rejected")
+        assert torch.equal(values, flipped[other])
+
+
+def test_the_best_of_a_ranking_is_its_chosen_completion():
+    ((_, arguments),) = Rankings.directions(scored(2, 3), [ranked([2, 0, 1]), ranked([1, 2, 0])])
+    assert arguments["chosen_logprobs"].tolist() == [-2, -4]
+    assert arguments["chosen_lengths"].tolist() == [3, 5]
+
+
+def test_accuracy_of_pairs_is_the_probability_of_the_side_with_the_higher_reward():
+    rewards = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0], [2.0, 2.0]])
+    pairs = [pair(), pair(), pair(preference=0.75), pair(preference=0.75), pair()]
+    assert Pairs.accuracies(rewards, pairs).tolist() == [1.0, 0.0, 0.75, 0.25, 0.0]
+
+
+def test_accuracy_of_rankings_is_the_share_of_couples_in_order():
+    generator = torch.Generator().manual_seed(0)
+    rankings = list(itertools.permutations(range(3)))
+    rewards = torch.randint(0, 3, (6, 3), generator=generator).float()  # with draws
+    shares = Rankings.accuracies(rewards, [ranked(ranking) for ranking in rankings])
+    for row, ranking in enumerate(rankings):
+        couples = list(itertools.combinations(ranking, 2))
+        right = sum(bool(rewards[row, better] > rewards[row, worse]) for better, worse in couples)
+        assert shares[row].item() == pytest.approx(right / 3)
+
+
+def test_accuracy_of_labels_is_the_share_of_the_other_label_on_the_right_side():
+    generator = torch.Generator().manual_seed(1)
+    labels = [1, 0, 0, 1, 1, 0, 1]
+    rewards = torch.randint(0, 4, (7, 1), generator=generator).float()  # with draws
+    shares = Labelled.accuracies(rewards, [labelled(label) for label in labels])
+    for row, label in enumerate(labels):
+        others = [rewards[other, 0] for other in range(7) if labels[other] != label]
+        right = [rewards[row, 0] > other if label else rewards[row, 0] < other for other in others]
+        assert shares[row].item() == pytest.approx(sum(map(bool, right)) / len(others))
+
+
+def test_labels_that_are_all_alike_have_no_accuracy():
+    assert Labelled.accuracies(torch.zeros(2, 1), [labelled(1), labelled(1)]).isnan().all()
+
+
+def test_better_and_worse_completions_are_told_apart_in_every_kind():
+    two = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    better, worse = Pairs.better_and_worse(two, [pair(), pair()])
+    assert (better.tolist(), worse.tolist()) == ([1, 3], [2, 4])
+    better, worse = Labelled.better_and_worse(two[:, :1], [labelled(0), labelled(1)])
+    assert (better.tolist(), worse.tolist()) == ([3], [1])
+    better, worse = Rankings.better_and_worse(torch.tensor([[1.0, 2.0, 3.0]]), [ranked([1, 0, 2])])
+    assert (better.tolist(), worse.tolist()) == ([2], [[1, 3]])
+
+
+def test_mismatched_prompts_get_the_completion_before_theirs_as_far_as_the_model_reads():
+    batch = [labelled(1, (4,), (9, 2)), labelled(0, (5, 6, 7), (10, 11, 2)), labelled(1, (8, 8), (12, 2))]
+    mismatched = Labelled.mismatched(batch, context=0)
+    assert [example.prompt_ids for example in mismatched] == [[4], [5, 6, 7], [8, 8]]
+    assert [example.completion_ids for example in mismatched] == [[12, 2], [9, 2], [10, 11, 2]]
+    assert [example.completion_ids for example in Labelled.mismatched(batch, context=4)] == [[12, 2], [9], [10, 11]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "examples", "lengths"),
+    [
+        ("pairs", [pair(), pair((7, 8, 2), (2,))], [[1, 2], [3, 1]]),
+        ("labelled", [labelled(1), labelled(0, (4, 4), (5, 6))], [[1], [2]]),
+        ("rankings", [ranked([2, 1, 0])], [[1, 2, 1]]),
+    ],
+)
+def test_the_completions_of_a_prompt_are_neighbouring_rows(kind, examples, lengths):
+    batch = collate_examples(kind, examples, pad_id=0)
+    assert batch.completion_mask.sum(1).view(len(examples), -1).tolist() == lengths
+    prompts = [example.prompt_ids for example in examples for _ in DATA[kind].completions(example)]
+    width = batch.prompt_length
+    rows = zip(batch.tokens[:, :width].tolist(), batch.attention_mask[:, :width].tolist(), strict=True)
+    assert [[t for t, kept in zip(tokens, mask, strict=True) if kept] for tokens, mask in rows] == prompts
+
+
+def test_what_is_remembered_is_saved_and_not_computed_again(monkeypatch):
+    calls = []
+
+    def counted(model, batch, *, group_size):
+        calls.append(len(batch))
+        return torch.full((len(batch) // group_size, group_size), float(len(calls)))
+
+    monkeypatch.setattr("workbench.alignment_data.summed_logprobs", counted)
+    batch = collate_examples("pairs", [pair(), pair()], pad_id=0)
+    remembered = RememberedLogprobs(None, count=4, group_size=2)
+    assert remembered.of([3, 1], batch).tolist() == [[1, 1], [1, 1]]
+    assert remembered.of([1, 3], batch).tolist() == [[1, 1], [1, 1]]
+    assert remembered.of([0, 2], batch).tolist() == [[2, 2], [2, 2]]
+    restored = RememberedLogprobs(None, count=4, group_size=2)
+    restored.load_state_dict(remembered.state_dict())
+    assert restored.of([0, 1], batch).tolist() == [[2, 2], [1, 1]]
+    assert calls == [4, 4]
+
+
+PROMPTS = ["sky is", "grass is", "what colour", "the sky", "the grass", "yes please", "no thanks", "sky please"]
+ROWS = {
+    "pairs": {"chosen": "blue", "rejected": "red please", "preference": 1.0},
+    "ties": {"chosen": "blue", "rejected": "red please", "preference": 0.5},
+    "labelled": {"completion": "blue", "label": False},
+    "rankings": {"completions": ["blue", "red", "green please"], "ranking": [1, 0, 2]},
+}
+
+
+def load(folder, rows: str, *, kind: str, ties: bool = False):
+    """Training rows and examples, and held-out examples, of a file with such rows in turn."""
+    path = folder / "rows.jsonl"
+    sorts = itertools.cycle(rows.split(","))
+    path.write_text("".join(json.dumps({"prompt": prompt, **ROWS[next(sorts)]}) + "\n" for prompt in PROMPTS))
+    task = open_task(str(path), held_out=0.25)
+    limits = {"max_prompt_length": 8, "max_completion_length": 8}
+    return load_examples(task, word_tokenizer(), loss="this", kind=kind, count=0, ties=ties, **limits)
+
+
+@pytest.mark.parametrize("kind", ["pairs", "labelled", "rankings"])
+def test_each_kind_of_rows_becomes_its_kind_of_examples(kind, tmp_path):
+    rows, train, held_out = load(tmp_path, kind, kind=kind)
+    assert len(rows) + len(held_out) == len(train) + len(held_out) == len(PROMPTS)
+    assert {type(example) for example in [*train, *held_out]} == {DATA[kind].record}
+    assert all(ids[-1] == EOS for example in train for ids in DATA[kind].completions(example))
+
+
+def test_pairs_serve_where_labels_are_asked_for(tmp_path):
+    _, train, _ = load(tmp_path, "pairs", kind="labelled")
+    blue = word_tokenizer()("blue")["input_ids"]
+    assert {example.label for example in train} == {0.0, 1.0}
+    assert all((example.completion_ids[:-1] == blue) == (example.label == 1) for example in train)
+
+
+def test_ties_come_only_where_they_are_asked_for_and_are_never_held_out(tmp_path):
+    for ties, preferences in ((True, {1.0, 0.5}), (False, {1.0})):
+        _, train, held_out = load(tmp_path, "pairs,ties", kind="pairs", ties=ties)
+        assert {pair.preference for pair in train} == preferences
+        assert {pair.preference for pair in held_out} == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("rows", "kind", "says"),
+    [
+        ("pairs", "rankings", "The loss 'this' learns from rankings: .*no column 'completions', 'ranking'"),
+        ("labelled", "pairs", "The loss 'this' learns from pairs: .*no column 'chosen', 'rejected'"),
+        ("rankings", "labelled", "The loss 'this' learns from labelled: .*no column 'completion', 'label'"),
+    ],
+)
+def test_missing_data_are_named_with_the_loss_and_the_column(rows, kind, says, tmp_path):
+    with pytest.raises(WorkbenchError, match=says):
+        load(tmp_path, rows, kind=kind)
