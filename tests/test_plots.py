@@ -52,6 +52,17 @@ CALIBRATION = pd.DataFrame(
 ACCURACY = pd.DataFrame(
     {"group": ["all", "qa"], "measured_against": "labels", "accuracy": [0.7, 0.6], "accuracy_se": [0.01, 0.02]}
 )
+SIZES = pd.DataFrame(
+    {
+        "model": ["small", "large", HOSTILE],
+        "start": ["sft", "sft", "scratch"],
+        "parameters": [40_000, 120_000, 120_000],
+        "policy_parameters": 120_000,
+        "measured_against": "gold",
+        "accuracy": [0.6, 0.7, 0.55],
+        "accuracy_se": 0.02,
+    }
+)
 CURVE = best_of_n_curve(
     [[1.0, 2.0, 3.0, 4.0], [2.0, 1.0, 0.0, 4.0]], [[0.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 0.0]], [1, 2, 4]
 )
@@ -61,6 +72,9 @@ SHARPENING = pd.DataFrame(
 )
 COMPONENTS = pd.DataFrame(
     {"run": ["sft", "ppo"] * 2, "component": ["helpful"] * 2 + ["honest"] * 2, "value": [1, 2, 0, -1]}
+)
+GAINS = pd.DataFrame(
+    {"run": ["ppo", HOSTILE], "kl": [1.5, 0.6], "gain": [0.4, -0.1], "gain_se": [0.05, 0.1], "greedy_gain": [0.2, 0.1]}
 )
 SHARES = pd.DataFrame(
     {
@@ -80,10 +94,12 @@ FIGURES = {
     "plot_reward_distributions": plots.plot_reward_distributions,
     "plot_calibration": plots.plot_calibration,
     "plot_accuracy_bars": plots.plot_accuracy_bars,
+    "plot_accuracy_by_size": plots.plot_accuracy_by_size,
     "plot_gold_components": plots.plot_gold_components,
     "plot_best_of_n": plots.plot_best_of_n,
     "plot_agreement_matrix": plots.plot_agreement_matrix,
     "plot_frontier": plots.plot_frontier,
+    "plot_gains": plots.plot_gains,
     "plot_sharpening_control": plots.plot_sharpening_control,
     "plot_choice_shares": plots.plot_choice_shares,
     "plot_attention_mask": plots.plot_attention_mask,
@@ -98,10 +114,12 @@ TABLES = dict(
             samples(),
             CALIBRATION,
             ACCURACY,
+            SIZES,
             COMPONENTS,
             CURVE,
             MATRIX,
             points(),
+            GAINS,
             SHARPENING,
             SHARES,
             MASK,
@@ -122,7 +140,7 @@ def test_every_figure_has_a_title_named_axes_and_fits_light_and_dark_pages(name)
     assert figure.layout.paper_bgcolor == figure.layout.plot_bgcolor == "rgba(0, 0, 0, 0)"
     assert figure.layout.uirevision
     assert "$" not in figure.to_json().replace("$schema", "")
-    if name not in ("plot_training_panels", "plot_agreement_matrix"):  # panel titles and labeler names say it there
+    if name not in ("plot_training_panels", "plot_agreement_matrix", "plot_gains"):  # titles and names say it there
         assert figure.layout.yaxis.title.text
 
 
@@ -229,6 +247,7 @@ def test_error_bars_are_95_percent_intervals():
     for figure in (
         plots.plot_frontier(points()),
         plots.plot_accuracy_bars(ACCURACY),
+        plots.plot_accuracy_by_size(SIZES.iloc[:1]),
         plots.plot_sharpening_control(SHARPENING),
     ):
         assert figure.data[0].error_y.array[0] == pytest.approx({"scatter": 0.0392, "bar": 0.0196}[figure.data[0].type])

@@ -1,13 +1,20 @@
-"""The learned reward against the library's own scoring of one text at a time."""
+"""The learned reward against the library's own scoring of one text at a time, and against scipy's optimiser."""
 
+import math
+from itertools import combinations
+
+import numpy as np
 import pytest
 import torch
+from scipy import optimize, special
 from tiny_models import EOS, FAMILIES, tiny_model, word_tokenizer
 from transformers import AutoModelForSequenceClassification
 
 from workbench.errors import WorkbenchError
 from workbench.models import load_reward_model, load_tokenizer
-from workbench.rewards import LearnedReward, normalise
+from workbench.records import LabelledExample, PairExample
+from workbench.rewards import RIDGE, LearnedReward, all_right, make_pessimistic, normalise
+from workbench.trainers.reward_model import RewardModelConfig, RewardModelTrainer
 
 PROMPTS = ["user : what colour is the sky assistant :", "user : thanks assistant :", "the grass"] * 3
 COMPLETIONS = [" blue", " yes please no", " is green", " red red red red", "", " the sky", " no", " green blue", " is"]
@@ -79,3 +86,147 @@ def test_a_reward_model_that_does_not_vary_is_refused():
         normalise(reward, PROMPTS, COMPLETIONS, finished=FINISHED)
     with pytest.raises(WorkbenchError, match="all 1 reference samples"):
         normalise(reward_for(), PROMPTS[:1], COMPLETIONS[:1], finished=[True])
+
+
+# Process reward models: a completion is as good as all of its steps together
+
+# " is" ends a step, for want of a full stop
+STEPPED = [" red is blue is", " is is", " red green", "", " is yes", ""]
+ENDED = [True, True, False, True, False, False]
+STEP_LENGTHS = [
+    [2, 3],
+    [1, 2],
+    [2],
+    [1],
+    [1, 1],
+    [0],
+]  # EOS belongs to the last step, and so does a mark right before it
+
+
+def process_reward() -> LearnedReward:
+    reward = reward_for()
+    reward.model.config.step_end_ids = [ids_of(" is")[0]]
+    return reward
+
+
+def test_a_process_rewards_probability_is_the_product_of_its_steps():
+    reward = process_reward()
+    raw = reward.raw(PROMPTS[:6], STEPPED, finished=ENDED)
+    for prompt, completion, done, lengths, value in zip(PROMPTS, STEPPED, ENDED, STEP_LENGTHS, raw, strict=False):
+        ids, text, right = ids_of(completion) + [EOS] * done, ids_of(prompt), 1.0
+        assert len(ids) == sum(lengths)
+        for length in lengths:
+            text, ids = text + ids[:length], ids[length:]
+            right *= special.expit(plain_score(reward.model, text))
+        assert special.expit(value.item()) == pytest.approx(right, abs=1e-6)
+
+
+def test_the_odds_of_one_step_are_its_own_and_of_several_fewer_and_never_infinite():
+    odds = torch.tensor([[2.0, 1.0], [2.0, 1.0], [500.0, 500.0], [-500.0, 0.0]])
+    mask = torch.tensor([[True, False], [True, True], [True, True], [True, True]])
+    together = all_right(odds, mask)
+    assert together[0].item() == pytest.approx(2, rel=1e-6)
+    assert together[1].item() == pytest.approx(special.logit(special.expit(2.0) * special.expit(1.0)), rel=1e-5)
+    assert together[2] > 50 and together[2].isfinite()
+    assert together[3].item() == pytest.approx(-500 - math.log(2), rel=1e-6)
+
+
+# Pessimism
+
+RADIUS = 0.7
+GROUPS = [[[7, 8, EOS], [9, EOS]], [[10, 11, EOS], [12, EOS]], [[13], [14, 15, EOS]], [[4, EOS], [5, 5, EOS]]]
+GROUP_PROMPTS = [[4, 5], [8], [9, 9, 9], [7]]
+
+
+@torch.no_grad()
+def plain_feature(model, ids: list[int]) -> np.ndarray:
+    """The library's last hidden state at the end of one unpadded text."""
+    hidden = model(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states[-1]
+    return hidden[0, -1].double().numpy()
+
+
+def plain_confidence(model, groups=GROUPS) -> tuple[np.ndarray, np.ndarray]:
+    """Sigma, (d, d), and the centre, (d,), from the definition."""
+    features = [
+        [plain_feature(model, prompt + ids) for ids in group]
+        for prompt, group in zip(GROUP_PROMPTS, groups, strict=True)
+    ]
+    outer = [np.outer(a - b, a - b) for group in features for a, b in combinations(group, 2)]
+    sigma = np.mean(outer, axis=0)
+    sigma += RIDGE * np.trace(sigma) / len(sigma) * np.eye(len(sigma))
+    return sigma, np.mean([feature for group in features for feature in group], axis=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pessimistic_reward_is_the_least_that_the_confidence_ellipsoid_allows(family):
+    reward = reward_for(family)
+    sigma, centre = plain_confidence(reward.model)
+    theta = reward.model.score.weight[0].detach().double().numpy()
+    make_pessimistic(reward.model, GROUP_PROMPTS, GROUPS, radius=RADIUS, batch_size=3)
+    raw = reward.raw(PROMPTS[:4], COMPLETIONS[:4], finished=FINISHED[:4])
+    limit = {
+        "type": "ineq",
+        "fun": lambda step: RADIUS**2 - step @ sigma @ step,
+        "jac": lambda step: -2 * sigma @ step,
+    }
+    for prompt, completion, done, value in zip(PROMPTS, COMPLETIONS, FINISHED, raw, strict=False):
+        offset = plain_feature(reward.model, ids_of(prompt) + ids_of(completion) + [EOS] * done) - centre
+        found = optimize.minimize(
+            lambda step, o=offset: (theta + step) @ o,
+            np.zeros(len(theta)),
+            jac=lambda step, o=offset: o,
+            constraints=[limit],
+            options={"ftol": 1e-12, "maxiter": 500},
+        )
+        assert value.item() == pytest.approx(found.fun, rel=1e-4, abs=1e-4)
+        assert value < theta @ offset  # lower than the reward itself
+
+
+def test_every_pair_of_a_ranking_counts():
+    reward = reward_for()
+    groups = [[*group, [6, EOS]] for group in GROUPS]
+    sigma, centre = plain_confidence(reward.model, groups)
+    make_pessimistic(reward.model, GROUP_PROMPTS, groups, radius=RADIUS)
+    root = reward.model.doubt_root.double().numpy()
+    np.testing.assert_allclose(root.T @ root @ sigma, np.eye(len(sigma)), atol=1e-3)
+    np.testing.assert_allclose(reward.model.doubt_centre, centre, atol=1e-5)
+
+
+def test_doubts_travel_with_the_folder(tmp_path):
+    reward = reward_for()
+    make_pessimistic(reward.model, GROUP_PROMPTS, GROUPS, radius=RADIUS)
+    normalise(reward, PROMPTS, COMPLETIONS, finished=FINISHED)
+    scores = reward(PROMPTS, COMPLETIONS, finished=FINISHED)
+    reward.model.save_pretrained(tmp_path)
+    reward.tokenizer.save_pretrained(tmp_path)
+    tokenizer, _ = load_tokenizer(str(tmp_path))
+    loaded = LearnedReward(load_reward_model(str(tmp_path), tokenizer), tokenizer, max_length=24)
+    assert loaded(PROMPTS, COMPLETIONS, finished=FINISHED) == pytest.approx(scores, abs=1e-6)
+
+
+def test_a_new_training_starts_without_the_old_doubts():
+    reward = reward_for()
+    make_pessimistic(reward.model, GROUP_PROMPTS, GROUPS, radius=RADIUS)
+    pairs = [PairExample(prompt_ids=[4], chosen_ids=[5, EOS], rejected_ids=[6, EOS], margin=0.0)]
+    RewardModelTrainer(reward.model, pairs, pairs, RewardModelConfig())
+    plain = reward_for().raw(PROMPTS, COMPLETIONS, finished=FINISHED)
+    assert reward.raw(PROMPTS, COMPLETIONS, finished=FINISHED).tolist() == pytest.approx(plain.tolist(), abs=1e-6)
+
+
+def test_weights_that_lost_their_doubts_are_refused(tmp_path):
+    reward = reward_for()
+    reward.model.config.pessimism = RADIUS
+    reward.model.save_pretrained(tmp_path)
+    reward.tokenizer.save_pretrained(tmp_path)
+    tokenizer, _ = load_tokenizer(str(tmp_path))
+    with pytest.raises(WorkbenchError, match="pessimistic, but its weights hold no doubt_root"):
+        LearnedReward(load_reward_model(str(tmp_path), tokenizer), tokenizer, max_length=24)
+
+
+def test_pessimism_needs_a_radius_and_comparisons():
+    with pytest.raises(WorkbenchError, match="pessimism is -1"):
+        make_pessimistic(reward_for().model, GROUP_PROMPTS, GROUPS, radius=-1)
+    ratings = [LabelledExample(prompt_ids=[4], completion_ids=[5, EOS], label=label) for label in (1.0, 0.0)]
+    trainer = RewardModelTrainer(reward_for().model, ratings, ratings, RewardModelConfig(objective="outcome"))
+    with pytest.raises(WorkbenchError, match=r"pessimism needs completions that were compared, .*'outcome'"):
+        trainer.comparisons()

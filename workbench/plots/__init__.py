@@ -2,8 +2,9 @@
 
 from workbench.plots.agreement import plot_agreement_matrix, plot_choice_shares
 from workbench.plots.best_of_n import plot_best_of_n
-from workbench.plots.frontier import plot_frontier, plot_reward_kl_path, plot_sharpening_control
+from workbench.plots.frontier import plot_frontier, plot_gains, plot_reward_kl_path, plot_sharpening_control
 from workbench.plots.packing import plot_attention_mask
+from workbench.plots.reward_study import plot_accuracy_by_size
 from workbench.plots.rewards import (
     plot_accuracy_bars,
     plot_calibration,
@@ -15,12 +16,14 @@ from workbench.plots.training import plot_learning_curve, plot_training_panels
 
 __all__ = [
     "plot_accuracy_bars",
+    "plot_accuracy_by_size",
     "plot_agreement_matrix",
     "plot_attention_mask",
     "plot_best_of_n",
     "plot_calibration",
     "plot_choice_shares",
     "plot_frontier",
+    "plot_gains",
     "plot_gold_components",
     "plot_learning_curve",
     "plot_reward_distributions",

@@ -121,6 +121,39 @@ def _point_details(rows: pd.DataFrame) -> list[str]:
     return lines
 
 
+def plot_gains(gains: pd.DataFrame, title: str = "") -> go.Figure:
+    """What each run gained over its start, one line per run, the largest gain on top: at temperature 1 and at greedy.
+
+    Columns run, kl (nats), gain, greedy_gain in reward units; bars are two of `gain_se` and `greedy_gain_se`.
+    """
+    require_columns(gains, ["run", "kl", "gain", "greedy_gain"], "plot_gains")
+    rows = gains.sort_values("gain")
+    figure = go.Figure()
+    figure.add_vline(x=0, line={"color": "#888888", "width": 1, "dash": "dash"})
+    for column, name, color, symbol in (
+        ("greedy_gain", "greedy", PALETTE[1], "diamond-open"),
+        ("gain", "temperature 1", PALETTE[0], "circle"),
+    ):
+        errors = 2 * rows[f"{column}_se"] if f"{column}_se" in rows else None
+        figure.add_scatter(
+            x=rows[column],
+            y=rows["run"],
+            error_x={"type": "data", "array": errors, "thickness": 1.2, "width": 3},
+            mode="markers",
+            name=name,
+            marker={"size": 8, "color": color, "symbol": symbol},
+            customdata=[
+                f"{html.escape(str(run))}<br>KL {kl:.2f} nats" for run, kl in zip(rows["run"], rows["kl"], strict=True)
+            ],
+            hovertemplate="%{customdata}<br>gain %{x:.2f}<extra>" + name + "</extra>",
+        )
+    figure.update_xaxes(title="gain in reward over the starting policy").update_yaxes(automargin=True)
+    below = int((rows["gain"] <= 0).sum())
+    title = title or f"{len(rows) - below} of {len(rows)} gain at temperature 1; most: {rows['run'].iloc[-1]}"
+    reading = "Bars are two standard errors. A filled dot without its diamond to the right of 0 has only sharpened."
+    return styled(figure, title=title, reading=reading, height=220 + 22 * len(rows))
+
+
 def plot_sharpening_control(frame: pd.DataFrame, title: str = "") -> go.Figure:
     """Gold (or proxy) reward of each `run` sampled at each `temperature`, 0 meaning greedy, 95% intervals."""
     score = measured_score(frame, "plot_sharpening_control")

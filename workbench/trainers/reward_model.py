@@ -1,17 +1,20 @@
-"""Reward model from comparisons: Bradley-Terry. Christiano et al. 2017; Stiennon et al. 2020, section 3.4."""
+"""Reward model from comparisons, rankings, ratings or verdicts. Christiano et al. 2017; Stiennon et al. 2020."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from workbench.batches import collate_pairs
+from workbench.advantages import masked_mean
+from workbench.batches import collate_groups, collate_pairs
 from workbench.epochs import EpochBatches
-from workbench.losses.preference import bradley_terry_loss
+from workbench.errors import WorkbenchError
 from workbench.models import without_dropout
+from workbench.objectives import OBJECTIVES, centering, objective_named
 from workbench.optimization import Descent, require_examples, require_in, require_positive
-from workbench.records import PairExample
-from workbench.scoring import sequence_rewards
+from workbench.records import PairExample, Sequences
+from workbench.rewards import raw_rewards
+from workbench.scoring import ban_unsayable, completion_states, token_logprobs
 from workbench.trainers.stateful import Stateful
 
 
@@ -19,33 +22,49 @@ from workbench.trainers.stateful import Stateful
 class RewardModelConfig:
     """How a reward model is trained."""
 
-    epochs: int = 2  # passes over the comparisons; more than two overfit (Stiennon et al. 2020 take one)
-    batch_size: int = 64  # comparisons per step
+    objective: str = "bradley_terry"  # what is minimised: a name in `objectives.OBJECTIVES`
+    epochs: int = 2  # passes over the examples; more than two overfit (Stiennon et al. 2020 take one)
+    batch_size: int = 64  # examples per step: comparisons, rankings or completions
     learning_rate: float = 5e-4  # peak, at width 64; 1e-6 .. 1e-5 for large pretrained models
     warmup_steps: int = 10  # steps of linear warm-up; then a cosine down to 10%
     weight_decay: float = 0.01  # on matrices only
     max_grad_norm: float = 1.0  # gradients are clipped to this norm
-    evaluate_every: int = 25  # steps between measurements on held-out comparisons
+    center_rewards_coefficient: float = 0.0  # weight of the penalty on mean rewards other than 0; .01 is usual
+    lm_coef: float = 0.0  # weight of the LM loss on the preferred completions, per nat and token
+    error_rate: float = 0.0  # share of labels taken for coin tosses, objective "soft"; Christiano et al. 2017 take .1
+    evaluate_every: int = 25  # steps between measurements on held-out examples
     seed: int = 0  # order of the examples
 
     def __post_init__(self):
         require_positive(epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate)
         require_positive(max_grad_norm=self.max_grad_norm, evaluate_every=self.evaluate_every)
-        require_in(0, 1, weight_decay=self.weight_decay)
+        require_in(0, 1, weight_decay=self.weight_decay, error_rate=self.error_rate)
+        require_in(0, float("inf"), center_rewards_coefficient=self.center_rewards_coefficient, lm_coef=self.lm_coef)
+        known = objective_named(self.objective).settings
+        for name in ("center_rewards_coefficient", "lm_coef", "error_rate"):
+            if getattr(self, name) and name not in known:
+                others = ", ".join(other for other, row in OBJECTIVES.items() if name in row.settings)
+                raise WorkbenchError(
+                    f"{name} is {getattr(self, name)}, which means nothing for objective {self.objective!r}: set it "
+                    f"to 0, or choose one of {others}."
+                )
 
 
 class RewardModelTrainer(Stateful):
-    """Maximises the probability of the labels under Bradley-Terry.
+    """Minimises one of `objectives.OBJECTIVES` with a sequence classifier that has one output.
 
-    `reward_model` is a sequence classifier with one output. Left out: K-wise losses and the auxiliary LM loss.
+    `examples` and `held_out` are of the kind that the objective learns from. The auxiliary LM loss (Askell et al. 2021,
+    who add it for the good one of two texts) has no head of its own: the input embedding serves as one. That is the
+    policy's own head where it ties the two, and a new one to learn where it does not.
     """
 
-    progress_keys = ("loss", "accuracy", "held_out_accuracy")
-
-    def __init__(self, reward_model, pairs: list[PairExample], held_out: list[PairExample], config: RewardModelConfig):
-        require_examples(pairs, held_out)
-        self.model, self.pairs, self.held_out, self.config = without_dropout(reward_model), pairs, held_out, config
-        lengths = [len(p.prompt_ids) + max(len(p.chosen_ids), len(p.rejected_ids)) for p in pairs]
+    def __init__(self, reward_model, examples: list, held_out: list, config: RewardModelConfig):
+        require_examples(examples, held_out)
+        self.objective, self.config = objective_named(config.objective), config
+        self.model = without_dropout(reward_model)
+        self.model.config.update({"step_end_ids": [], "pessimism": 0.0})  # what it may have been before
+        self.examples, self.held_out = self.objective.prepared(reward_model, examples, held_out)
+        lengths = [self._length(example) for example in self.examples]
         self.batches = EpochBatches(lengths, config.batch_size, seed=config.seed)
         self.total_steps = config.epochs * self.batches.per_epoch
         self.descent = Descent(
@@ -57,36 +76,97 @@ class RewardModelTrainer(Stateful):
             max_grad_norm=config.max_grad_norm,
         )
 
+    @property
+    def progress_keys(self) -> tuple[str, ...]:
+        """Loss and fit, by what the objective calls it."""
+        fit = "correlation" if self.config.objective == "rating" else "accuracy"
+        return "loss", fit, f"held_out_{fit}"
+
     def step(self) -> dict[str, float | None]:
-        """One optimiser step; `loss` in nats per comparison, `margin` in the model's raw units (log-odds)."""
+        """One optimiser step; `loss` without what is added to it, `mean_reward` and `margin` raw (log-odds)."""
         self.step_number += 1
-        pairs = [self.pairs[index] for index in self.batches.next()]
-        batch = collate_pairs(pairs, self.model.config.pad_token_id).to(self.model.device)
-        chosen, rejected = sequence_rewards(self.model, batch).chunk(2)
-        margins = torch.tensor([pair.margin for pair in pairs], device=chosen.device)
-        loss = bradley_terry_loss(chosen, rejected, margin=margins).mean()
+        examples = [self.examples[index] for index in self.batches.next()]
+        batch, states, rewards = self._forward(examples)
+        loss = self.objective.loss(rewards, examples, self.config.error_rate).mean()
+        added, reported = self._added(examples, batch, states, rewards)
         learning_rate = self.descent.learning_rate
-        grad_norm = self.descent.step(loss, trainer_step=self.step_number, batch=batch)
+        grad_norm = self.descent.step(loss + added, trainer_step=self.step_number, batch=batch)
+        fit = self.objective.fit(rewards.detach(), examples)
         due = self.step_number % self.config.evaluate_every == 0 or self.step_number == self.total_steps
-        held_out = self.margins(self.held_out) if due else None
+        held_out = self.evaluate(self.held_out) if due else dict.fromkeys(["loss", *fit])
         return {
             "step": self.step_number,
             "loss": loss.item(),
-            "accuracy": (chosen > rejected).float().mean().item(),
-            "margin": (chosen - rejected).mean().item(),
-            "held_out_loss": bradley_terry_loss(held_out, torch.zeros(())).mean().item() if due else None,
-            "held_out_accuracy": (held_out > 0).float().mean().item() if due else None,
+            **fit,
+            "mean_reward": rewards.mean().item(),
+            **reported,
+            **{f"held_out_{name}": value for name, value in held_out.items()},
             "grad_norm": grad_norm,
             "learning_rate": learning_rate,
         }
 
     @torch.no_grad()
-    def margins(self, pairs: list[PairExample]) -> Tensor:
-        """Raw reward of chosen minus rejected per comparison, in the given order, (N,) log-odds on the CPU."""
+    def evaluate(self, examples: list) -> dict[str, float]:
+        """Loss and fit on examples such as `held_out`."""
+        examples = sorted(examples, key=self._length)  # neither depends on the order; batches of like lengths do less
         size = self.config.batch_size
-        parts = []
-        for start in range(0, len(pairs), size):
-            batch = collate_pairs(pairs[start : start + size], self.model.config.pad_token_id).to(self.model.device)
-            chosen, rejected = sequence_rewards(self.model, batch).chunk(2)
-            parts.append((chosen - rejected).cpu())
-        return torch.cat(parts)
+        parts = [self._forward(examples[start : start + size])[2] for start in range(0, len(examples), size)]
+        rewards = torch.cat(parts)
+        loss = self.objective.loss(rewards, examples, self.config.error_rate).mean().item()
+        return {"loss": loss, **self.objective.fit(rewards, examples)}
+
+    @torch.no_grad()
+    def margins(self, pairs: list[PairExample]) -> Tensor:
+        """Raw reward of chosen minus rejected per comparison, in the given order, (N,) log-odds on the CPU.
+
+        Whatever the objective: a completion's reward is `rewards.raw_rewards`.
+        """
+        margins, size = torch.zeros(len(pairs)), self.config.batch_size
+        longest = [len(p.prompt_ids) + max(len(p.chosen_ids), len(p.rejected_ids)) for p in pairs]
+        order = sorted(range(len(pairs)), key=longest.__getitem__)
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
+            batch = collate_pairs([pairs[row] for row in rows], self.model.config.pad_token_id).to(self.model.device)
+            chosen, rejected = raw_rewards(self.model, batch, group_size=2).view(-1, 2).unbind(1)
+            margins[rows] = (chosen - rejected).cpu()
+        return margins
+
+    def comparisons(self) -> tuple[list[list[int]], list[list[list[int]]]]:
+        """Prompts and compared completions of the training examples, for `rewards.make_pessimistic`."""
+        if not self.objective.comparative:
+            raise WorkbenchError(
+                f"pessimism needs completions that were compared, which objective {self.config.objective!r} has not: "
+                "set it to 0, or choose an objective of comparisons or rankings."
+            )
+        return [e.prompt_ids for e in self.examples], [self.objective.completions(e) for e in self.examples]
+
+    def _forward(self, examples: list) -> tuple[Sequences, Tensor, Tensor]:
+        """The batch of all completions, their last hidden states and the flat rewards of the objective."""
+        completions = [self.objective.completions(example) for example in examples]
+        prompts = [example.prompt_ids for example in examples]
+        batch = collate_groups(prompts, completions, pad_id=self.model.config.pad_token_id).to(self.model.device)
+        states = completion_states(self.model, batch, group_size=len(completions[0]))
+        return batch, states, self.objective.read(self.model, states, batch, examples)
+
+    def _added(self, examples: list, batch: Sequences, states: Tensor, rewards: Tensor) -> tuple[Tensor, dict]:
+        """What is added to the loss, a scalar, and the part of it that a row reports."""
+        added, reported = rewards.new_zeros(()), {}
+        if self.config.center_rewards_coefficient:
+            penalty = centering(rewards, examples).mean()
+            added = added + self.config.center_rewards_coefficient * penalty
+        if self.config.lm_coef:
+            liked = [flag for example in examples for flag in self.objective.liked(example)]
+            lm_loss = self._lm_loss(batch.rows(liked), states[liked])
+            added, reported = added + self.config.lm_coef * lm_loss, {"lm_loss": lm_loss.item()}
+        return added, reported
+
+    def _lm_loss(self, liked: Sequences, states: Tensor) -> Tensor:
+        """Mean cross-entropy per completion token of these rows, a scalar in nats; 0 where there are none."""
+        before = states[:, :-1][liked.completion_mask]
+        logits = (before @ self.model.get_input_embeddings().weight.T).float()
+        logprobs = token_logprobs(ban_unsayable(logits, self.model.config), liked)
+        return -masked_mean(logprobs, liked.completion_mask)
+
+    def _length(self, example) -> int:
+        """Tokens of the prompt and the longest completion."""
+        return len(example.prompt_ids) + max(map(len, self.objective.completions(example)))
