@@ -10,6 +10,7 @@ from tiny_models import EOS, PAD, every_completion, plain_next_logprobs, tiny_mo
 from workbench.analysis.comparison import summarise_evaluation
 from workbench.analysis.evaluation import evaluate_at_temperatures, evaluate_policy, sequence_kl
 from workbench.batches import collate
+from workbench.control_tokens import conditioned
 from workbench.records import PromptExample, Rollout
 from workbench.sampling import sample
 
@@ -68,6 +69,22 @@ def test_sequence_kl_has_the_exact_kl_of_whole_completions_as_its_expectation(te
     expectation = sum(chance * value for chance, value in zip(ours.values(), sums, strict=True))
     assert exact > 0.1 and expectation == pytest.approx(exact, abs=1e-5)
     assert min(sums) > 0  # exact at every token, unlike the log-ratio of a sample
+
+
+def test_a_reference_is_measured_without_the_control_token_that_the_policy_was_asked_with():
+    policy, reference = tiny_model(vocab_size=6, layers=1), tiny_model(vocab_size=6, layers=1, seed=1)
+    policy.config.control_token_ids = reference.config.control_token_ids = [5]
+    ours, theirs = every_completion(policy, [5, 4, 3], 3), every_completion(reference, [4, 3], 3)
+    exact = sum(chance * math.log(chance / theirs[completion]) for completion, chance in ours.items())
+    prompts = conditioned([PromptExample(prompt_ids=[4, 3], row={"prompt": "x"})], 5) * len(ours)
+    batch = collate([prompt.prompt_ids for prompt in prompts], list(map(list, ours)), pad_id=PAD)
+    rollout = Rollout(
+        **vars(batch), logprobs=torch.zeros(batch.completion_mask.shape), finished=torch.ones(len(ours)).bool()
+    )
+    sums = sequence_kl(policy, reference, rollout)
+    assert exact > 0.1 and sum(c * kl for c, kl in zip(ours.values(), sums, strict=True)) == pytest.approx(
+        exact, abs=1e-5
+    )
 
 
 def test_sequence_kl_of_one_token_is_the_kl_of_the_next_token():

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pandas as pd
 import torch
 
+from workbench.control_tokens import unconditioned
 from workbench.losses.policy import exact_kl
 from workbench.records import PromptExample, Rollout
 from workbench.sampling import reward_arguments, sample
@@ -81,11 +82,12 @@ def sequence_kl(policy, reference, rollout: Rollout, *, temperature: float = 1.0
 
     `rollout` was sampled from `policy` at `temperature`; the sum over tokens is then an unbiased estimate of the
     sequence KL with less variance than the log-ratio of the sample (the Rao-Blackwellised one; Amini et al. 2025).
+    Control tokens that the policy was asked with are not shown to `reference`.
     """
     sums = []
     for start in range(0, len(rollout), batch_size):
         part = rollout.rows(slice(start, start + batch_size))
         logits = completion_logits(policy, part, temperature=temperature)
-        reference_logits = completion_logits(reference, part, temperature=temperature)
+        reference_logits = completion_logits(reference, unconditioned(part, policy), temperature=temperature)
         sums += (exact_kl(logits, reference_logits) * part.completion_mask).sum(1).tolist()
     return sums

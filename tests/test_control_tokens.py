@@ -1,0 +1,136 @@
+"""Control tokens: read, never said, never shown to the reference, kept with the run; quantiles against pandas."""
+
+import pandas as pd
+import pytest
+import torch
+from tiny_models import EOS, FAMILIES, PAD, plain_logprobs, tiny_model, word_tokenizer
+
+from workbench import models
+from workbench.batches import collate
+from workbench.control_tokens import (
+    BAD_GOOD,
+    QUANTILES,
+    add_control_tokens,
+    conditioned,
+    control_token_ids,
+    quantile_indices,
+    unconditioned,
+)
+from workbench.errors import WorkbenchError
+from workbench.records import PromptExample
+from workbench.sampling import completion_texts, sample
+from workbench.scoring import completion_logprobs
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A folder with a tiny policy and its tokenizer, as an earlier run leaves them."""
+    tiny_model(vocab_size=20).save_pretrained(tmp_path / "policy")
+    word_tokenizer().save_pretrained(tmp_path / "policy")
+    return str(tmp_path / "policy")
+
+
+def extended(saved, tokens=QUANTILES):
+    tokenizer, _ = models.load_tokenizer(saved)
+    ids = add_control_tokens(tokenizer, tokens)
+    return tokenizer, models.load_policy(saved, tokenizer), ids
+
+
+def test_tokens_are_added_once_and_in_order(saved):
+    tokenizer, _ = models.load_tokenizer(saved)
+    assert control_token_ids(tokenizer) == []
+    assert add_control_tokens(tokenizer, BAD_GOOD) == [20, 21] == add_control_tokens(tokenizer, BAD_GOOD)
+    assert add_control_tokens(tokenizer, QUANTILES) == [22, 23, 24, 25, 26]
+    assert control_token_ids(tokenizer) == [20, 21, 22, 23, 24, 25, 26] and len(tokenizer) == 27
+    assert tokenizer("<|good|> the sky")["input_ids"] == [21, 7, 8]
+    assert tokenizer.decode([20, 7, 24, 8], skip_special_tokens=True) == "the sky"
+
+
+def test_a_policy_that_never_heard_of_them_predicts_what_it_did(saved):
+    tokenizer, policy, _ = extended(saved)
+    plain = models.load_policy(saved, models.load_tokenizer(saved)[0])
+    batch = collate([[4, 6], [9]], [[7, EOS], [8, 8, EOS]], pad_id=PAD)
+    assert policy.config.vocab_size == len(tokenizer) == 25
+    with torch.no_grad():
+        torch.testing.assert_close(completion_logprobs(policy, batch), completion_logprobs(plain, batch))
+    assert not hasattr(plain.config, "control_token_ids")  # nothing is written where there are none
+
+
+def test_they_travel_with_the_run(saved, tmp_path):
+    tokenizer, policy, ids = extended(saved)
+    policy.save_pretrained(tmp_path / "run")
+    tokenizer.save_pretrained(tmp_path / "run")
+    again, notes = models.load_tokenizer(str(tmp_path / "run"))
+    loaded = models.load_policy(str(tmp_path / "run"), again)
+    assert notes == [] and control_token_ids(again) == ids == loaded.config.control_token_ids
+    assert add_control_tokens(again, QUANTILES) == ids
+    batch = collate([[ids[-1], 6], [ids[0], 6]], [[7, EOS], [7, EOS]], pad_id=PAD)
+    with torch.no_grad():
+        expected = completion_logprobs(policy, batch)
+        assert torch.equal(completion_logprobs(loaded, batch), expected)
+    assert not torch.allclose(expected[0], expected[1])  # the token is read
+
+
+def test_a_policy_built_from_nothing_knows_them():
+    tokenizer = word_tokenizer()
+    ids = add_control_tokens(tokenizer, BAD_GOOD)
+    assert models.build_policy("llama-64x2", tokenizer).config.control_token_ids == ids
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.0])
+def test_they_are_never_said_and_cost_no_probability(saved, temperature):
+    tokenizer, policy, ids = extended(saved)
+    with torch.no_grad():  # every hidden state makes some of them by far the most likely token
+        policy.lm_head.weight[ids] = 50 * torch.randn(5, 16, generator=torch.Generator().manual_seed(0))
+    prompts = [[ids[-1], 4, 6]] * 200
+    generator = torch.Generator().manual_seed(0)
+    rollout = sample(policy, prompts, max_completion_length=6, temperature=temperature, generator=generator)
+    assert not torch.isin(rollout.completions, torch.tensor(ids)).any()
+    assert not any("<|" in text for text in completion_texts(tokenizer, rollout))
+    for row in range(3):
+        said = rollout.completions[row][rollout.completion_mask[row]].tolist()
+        expected = plain_logprobs(policy, prompts[row], said)
+        assert rollout.logprobs[row][: len(said)].tolist() == pytest.approx(expected, abs=1e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(completion_logprobs(policy, rollout), rollout.logprobs, rtol=1e-4, atol=1e-4)
+
+
+def test_conditioning_changes_what_the_policy_reads_and_not_what_a_reward_reads():
+    prompts = [PromptExample(prompt_ids=[4, 6], row={"prompt": "user :", "kind": "qa"})]
+    (told,) = conditioned(prompts, 24)
+    assert told.prompt_ids == [24, 4, 6] and told.row == prompts[0].row and prompts[0].prompt_ids == [4, 6]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_reader_who_is_not_told_reads_the_rest_as_if_the_token_were_not_there(family):
+    model = tiny_model(family, vocab_size=25)
+    model.config.control_token_ids = [20, 21, 22, 23, 24]
+    prompts, completions = [[23, 4, 6, 7], [24, 9], [8, 8]], [[10, EOS], [11, 12, 13, EOS], [5]]
+    batch = collate(prompts, completions, pad_id=PAD)
+    with torch.no_grad():
+        logprobs = completion_logprobs(model, unconditioned(batch, model))
+    for row, prompt in enumerate([[4, 6, 7], [9], [8, 8]]):
+        expected = plain_logprobs(model, prompt, completions[row])
+        assert logprobs[row][: len(expected)].tolist() == pytest.approx(expected, abs=1e-5)
+    assert unconditioned(batch, tiny_model(family)) is batch  # without tokens there is nothing to leave out
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize("size", [7, 40, 41, 1000])
+def test_quantiles_are_those_of_pandas(count, size):
+    scores = torch.randn(size, generator=torch.Generator().manual_seed(size), dtype=torch.float64).tolist()
+    from_the_best = pd.qcut([-score for score in scores], count, labels=False)  # pandas closes its bins on the right
+    assert quantile_indices(scores, count) == (count - 1 - from_the_best).tolist()
+
+
+@pytest.mark.parametrize("share", [0.05, 0.4, 0.9])
+def test_equal_scores_share_a_quantile_and_the_best_are_always_told_from_the_rest(share):
+    good = round(100 * share)
+    indices = quantile_indices([0.0] * (100 - good) + [1.0] * good, 5)
+    assert set(indices[: 100 - good]) == {0} and set(indices[100 - good :]) == {4}
+    assert quantile_indices([2.0] * 7, 5) == [4] * 7 and quantile_indices([1.0], 2) == [1]
+
+
+def test_a_score_that_is_not_a_number_is_refused():
+    with pytest.raises(WorkbenchError, match="scores holds 1 values that are NaN"):
+        quantile_indices([1.0, float("nan")], 2)
