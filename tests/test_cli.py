@@ -202,6 +202,14 @@ def test_a_file_that_is_no_notebook_is_refused(repository, capsys):
         ("- notebook: 02_sft", "report: maybe\n", "true or false as `report`"),
         ("- notebook: 02_sft", "a: b: c\n", "not valid YAML"),
         ("- notebook: tour.yaml", "", "needs a notebook"),
+        ("- notebook: 02_sft", "each: [0, 1]\n", "each [0, 1]: write"),
+        ("- notebook: 02_sft", "each: {seed: []}\n", "one list of values per name"),
+        ("- {name: a, notebook: 02_sft, each: {seed: 3}}", "", "Stage a of"),
+        (
+            "- {name: a, notebook: 02_sft, parameters: {seed: '{n}'}}",
+            "each: {n: [0]}\n",
+            "put it into its name as well",
+        ),
     ],
 )
 def test_a_broken_recipe_is_refused_with_what_is_wrong(repository, capsys, stages, head, part):
@@ -270,6 +278,22 @@ def test_a_setting_without_a_stage_reaches_every_stage_that_has_it(repository):
     write_recipe(repository, "- notebook: 02_sft\n- {notebook: 02_sft, name: again}\n- notebook: 06_policy_gradient")
     values = [stage.values for stage in plan(repository, "tour", "seed=4", "again.seed=5").stages]
     assert [stage.get("seed") for stage in values] == [4, 5, None]
+
+
+def test_a_stage_is_repeated_for_every_value_that_its_name_holds(repository):
+    stages = """
+- {name: "sft_{n}", notebook: 02_sft, parameters: {seed: "{n}"}}
+- name: "{what}_{n}"
+  notebook: 06_policy_gradient
+  each: {what: [fast, slow]}
+  parameters: {dataset: "{out}/sft_{n}/{what}", steps: 3}
+- {name: alone, notebook: 02_sft}"""
+    write_recipe(repository, stages, "each: {n: [4, 5]}\n")
+    made = plan(repository, "tour").stages
+    assert [stage.name for stage in made] == ["sft_4", "sft_5", "fast_4", "slow_4", "fast_5", "slow_5", "alone"]
+    assert [stage.given.get("seed") for stage in made] == [4, 5, None, None, None, None, None]
+    assert made[4].given["dataset"] == "runs/tour/sft_5/fast" and made[4].needs == ("sft_5",)
+    assert made[5].given["steps"] == 3
 
 
 def test_out_moves_every_folder_and_every_reference_to_it(repository):

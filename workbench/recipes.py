@@ -1,6 +1,7 @@
 """Plans: one notebook or a recipe of several, with presets and given parameters, checked before anything starts."""
 
 import fnmatch
+import itertools
 import os
 import re
 from dataclasses import dataclass
@@ -12,8 +13,8 @@ from workbench.errors import WorkbenchError
 from workbench.files import repository_root, resolve, shown
 from workbench.notebooks import Notebook, Value, checked, find, nearest, read_notebook, unknown_parameter
 
-RECIPE_KEYS = ("name", "title", "out", "jobs", "report", "stages")
-STAGE_KEYS = ("name", "notebook", "parameters")
+RECIPE_KEYS = ("name", "title", "out", "jobs", "report", "each", "stages")
+STAGE_KEYS = ("name", "notebook", "parameters", "each")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +110,9 @@ def read_recipe(path: Path) -> dict:
         raise WorkbenchError(f"{shown(path)} has jobs {recipe['jobs']!r}: give a whole number of at least 1.")
     if not isinstance(recipe["out"], str) or not recipe["out"] or type(recipe.get("report", False)) is not bool:
         raise WorkbenchError(f"{shown(path)} needs the name of a folder as `out` and true or false as `report`.")
-    recipe["stages"] = [checked_stage(stage, path) for stage in recipe["stages"]]
+    each = checked_each(recipe, shown(path))
+    stages = (repeated for stage in recipe["stages"] for repeated in repetitions(stage, each, path))
+    recipe["stages"] = [checked_stage(stage, path) for stage in stages]
     names = [stage["name"] for stage in recipe["stages"]]
     for name in names:
         if names.count(name) > 1:
@@ -127,6 +130,49 @@ def read_mapping(path: Path) -> dict:
     if not isinstance(content, dict):
         raise WorkbenchError(f"{shown(path)} holds {type(content).__name__} and must hold `name: value` lines.")
     return content
+
+
+def checked_each(content: dict, owner: str) -> dict[str, list[Value]]:
+    """The lists of `each`, for whose every value a stage is repeated."""
+    each = content.get("each") or {}
+    lists = each.values() if isinstance(each, dict) else [None]
+    plain = all(isinstance(values, list) and values for values in lists)
+    if not plain or not all(isinstance(value, str | int | float) for values in lists for value in values):
+        raise WorkbenchError(
+            f"{owner} has each {each!r}: write `each: {{seed: [0, 1, 2]}}`, one list of values per name."
+        )
+    return each
+
+
+def repetitions(stage: object, each: dict[str, list[Value]], path: Path) -> list[object]:
+    """The stage once for every combination of the values whose {names} its own name holds."""
+    if not isinstance(stage, dict) or not isinstance(stage.get("name"), str):
+        return [stage]
+    lists = each | checked_each(stage, f"Stage {stage['name']} of {shown(path)}")
+    used = [name for name in lists if f"{{{name}}}" in stage["name"]]
+    parameters = stage.get("parameters") if isinstance(stage.get("parameters"), dict) else {}
+    for name in lists:
+        if name not in used and any(f"{{{name}}}" in str(value) for value in parameters.values()):
+            raise WorkbenchError(
+                f"Stage {stage['name']} of {shown(path)} uses {{{name}}} in a parameter: put it into its name as well, "
+                "so that every repetition has a folder of its own."
+            )
+    combinations = itertools.product(*(lists[name] for name in used))
+    plain = {key: value for key, value in stage.items() if key != "each"}
+    return [replaced(plain, dict(zip(used, values, strict=True))) for values in combinations]
+
+
+def replaced(entry: object, values: dict[str, Value]) -> object:
+    """A stage, or a part of it, with {name} replaced; text that is nothing but {name} takes the value's type."""
+    if isinstance(entry, dict):
+        return {key: replaced(part, values) for key, part in entry.items()}
+    if not isinstance(entry, str):
+        return entry
+    for name, value in values.items():
+        if entry == f"{{{name}}}":
+            return value
+        entry = entry.replace(f"{{{name}}}", str(value))
+    return entry
 
 
 def checked_stage(stage: object, path: Path) -> dict:

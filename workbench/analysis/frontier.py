@@ -53,6 +53,43 @@ def run_points(runs: Iterable[Run]) -> pd.DataFrame:
     return pd.DataFrame(points)
 
 
+def gains_over_seeds(runs: Iterable[Run]) -> pd.DataFrame:
+    """One row per experiment, seeds put together: what its policy gained over the one it started from, and at what KL.
+
+    Columns run, method, runs; kl, proxy, gold at temperature 1, `gain` of gold over the start there, `greedy_gain` at
+    greedy, each with `_se`; `seeds_above` counts runs whose gold at temperature 1 rose. Errors are over seeds, or for a
+    single run over prompts (of paired differences). Without gold the gains are those of the proxy.
+    """
+    single = [_gain(run) for run in runs if {"evaluation", "evaluation_before"} <= _tables(run)]
+    if not single:
+        raise WorkbenchError("None of these runs holds an evaluation: run a notebook from 06 to 08 first.")
+    frame, rows = pd.DataFrame(single), []
+    for name, part in frame.groupby(frame["run"].str.replace(SEED, "", regex=True), sort=False):
+        row = {**part.iloc[0].to_dict(), "run": name, "runs": len(part), "seeds_above": int((part["gain"] > 0).sum())}
+        for column in ("kl", "proxy", "gold", "gain", "greedy_gain"):
+            if column in part and len(part) > 1:
+                row[column], row[f"{column}_se"] = map(float, mean_and_error(part[column]))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _gain(run: Run) -> dict:
+    before, after = run.table("evaluation_before"), run.table("evaluation")
+    score = "gold" if "gold" in after else "proxy"
+    row = {"run": run.name, "method": after["method"].iloc[0]}
+    summary = summarise_evaluation(after).set_index("temperature").loc[1.0]
+    row |= {name: summary[name] for name in summary.index if name.removesuffix("_se") in ("kl", "proxy", "gold")}
+    for temperature, name in ((1.0, "gain"), (0.0, "greedy_gain")):
+        last, first = (table.loc[table["temperature"] == temperature, score].to_numpy() for table in (after, before))
+        if len(last) and score in before:
+            row[name], row[f"{name}_se"] = map(float, mean_and_error(last - first))
+    return row
+
+
+def _tables(run: Run) -> set[str]:
+    return {path.stem for path in run.path("tables").glob("*.jsonl")}
+
+
 def curves_over_seeds(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """`summarise_evaluation` of every table, averaged over those whose names differ only in their seed.
 
