@@ -406,6 +406,7 @@ def test_it_learns_to_say_the_one_word_that_is_paid_for(algorithm):
         learning_rate=2e-2,
         critic_learning_rate=1e-2,
         cliprange=0.2,
+        penalty_target=0.01,
         evaluate_every=1000,
         mask_top_p=1.0,
     )

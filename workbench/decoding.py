@@ -10,11 +10,14 @@ from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
+from transformers.pytorch_utils import Conv1D
 
 from workbench.errors import WorkbenchError
 from workbench.scoring import position_ids
+
+LARGE = 2**21  # weights: matrices of more are not copied to be joined
 
 
 class Decoder:
@@ -48,83 +51,125 @@ class Decoder:
 
 
 class ShortDecoder(Decoder):
-    """A step through the layers of a known family, with (n, heads, slots, d) of memory per layer."""
+    """A step through the layers of a known family, with (2, n, heads, slots, d) of memory per layer."""
 
     def read_prompts(self, prompts: Tensor, mask: Tensor, index: Tensor) -> Tensor:
         self.positions, self.end = position_ids(mask)[index, -1], prompts.shape[1]
         logits = self._forward(prompts, mask, position_ids(mask))
-        self.memory = [
-            tuple(self._grown(part, index) for part in (layer.keys, layer.values)) for layer in self.cache.layers
-        ]
+        self.memory = [self._grown(layer.keys, layer.values, index) for layer in self.cache.layers]
         del self.cache
-        bias = torch.zeros(mask.shape, dtype=self.model.dtype, device=mask.device)
-        bias = bias.masked_fill(~mask, torch.finfo(bias.dtype).min)[index, None, None]
-        self.bias = None if mask.all() else F.pad(bias, (0, self.steps))  # (n, 1, 1, slots)
-        self.step, self.base = FAMILIES[self.model.config.model_type], _base(self.model)
+        hidden = torch.zeros(mask.shape, dtype=self.model.dtype, device=mask.device)
+        hidden = hidden.masked_fill(~mask, torch.finfo(hidden.dtype).min)[index, None]
+        self.hidden = None if mask.all() else F.pad(hidden, (0, self.steps))  # (n, 1, slots)
+        self.step = FAMILIES[self.model.config.model_type](_base(self.model), self.end + self.steps)
         return logits[index]
 
     def read(self, tokens: Tensor) -> Tensor:
         self.positions, self.end = self.positions + 1, self.end + 1
-        return self.model.get_output_embeddings()(self.step(self.base, tokens, self.positions, self.attend))
+        return self.model.get_output_embeddings()(self.step(tokens, self.positions, self.attend))
 
     def keep(self, order: Tensor) -> None:
         count = len(order)
         moved = (order != torch.arange(count, device=order.device)).nonzero()[:, 0]
-        taken = order[moved]
-        for part in (part for layer in self.memory for part in layer):
-            part[moved, :, : self.end] = part[taken, :, : self.end]
-        self.memory = [tuple(part[:count] for part in layer) for layer in self.memory]
+        for part in self.memory:
+            part[:, moved, :, : self.end] = part[:, order[moved], :, : self.end]
+        self.memory = [part[:, :count] for part in self.memory]
         self.positions = self.positions[order]
-        self.bias = self.bias if self.bias is None else self.bias[order]
+        self.hidden = self.hidden if self.hidden is None else self.hidden[order]
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        """What each row's new token (n, heads, d) sees in its row: (n, heads * d). It is remembered."""
-        keys, values = (part[:, :, : self.end] for part in self.memory[layer])
-        keys[:, :, -1], values[:, :, -1] = key, value
-        query = query.unflatten(1, (keys.shape[1], -1))  # heads that share keys side by side
-        scores = torch.matmul(query * scaling, keys.transpose(2, 3))
-        if self.bias is not None:
-            scores = scores + self.bias[..., : self.end]
-        return torch.matmul(scores.softmax(-1, dtype=torch.float32).to(values.dtype), values).flatten(1)
+    def attend(self, layer: int, query: Tensor, new: Tensor, scaling: float) -> Tensor:
+        """What each row's new token sees in its row, (n, heads * d): `query` (n, heads, d), `new` (n, 2, heads, d).
 
-    def _grown(self, part: Tensor, index: Tensor) -> Tensor:
-        """Keys or values of the prompts, (U, heads, P, d), for every row and with room for all steps."""
-        grown = part.new_empty(len(index), part.shape[1], self.end + self.steps, part.shape[3])
-        grown[:, :, : self.end] = part[index]
+        The new keys and values are remembered.
+        """
+        memory, count = self.memory[layer], len(query)
+        memory[:, :, :, self.end - 1] = new.transpose(0, 1)
+        keys, values = memory.flatten(1, 2)[:, :, : self.end].unbind()  # (n * heads, T, d) each
+        scores = torch.bmm((query * scaling).view(len(keys), -1, keys.shape[2]), keys.transpose(1, 2))
+        if self.hidden is not None:
+            scores = (scores.view(count, -1, self.end) + self.hidden[..., : self.end]).view_as(scores)
+        return torch.bmm(scores.softmax(-1, dtype=torch.float32).to(values.dtype), values).view(count, -1)
+
+    def _grown(self, keys: Tensor, values: Tensor, index: Tensor) -> Tensor:
+        """Keys and values of the prompts, (U, heads, P, d), for every row and with room for all steps."""
+        grown = keys.new_empty(2, len(index), keys.shape[1], self.end + self.steps, keys.shape[3])
+        grown[0, :, :, : self.end], grown[1, :, :, : self.end] = keys[index], values[index]
         return grown
 
 
-def gpt2_step(base, tokens: Tensor, positions: Tensor, attend: Callable) -> Tensor:
-    """Last hidden states (n, width) after one more token."""
-    states = base.wte(tokens) + base.wpe(positions)
-    for number, block in enumerate(base.h):
-        parts = block.attn.c_attn(block.ln_1(states)).split(states.shape[-1], -1)
-        heads = (part.unflatten(-1, (block.attn.num_heads, -1)) for part in parts)
-        states = states + block.attn.c_proj(attend(number, *heads, block.attn.scaling))
-        states = states + block.mlp(block.ln_2(states))
-    return base.ln_f(states)
+def gpt2_step(base, slots: int) -> Callable:
+    """From tokens and positions (n,) to last hidden states (n, width), with the weights as they are now."""
+    layers = [
+        (block.ln_1, _joined(block.attn.c_attn), block.attn, _joined(block.attn.c_proj), block.ln_2, block.mlp)
+        for block in base.h
+    ]
+
+    def step(tokens: Tensor, positions: Tensor, attend: Callable) -> Tensor:
+        states = base.wte(tokens) + base.wpe(positions)
+        for number, (first_norm, project, attention, out, second_norm, feed_forward) in enumerate(layers):
+            parts = project(first_norm(states)).view(len(tokens), 3, attention.num_heads, attention.head_dim)
+            states = states + out(attend(number, parts[:, 0], parts[:, 1:], attention.scaling))
+            states = states + feed_forward(second_norm(states))
+        return base.ln_f(states)
+
+    return step
 
 
-def llama_step(base, tokens: Tensor, positions: Tensor, attend: Callable) -> Tensor:
-    """Last hidden states (n, width) after one more token."""
-    states = base.embed_tokens(tokens)
-    cosines, sines = base.rotary_emb(states, positions[:, None])  # (n, 1, d) each
-    for number, block in enumerate(base.layers):
-        attention, normed = block.self_attn, _normed(block.input_layernorm, states)
-        parts = (attention.q_proj(normed), attention.k_proj(normed), attention.v_proj(normed))
-        query, key, value = (part.unflatten(-1, (-1, attention.head_dim)) for part in parts)
-        turned = torch.cat([query, key], 1)
-        first, second = turned.chunk(2, -1)
-        turned = turned * cosines + torch.cat([-second, first], -1) * sines
-        query, key = turned.split([query.shape[1], key.shape[1]], 1)
-        states = states + attention.o_proj(attend(number, query, key, value, attention.scaling))
-        states = states + block.mlp(_normed(block.post_attention_layernorm, states))
-    return _normed(base.norm, states)
+def llama_step(base, slots: int) -> Callable:
+    """From tokens and positions (n,) to last hidden states (n, width), with the weights as they are now."""
+    device = base.embed_tokens.weight.device
+    cosines, sines = (
+        part[0] for part in base.rotary_emb(base.embed_tokens.weight, torch.arange(slots, device=device)[None])
+    )
+    half = sines.shape[1] // 2
+    sines = torch.cat([-sines[:, :half], sines[:, half:]], 1)  # (slots, d), as are the cosines
+    layers = [
+        (
+            block,
+            _joined(a.q_proj, a.k_proj, a.v_proj),
+            a,
+            _joined(a.o_proj),
+            _joined(m.gate_proj, m.up_proj),
+            m,
+            _joined(m.down_proj),
+        )
+        for block, a, m in ((block, block.self_attn, block.mlp) for block in base.layers)
+    ]
+
+    def step(tokens: Tensor, positions: Tensor, attend: Callable) -> Tensor:
+        states, cosine, sine = base.embed_tokens(tokens), cosines[positions, None], sines[positions, None]
+        for number, (block, project, attention, out, gate_and_up, feed_forward, down) in enumerate(layers):
+            parts = project(_normed(block.input_layernorm, states)).view(len(tokens), -1, attention.head_dim)
+            pairs = parts.shape[1] // (attention.num_key_value_groups + 2)  # heads that are remembered
+            turned = parts[:, :-pairs]
+            turned.copy_(torch.addcmul(turned * cosine, turned.roll(half, -1), sine))
+            new = parts[:, -2 * pairs :].view(len(tokens), 2, pairs, -1)
+            states = states + out(attend(number, parts[:, : -2 * pairs], new, attention.scaling))
+            gate, up = gate_and_up(_normed(block.post_attention_layernorm, states)).chunk(2, -1)
+            states = states + down(feed_forward.act_fn(gate) * up)
+        return _normed(base.norm, states)
+
+    return step
 
 
 def _normed(norm, states: Tensor) -> Tensor:
     """Root-mean-square normalisation in one operation."""
     return F.rms_norm(states, norm.weight.shape, norm.weight, norm.variance_epsilon)
+
+
+def _joined(*modules) -> Callable:
+    """The outputs of linear modules side by side: where they are plain and small by one product, without a detour."""
+    plain = all(type(part) in (nn.Linear, Conv1D) for part in modules)
+    if not plain or any(part._forward_hooks or part._forward_pre_hooks for part in modules):
+        return lambda states: torch.cat([part(states) for part in modules], -1)
+    if type(modules[0]) is Conv1D:
+        return lambda states: torch.addmm(modules[0].bias, states, modules[0].weight)
+    if len(modules) > 1 and sum(part.weight.numel() for part in modules) > LARGE:
+        return lambda states: torch.cat([F.linear(states, part.weight, part.bias) for part in modules], -1)
+    weights, biases = [part.weight for part in modules], [part.bias for part in modules]
+    weight = torch.cat(weights) if len(modules) > 1 else weights[0]
+    bias = None if biases[0] is None else torch.cat(biases)
+    return lambda states: F.linear(states, weight, bias)
 
 
 FAMILIES = {"gpt2": gpt2_step, "llama": llama_step, "qwen2": llama_step}
@@ -150,7 +195,8 @@ def decoder_of(model, *, steps: int) -> Decoder:
 
 def _candidates(model) -> list[type[Decoder]]:
     kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
-    known = model.config.model_type in FAMILIES and kinds == {"full_attention"}
+    growing = (getattr(model.config, "rope_parameters", None) or {}).get("rope_type") in ("dynamic", "longrope")
+    known = model.config.model_type in FAMILIES and kinds == {"full_attention"} and not growing
     return [ShortDecoder, Decoder] if known else [Decoder]
 
 

@@ -140,12 +140,15 @@ def eos_token_ids(model) -> Tensor:
 
 
 def inverse_cdf(logprobs: Tensor, uniforms: Tensor) -> Tensor:
-    """One token per row from log-probabilities (B, V) and uniform numbers (B,) in [0, 1), none of probability 0."""
+    """One token per row from log-probabilities (B, V) and uniform numbers (B,) in [0, 1), none of probability 0.
+
+    Where they are NaN it is the last one, and its log-probability says so.
+    """
     cumulative = logprobs.exp().cumsum(-1)
     total = cumulative[:, -1:]
     # rounding may lift u * total to the total itself, past every token that has any probability
     target = torch.minimum(uniforms[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, target, right=True)[:, 0]
+    return torch.searchsorted(cumulative, target, right=True)[:, 0].clamp(max=logprobs.shape[1] - 1)
 
 
 def _counted(tokens: Tensor, mask: Tensor) -> list[list[int]]:

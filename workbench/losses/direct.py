@@ -27,9 +27,9 @@ def per_token(logprobs: Tensor, lengths: Tensor) -> Tensor:
 def nll_loss(chosen_logprobs: Tensor, chosen_lengths: Tensor) -> Tensor:
     """Negative log-likelihood of the chosen completion, (B,) nats per token; both arguments (B,).
 
-    What CPO, ORPO, SLiC and RRHF add to their comparison, and fine-tuning on the chosen completions alone. Xu et al.
-    2024, Zhao et al. 2023 and Yuan et al. 2023 write the sum over tokens; their code takes the mean, so long
-    completions do not count more.
+    What CPO, ORPO, SLiC and RRHF add to their comparison, and what fine-tuning on chosen completions is. Zhao et al.
+    2023, Yuan et al. 2023 and Xu et al. 2024 write the sum over tokens; a mean does not count long completions more,
+    and stands for the sum when it is weighted by the usual length.
     """
     return -per_token(chosen_logprobs, chosen_lengths)
 

@@ -88,23 +88,23 @@ LOSSES = {
     ),
     "ipo": Objective(title="IPO", loss=direct.ipo_loss, settings={"beta": 0.1}, paper="Azar et al. 2023"),
     "ipo_normalised": Objective(
-        title="IPO per token", loss=direct.ipo_normalised_loss, settings={"beta": 0.1}, paper="Azar et al. 2023"
+        title="IPO per token", loss=direct.ipo_normalised_loss, settings={"beta": 1.0}, paper="Azar et al. 2023"
     ),
     "hinge": Objective(
         title="hinge on DPO's reward", loss=direct.hinge_loss, settings={"beta": 0.1}, paper="Liu et al. 2023"
     ),
     "slic": Objective(
-        title="SLiC", loss=direct.slic_loss, settings={"delta": 1.0}, nll_coef=1.0, paper="Zhao et al. 2023"
+        title="SLiC", loss=direct.slic_loss, settings={"delta": 1.0}, nll_coef=10.0, paper="Zhao et al. 2023"
     ),
     "kto": Objective(
         title="KTO",
         loss=direct.kto_loss,
-        settings={"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0},
+        settings={"beta": 0.5, "desirable_weight": 1.0, "undesirable_weight": 1.0},
         data="labelled",
         paper="Ethayarajh et al. 2024",
     ),
     "orpo": Objective(
-        title="ORPO", loss=direct.orpo_loss, settings={"beta": 0.1}, nll_coef=1.0, paper="Hong et al. 2024"
+        title="ORPO", loss=direct.orpo_loss, settings={"beta": 1.0}, nll_coef=1.0, paper="Hong et al. 2024"
     ),
     "simpo": Objective(
         title="SimPO", loss=direct.simpo_loss, settings={"beta": 2.0, "gamma": 1.0}, paper="Meng et al. 2024"
@@ -117,7 +117,7 @@ LOSSES = {
         title="APO-down", loss=direct.apo_down_loss, settings={"beta": 0.1}, paper="D'Oosterlinck et al. 2024"
     ),
     "rrhf": Objective(
-        title="RRHF", loss=direct.rrhf_loss, settings={}, nll_coef=1.0, data="rankings", paper="Yuan et al. 2023"
+        title="RRHF", loss=direct.rrhf_loss, settings={}, nll_coef=10.0, data="rankings", paper="Yuan et al. 2023"
     ),
     "f_dpo_forward_kl": Objective(
         title="f-DPO, forward KL", loss=direct.forward_kl_dpo_loss, settings={"beta": 0.1}, paper="Wang et al. 2023"
