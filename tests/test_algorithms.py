@@ -557,6 +557,14 @@ def test_the_estimator_is_the_one_asked_for(estimator):
     assert row["kl"] == pytest.approx(log_ratio.sum().item() / 8, abs=1e-4)  # whatever the price is made of
 
 
+def test_the_error_of_the_kl_counts_prompts_and_not_their_completions():
+    trainer = small(algorithm="rloo", batch_size=16)
+    row, seen = trainer.step(), trainer.seen
+    groups = (seen.logprobs - seen.reference_logprobs).double().sum(1).view(4, 4).mean(1)
+    assert row["kl"] == pytest.approx(groups.mean().item(), abs=1e-4)
+    assert row["kl_se"] == pytest.approx(groups.std().item() / 2, abs=1e-4)
+
+
 @pytest.mark.parametrize("estimator", ["k2", "k3", "exact"])
 def test_a_dear_kl_in_the_loss_keeps_the_policy_near_the_reference(estimator):
     def final_kl(kl_coef):

@@ -167,7 +167,6 @@ PROMISED = {
 }
 
 
-@pytest.mark.xfail(reason="open: at test size RLOO and DPO end .022 and .032 nats away, dr_grpo .025; the gate is .02")
 @pytest.mark.parametrize("name", PROMISED)
 def test_methods_that_promise_the_optimum_end_within_a_fiftieth_of_a_nat_and_never_above_the_frontier(
     name, start, reference, world
@@ -181,7 +180,6 @@ def test_methods_that_promise_the_optimum_end_within_a_fiftieth_of_a_nat_and_nev
     assert min(row["exact_wasted_kl"] for row in measured) > -1e-6
 
 
-@pytest.mark.xfail(reason="open: at test size RLOO and DPO end .022 and .032 nats away, dr_grpo .025; the gate is .02")
 def test_with_k3_in_its_loss_dr_grpo_ends_where_enumeration_says_it_rests(start, reference, world):
     trainer = on_policy(start, reference, world, "dr_grpo", num_generations=8)
     rows = [trainer.step() for _ in range(trainer.total_steps)]

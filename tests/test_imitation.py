@@ -263,7 +263,7 @@ def trained_on_four_prompts(selection) -> list[dict]:
     models = told_model(), told_model()
     for model in models:
         model.lm_head.weight.data *= 0.1  # close to uniform, so that every answer is met among the samples
-    sizes = {"steps": 12, "prompts_per_step": 4, "num_generations": 48, "updates_per_step": 8, "batch_size": 48}
+    sizes = {"steps": 12, "prompts_per_step": 4, "num_generations": 48, "updates_per_step": 16, "batch_size": 48}
     trainer = trainer_for(
         selection,
         policy=models[0],
@@ -272,12 +272,12 @@ def trained_on_four_prompts(selection) -> list[dict]:
         prompts=PROMPTS[:4],
         learning_rate=2e-2,
         max_completion_length=2,
+        missing_eos_penalty=0.0,  # with it a good answer that was cut would be worth no more than a bad one
         **sizes,
     )
     return [trainer.step() for _ in range(trainer.total_steps)]
 
 
-@pytest.mark.xfail(reason="open: RAFT stops at half of the prompts and Quark does not rise; cause not found yet")
 @pytest.mark.parametrize("selection", ["raft", "quark"])
 def test_it_learns_the_best_answer_to_four_prompts_by_heart(selection):
     rows = trained_on_four_prompts(selection)

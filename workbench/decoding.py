@@ -5,19 +5,16 @@ without what the library does around them for every other purpose, and with a me
 is tried when a model is first used, against passes over whole rows.
 """
 
-from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache
-from transformers.pytorch_utils import Conv1D
 
 from workbench.errors import WorkbenchError
 from workbench.scoring import position_ids
-
-LARGE = 2**21  # weights: matrices of more are not copied to be joined
+from workbench.short_steps import FAMILIES
 
 
 class Decoder:
@@ -82,10 +79,10 @@ class ShortDecoder(Decoder):
 
         The new keys and values are remembered.
         """
-        memory, count = self.memory[layer], len(query)
+        memory, count = self.memory[layer], query.shape[0]
         memory[:, :, :, self.end - 1] = new.transpose(0, 1)
         keys, values = memory.flatten(1, 2)[:, :, : self.end].unbind()  # (n * heads, T, d) each
-        scores = torch.bmm((query * scaling).view(len(keys), -1, keys.shape[2]), keys.transpose(1, 2))
+        scores = torch.bmm((query * scaling).view(keys.shape[0], -1, keys.shape[2]), keys.transpose(1, 2))
         if self.hidden is not None:
             scores = (scores.view(count, -1, self.end) + self.hidden[..., : self.end]).view_as(scores)
         return torch.bmm(scores.softmax(-1, dtype=torch.float32).to(values.dtype), values).view(count, -1)
@@ -97,82 +94,6 @@ class ShortDecoder(Decoder):
         return grown
 
 
-def gpt2_step(base, slots: int) -> Callable:
-    """From tokens and positions (n,) to last hidden states (n, width), with the weights as they are now."""
-    layers = [
-        (block.ln_1, _joined(block.attn.c_attn), block.attn, _joined(block.attn.c_proj), block.ln_2, block.mlp)
-        for block in base.h
-    ]
-
-    def step(tokens: Tensor, positions: Tensor, attend: Callable) -> Tensor:
-        states = base.wte(tokens) + base.wpe(positions)
-        for number, (first_norm, project, attention, out, second_norm, feed_forward) in enumerate(layers):
-            parts = project(first_norm(states)).view(len(tokens), 3, attention.num_heads, attention.head_dim)
-            states = states + out(attend(number, parts[:, 0], parts[:, 1:], attention.scaling))
-            states = states + feed_forward(second_norm(states))
-        return base.ln_f(states)
-
-    return step
-
-
-def llama_step(base, slots: int) -> Callable:
-    """From tokens and positions (n,) to last hidden states (n, width), with the weights as they are now."""
-    device = base.embed_tokens.weight.device
-    cosines, sines = (
-        part[0] for part in base.rotary_emb(base.embed_tokens.weight, torch.arange(slots, device=device)[None])
-    )
-    half = sines.shape[1] // 2
-    sines = torch.cat([-sines[:, :half], sines[:, half:]], 1)  # (slots, d), as are the cosines
-    layers = [
-        (
-            block,
-            _joined(a.q_proj, a.k_proj, a.v_proj),
-            a,
-            _joined(a.o_proj),
-            _joined(m.gate_proj, m.up_proj),
-            m,
-            _joined(m.down_proj),
-        )
-        for block, a, m in ((block, block.self_attn, block.mlp) for block in base.layers)
-    ]
-
-    def step(tokens: Tensor, positions: Tensor, attend: Callable) -> Tensor:
-        states, cosine, sine = base.embed_tokens(tokens), cosines[positions, None], sines[positions, None]
-        for number, (block, project, attention, out, gate_and_up, feed_forward, down) in enumerate(layers):
-            parts = project(_normed(block.input_layernorm, states)).view(len(tokens), -1, attention.head_dim)
-            pairs = parts.shape[1] // (attention.num_key_value_groups + 2)  # heads that are remembered
-            turned = parts[:, :-pairs]
-            turned.copy_(torch.addcmul(turned * cosine, turned.roll(half, -1), sine))
-            new = parts[:, -2 * pairs :].view(len(tokens), 2, pairs, -1)
-            states = states + out(attend(number, parts[:, : -2 * pairs], new, attention.scaling))
-            gate, up = gate_and_up(_normed(block.post_attention_layernorm, states)).chunk(2, -1)
-            states = states + down(feed_forward.act_fn(gate) * up)
-        return _normed(base.norm, states)
-
-    return step
-
-
-def _normed(norm, states: Tensor) -> Tensor:
-    """Root-mean-square normalisation in one operation."""
-    return F.rms_norm(states, norm.weight.shape, norm.weight, norm.variance_epsilon)
-
-
-def _joined(*modules) -> Callable:
-    """The outputs of linear modules side by side: where they are plain and small by one product, without a detour."""
-    plain = all(type(part) in (nn.Linear, Conv1D) for part in modules)
-    if not plain or any(part._forward_hooks or part._forward_pre_hooks for part in modules):
-        return lambda states: torch.cat([part(states) for part in modules], -1)
-    if type(modules[0]) is Conv1D:
-        return lambda states: torch.addmm(modules[0].bias, states, modules[0].weight)
-    if len(modules) > 1 and sum(part.weight.numel() for part in modules) > LARGE:
-        return lambda states: torch.cat([F.linear(states, part.weight, part.bias) for part in modules], -1)
-    weights, biases = [part.weight for part in modules], [part.bias for part in modules]
-    weight = torch.cat(weights) if len(modules) > 1 else weights[0]
-    bias = None if biases[0] is None else torch.cat(biases)
-    return lambda states: F.linear(states, weight, bias)
-
-
-FAMILIES = {"gpt2": gpt2_step, "llama": llama_step, "qwen2": llama_step}
 _CHOSEN: WeakKeyDictionary = WeakKeyDictionary()  # model -> the decoder that a trial has shown to be right
 
 

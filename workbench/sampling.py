@@ -190,7 +190,6 @@ class _MaskedDecoder:
 def _sample_batch(model, decoder, prompt_ids: list[list[int]], uniforms: Tensor, temperature: float):
     """Completion tokens, mask and log-probabilities, each (B, R), and what was allowed, (B, R, V) or (B, 0, 0)."""
     (steps, count), pad, device = uniforms.shape, model.config.pad_token_id, uniforms.device
-    eos = eos_token_ids(model).to(device)
     tokens = torch.full((count, steps), pad, device=device)
     logprobs = torch.zeros(count, steps, device=device)
     rows, alive = torch.arange(count, device=device), torch.ones(count, dtype=torch.bool, device=device)
@@ -198,19 +197,20 @@ def _sample_batch(model, decoder, prompt_ids: list[list[int]], uniforms: Tensor,
     prompts, mask = _left_padded(list(places), pad)
     index = torch.tensor([places[tuple(prompt)] for prompt in prompt_ids])
     logits = decoder.read_prompts(prompts.to(device), mask.to(device), index.to(device))
+    ends = torch.isin(torch.arange(logits.shape[1], device=device), eos_token_ids(model).to(device))  # (V,)
     for step in range(steps):
         token, logprob = _choose(ban_unsayable(logits.float(), model.config), uniforms[step, rows], temperature)
         tokens[rows, step], logprobs[rows, step] = token, logprob
-        alive = alive & ~torch.isin(token, eos)
+        alive = alive & ~ends[token]
         remaining = int(alive.sum())
         if step + 1 == steps or not remaining:
             break
-        if remaining < COMPACT_BELOW * len(alive):
+        if remaining < COMPACT_BELOW * alive.shape[0]:
             order = _compacted(alive)
             decoder.keep(order)
             rows, token, alive = rows[order], token[order], alive[order]
         logits = decoder.read(token)
-    ended = torch.isin(tokens, eos).long()
+    ended = ends[tokens].long()
     counted = ended.cumsum(1) == ended  # up to and including the first EOS, and not what finished rows went on with
     allowed = getattr(decoder, "allowed", counted.new_ones(count, 0, 0))
     return tokens.masked_fill(~counted, pad), counted, logprobs.masked_fill(~counted, 0), allowed
