@@ -61,6 +61,7 @@ class ShortDecoder(Decoder):
         self.step = FAMILIES[self.model.config.model_type](_base(self.model), self.end + self.steps)
         return logits[index]
 
+    @torch.inference_mode()
     def read(self, tokens: Tensor) -> Tensor:
         self.positions, self.end = self.positions + 1, self.end + 1
         return self.model.get_output_embeddings()(self.step(tokens, self.positions, self.attend))

@@ -1,0 +1,113 @@
+"""What the tour leaves out of the notebooks, at smoke size: other kinds of feedback, objectives, algorithms, losses.
+
+Cells run here one after the other instead of in a kernel of their own, whose start would take most of the time.
+"""
+
+import json
+import math
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+import yaml
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+SMOKE = yaml.safe_load((FOLDER / "presets.yaml").read_text())["smoke"]
+
+
+def execute(name: str, folder: Path, **parameters) -> Path:
+    """Run all cells of a notebook with these parameters; the folder with what it leaves."""
+    parameters = {"run_dir": str(folder), **SMOKE.get(name, {}), **parameters}
+    namespace = {"__name__": "__main__", "display": lambda *shown: None}
+    for number, cell in enumerate(nbformat.read(FOLDER / f"{name}.ipynb", as_version=4).cells):
+        if cell.cell_type == "code":
+            exec(compile(cell.source, f"{name}, cell {number}", "exec"), namespace)
+        if "parameters" in cell.metadata.get("tags", []):
+            assert parameters.keys() <= namespace.keys(), f"{name} has no such parameter"
+            namespace |= parameters
+    return folder
+
+
+def summary_of(folder: Path) -> dict:
+    return json.loads((folder / "summary.json").read_text())
+
+
+def metrics_of(folder: Path) -> pd.DataFrame:
+    return pd.read_json(folder / "metrics.jsonl", lines=True)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """Pretraining, SFT, every kind of feedback and a reward model, as inputs of the other notebooks."""
+    folder = tmp_path_factory.mktemp("branches")
+    base = execute("01_pretrain", folder / "base")
+    sft = execute("02_sft", folder / "sft", model=str(base))
+    kinds = "pairs,margins,rankings,ratings,steps"
+    feedback = execute("03_preferences", folder / "feedback", model=str(sft), kinds=kinds)
+    execute("05_reward_model", folder / "reward", model=str(sft), dataset=str(feedback), policy=str(sft))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"objective": "bradley_terry_margin", "center_rewards_coefficient": 0.01, "lm_coef": 0.1},
+        {"objective": "plackett_luce", "pessimism": 1.0},
+        {"objective": "rating", "start": "scratch", "preset": "llama-32x1"},
+        {"objective": "process"},
+    ],
+    ids=lambda settings: settings["objective"],
+)
+def test_a_reward_model_learns_from_every_kind_of_feedback(settings, runs, tmp_path):
+    inputs = {"model": str(runs / "sft"), "dataset": str(runs / "feedback"), "policy": str(runs / "sft")}
+    summary = summary_of(execute("05_reward_model", tmp_path / "run", **inputs, **settings))
+    assert summary["reward_std"] > 0 and 0 < summary["accuracy vs gold"] < 1
+    assert summary["parameters"] < summary["policy_parameters"] or "preset" not in settings
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"algorithm": "a2c", "whiten_rewards": True, "kl_target": 2.0},
+        {"algorithm": "dapo", "num_generations": 4, "soft_punish_cache": 8},
+        {"algorithm": "nlpo", "entropy_coef": 0.01, "ptx_coef": 1.0},
+        {"algorithm": "rloo", "num_generations": 2, "kl_estimator": "exact", "kl_in": "loss"},
+    ],
+    ids=lambda settings: settings["algorithm"],
+)
+def test_a_policy_gradient_runs_from_the_notebook(settings, runs, tmp_path):
+    inputs = {"model": str(runs / "sft"), "reward_model": str(runs / "reward")}
+    folder = execute("06_policy_gradient", tmp_path / "run", **inputs, **settings)
+    assert summary_of(folder)["algorithm"] == settings["algorithm"]
+    rows = metrics_of(folder)
+    assert rows[["kl", "reward", "policy_loss"]].map(math.isfinite).all(axis=None)
+    assert ("ptx_loss" in rows) == ("ptx_coef" in settings) and ("value_loss" in rows) == (
+        settings["algorithm"] in ("a2c", "nlpo")
+    )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"loss": "kto"}, {"loss": "rrhf"}, {"loss": "ilql"}, {"loss": "simpo", "gamma": 0.5, "ties": True}],
+    ids=lambda settings: settings["loss"],
+)
+def test_a_direct_loss_runs_from_the_notebook_on_the_feedback_it_needs(settings, runs, tmp_path):
+    inputs = {"model": str(runs / "sft"), "dataset": str(runs / "feedback"), "reward_model": str(runs / "reward")}
+    folder = execute("08_direct_alignment", tmp_path / "run", **inputs, **settings)
+    assert summary_of(folder)["loss"] == settings["loss"]
+    assert metrics_of(folder)["loss"].map(math.isfinite).all()
+
+
+@pytest.mark.parametrize("fine_tune", ["raft", "quark"])
+def test_best_of_n_goes_on_to_fine_tuning(fine_tune, runs, tmp_path):
+    sizes = {"steps": 2, "prompts_per_step": 4, "training_prompts": 16, "measured_prompts": 8, "batch_size": 8}
+    inputs = {"model": str(runs / "sft"), "reward_model": str(runs / "reward")}
+    folder = execute("07_best_of_n", tmp_path / "run", **inputs, fine_tune=fine_tune, **sizes)
+    assert (folder / "model" / "model.safetensors").exists()
+
+
+def test_the_exact_world_puts_no_method_above_the_frontier(tmp_path):
+    table = pd.read_json(execute("11_exact_optimum", tmp_path / "run") / "tables" / "ends.jsonl", lines=True)
+    assert {"PPO", "RLOO", "DPO"} <= set(table["method"])
+    assert table["wasted_kl"].min() > -1e-5
