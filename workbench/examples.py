@@ -122,24 +122,16 @@ def ranking_examples(
 
 
 def labelled_examples(
-    dataset: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    column: str = "label",
-    max_prompt_length: int,
-    max_completion_length: int,
-    context: int = 0,
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, *, column: str = "label", **limits: int
 ) -> Examples:
-    """LabelledExamples of a dataset with `prompt`, `completion` and a truth value or number in `column`; in tokens."""
-    prompts = tokenized_prompts(dataset, tokenizer, max_prompt_length, context)
-    completions, cut = tokenized_completions(
-        dataset, dataset["completion"][:], tokenizer, prompts, max_completion_length
-    )
-    examples = [
-        LabelledExample(prompt_ids=prompt, completion_ids=completion, label=float(label))
-        for prompt, completion, label in zip(prompts.ids, completions, dataset[column][:], strict=True)
-    ]
-    return Examples(examples, replace(prompts.report, cut_completions=cut), range(len(examples)))
+    """LabelledExamples of a dataset with `prompt`, `completion` and a truth value or number in `column`.
+
+    `limits` as `completion_examples` takes them.
+    """
+    written = completion_examples(dataset, tokenizer, **limits)
+    labels = zip(written, dataset[column][:], strict=True)
+    examples = [LabelledExample(**vars(example), label=float(label)) for example, label in labels]
+    return Examples(examples, written.report, written.rows)
 
 
 def stepwise_examples(

@@ -9,14 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from workbench.losses.log_ratio import log_ratio
+
 LIKELIEST = -1e-6  # nats: odds of a completion that is surer than this are not told apart in fp32
 STEEPEST = 80.0  # nats: the exponential of more overflows in fp32
-
-
-def log_ratio(logprobs: Tensor, other_logprobs: Tensor) -> Tensor:
-    """How much likelier the first is than the second, nats; 0 where both are infinite alike."""
-    undecided = (logprobs == other_logprobs) & logprobs.isinf()
-    return torch.where(undecided, 0.0, logprobs - other_logprobs)
 
 
 def per_token(logprobs: Tensor, lengths: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from workbench.losses.aggregation import completion_means
+from workbench.losses.log_ratio import log_ratio
 
 
 def policy_gradient_loss(logprobs: Tensor, advantages: Tensor) -> Tensor:
@@ -36,11 +37,11 @@ def clipped_surrogate_loss(
     `cliprange_high` None means the same as `cliprange` (a wider one is DAPO's clip-higher, Yu et al. 2025). Sums over
     completions, all of shape (B,), clip the ratio of whole completions.
     """
-    log_ratio = _log_ratio(logprobs, old_logprobs)
+    moved = log_ratio(logprobs, old_logprobs)
     high = cliprange if cliprange_high is None else cliprange_high
     # The sign of the advantage says which end binds; clipped before exp, a ratio out of range cannot overflow.
     least = math.log1p(-cliprange) if cliprange < 1 else -math.inf
-    kept = torch.where(advantages < 0, log_ratio.clamp(min=least), log_ratio.clamp(max=math.log1p(high)))
+    kept = torch.where(advantages < 0, moved.clamp(min=least), moved.clamp(max=math.log1p(high)))
     return -advantages * kept.exp()
 
 
@@ -58,9 +59,9 @@ def sequence_ratio_loss(
     Arguments as in `clipped_surrogate_loss`, `mask` (B, R). The ratio is the geometric mean of the token ratios (eq.
     7), so the cliprange is far smaller than for tokens. Mean it per completion: that is the paper's objective.
     """
-    log_ratio = completion_means(_log_ratio(logprobs, old_logprobs), mask)[:, None].expand_as(logprobs)
-    unmoved = torch.zeros_like(log_ratio)
-    return clipped_surrogate_loss(log_ratio, unmoved, advantages, cliprange=cliprange, cliprange_high=cliprange_high)
+    moved = completion_means(log_ratio(logprobs, old_logprobs), mask)[:, None].expand_as(logprobs)
+    unmoved = torch.zeros_like(moved)
+    return clipped_surrogate_loss(moved, unmoved, advantages, cliprange=cliprange, cliprange_high=cliprange_high)
 
 
 def kl_penalised_surrogate_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, beta: float) -> Tensor:
@@ -69,7 +70,7 @@ def kl_penalised_surrogate_loss(logprobs: Tensor, old_logprobs: Tensor, advantag
     Arguments as in `clipped_surrogate_loss`; `beta` above 0, reward per nat. The KL is estimated by k3 on the sampled
     tokens, so that no distribution of the old policy is kept; the paper's doubling and halving of `beta` is not here.
     """
-    ratio = _log_ratio(logprobs, old_logprobs).exp()
+    ratio = log_ratio(logprobs, old_logprobs).exp()
     return beta * kl_k3(old_logprobs, logprobs) - advantages * ratio
 
 
@@ -89,7 +90,7 @@ def kl_k1(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
     Unbiased, high variance, negative for single tokens: its mean over on-policy samples is not. A penalty for rewards
     only: as a loss its gradient is 0 on average. Schulman 2020, "k1".
     """
-    return _log_ratio(logprobs, reference_logprobs)
+    return log_ratio(logprobs, reference_logprobs)
 
 
 def kl_k2(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
@@ -98,7 +99,7 @@ def kl_k2(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
     Biased by the third order of the difference, low variance, never negative; the gradient of its mean is that of the
     KL itself, without bias. Schulman 2020, "k2".
     """
-    return 0.5 * _log_ratio(logprobs, reference_logprobs).square()
+    return 0.5 * log_ratio(logprobs, reference_logprobs).square()
 
 
 def kl_k3(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
@@ -107,8 +108,8 @@ def kl_k3(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
     Unbiased, low variance near the reference, never negative; heavy-tailed where the reference likes what the policy
     avoids, and the gradient of its mean is that of KL(reference || policy). Schulman 2020, "k3"; GRPO's penalty.
     """
-    log_ratio = _log_ratio(reference_logprobs, logprobs)
-    return log_ratio.expm1() - log_ratio.clamp(max=torch.finfo(log_ratio.dtype).max)  # inf - inf would be NaN
+    away = log_ratio(reference_logprobs, logprobs)
+    return away.expm1() - away.clamp(max=torch.finfo(away.dtype).max)  # inf - inf would be NaN
 
 
 def exact_kl(logits: Tensor, reference_logits: Tensor) -> Tensor:
@@ -118,16 +119,11 @@ def exact_kl(logits: Tensor, reference_logits: Tensor) -> Tensor:
     excludes (-inf) a token that the policy does not.
     """
     logprobs = logits.float().log_softmax(-1)
-    log_ratio = logprobs - reference_logits.float().log_softmax(-1)
-    return (logprobs.exp() * log_ratio.masked_fill(logprobs.isneginf(), 0)).sum(-1)
+    differences = logprobs - reference_logits.float().log_softmax(-1)
+    return (logprobs.exp() * differences.masked_fill(logprobs.isneginf(), 0)).sum(-1)
 
 
 def entropy(logits: Tensor) -> Tensor:
     """Entropy of the next-token distribution, (B, R) nats, in fp32; `logits` (B, R, V) at the sampling temperature."""
     logprobs = logits.float().log_softmax(-1)
     return -(logprobs.exp() * logprobs.masked_fill(logprobs.isneginf(), 0)).sum(-1)
-
-
-def _log_ratio(logprobs: Tensor, other: Tensor) -> Tensor:
-    """The difference, (B, R) nats; 0 where both exclude the token."""
-    return (logprobs - other).masked_fill(logprobs.isneginf() & other.isneginf(), 0)

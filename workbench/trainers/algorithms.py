@@ -37,7 +37,7 @@ from workbench.losses.policy import (
 
 if TYPE_CHECKING:
     from workbench.trainers.experience import Experience
-    from workbench.trainers.policy_gradient import PolicyGradientConfig
+    from workbench.trainers.policy_gradient_config import PolicyGradientConfig
 
     Worth = tuple[Tensor, Tensor]
 

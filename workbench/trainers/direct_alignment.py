@@ -20,6 +20,7 @@ from workbench.alignment_data import (
 from workbench.epochs import EpochBatches
 from workbench.errors import WorkbenchError
 from workbench.losses import direct
+from workbench.losses.log_ratio import log_ratio
 from workbench.models import model_context, without_dropout
 from workbench.optimization import Descent, require_examples, require_in, require_positive
 from workbench.records import Sequences
@@ -315,7 +316,7 @@ class DirectAlignmentTrainer(Stateful):
 
     def _rewards(self, scored: Scored) -> Tensor:
         """Implied rewards, (B, K)."""
-        ratio = direct.log_ratio(scored.logprobs, scored.reference_logprobs).detach()
+        ratio = log_ratio(scored.logprobs, scored.reference_logprobs).detach()
         reward = direct.per_token(ratio, scored.lengths) if self.objective.normalised else ratio
         return self.config.settings.get("beta", 1.0) * reward
 
