@@ -97,7 +97,7 @@ def kl_k2(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
     """Half the squared log-ratio, (B, R) nats, for tokens sampled from the policy.
 
     Biased by the third order of the difference, low variance, never negative; the gradient of its mean is that of the
-    KL itself, without bias. Schulman 2020, "k2".
+    token's own KL, without bias, and forgets what the token does to those after it. Schulman 2020, "k2".
     """
     return 0.5 * log_ratio(logprobs, reference_logprobs).square()
 
