@@ -200,7 +200,7 @@ def test_ties_come_only_where_they_are_asked_for_and_are_never_held_out(tmp_path
     [
         ("pairs", "rankings", "The loss 'this' learns from rankings: .*no column 'completions', 'ranking'"),
         ("labelled", "pairs", "The loss 'this' learns from pairs: .*no column 'chosen', 'rejected'"),
-        ("rankings", "labelled", "The loss 'this' learns from labelled: .*no column 'completion', 'label'"),
+        ("rankings", "labelled", "The loss 'this' learns from labelled completions: .*no column 'completion', 'label'"),
     ],
 )
 def test_missing_data_are_named_with_the_loss_and_the_column(rows, kind, says, tmp_path):

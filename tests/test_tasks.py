@@ -166,6 +166,14 @@ def test_prompts_of_a_file_are_at_most_as_many_as_asked_for(demonstrations):
     assert len(demonstrations.prompts(5, 0, split="train")) == 5
 
 
+def test_prompts_of_a_file_keep_what_a_reward_may_read_and_no_answer(tmp_path):
+    rows = [{"prompt": f"{n} + 1 =", "chosen": str(n + 1), "rejected": "no", "solution": n + 1} for n in range(40)]
+    path = write_rows(tmp_path / "pairs.jsonl", [{**row, "finished": True} for row in rows])
+    prompts = open_task(path, held_out=0.5).prompts(0, 0, split="train")
+    assert set(prompts.column_names) == {"prompt", "solution"}
+    assert all(row["prompt"] == f"{row['solution'] - 1} + 1 =" for row in prompts)
+
+
 def test_documents_of_a_file_are_split_by_text(tmp_path):
     texts = [f"text {letter} of a few more words than eight in all" for letter in LETTERS] * 2
     task = open_task(write_rows(tmp_path / "texts.jsonl", [{"text": text} for text in texts]), held_out=0.25)

@@ -55,7 +55,8 @@ class RememberedLogprobs:
 class Pairs:
     """Two completions of one prompt, the chosen one first, perhaps with the probability that it is the better one."""
 
-    record, columns, encode = PairExample, "prompt, chosen, rejected", staticmethod(pair_examples)
+    title, columns = "pairs", "prompt, chosen, rejected"
+    record, encode = PairExample, staticmethod(pair_examples)
 
     @staticmethod
     def rows(task, count: int, ties: bool):
@@ -103,7 +104,8 @@ class Pairs:
 class Labelled:
     """One completion with a label, desirable or not."""
 
-    record, columns, encode = LabelledExample, "prompt, completion, label", staticmethod(labelled_examples)
+    title, columns = "labelled completions", "prompt, completion, label"
+    record, encode = LabelledExample, staticmethod(labelled_examples)
 
     @staticmethod
     def rows(task, count: int, ties: bool):
@@ -157,7 +159,8 @@ class Labelled:
 class Rankings:
     """K completions of one prompt in an order."""
 
-    record, columns, encode = RankingExample, "prompt, completions, ranking", staticmethod(ranking_examples)
+    title, columns = "rankings", "prompt, completions, ranking"
+    record, encode = RankingExample, staticmethod(ranking_examples)
 
     @staticmethod
     def rows(task, count: int, ties: bool):
@@ -207,7 +210,7 @@ def require_kind(kind: str, examples: list, *, loss: str) -> None:
     other = next((example for example in examples if not isinstance(example, wanted.record)), None)
     if other is not None:
         raise WorkbenchError(
-            f"The loss {loss!r} learns from {kind} (columns {wanted.columns}), not from {type(other).__name__}: "
+            f"The loss {loss!r} learns from {wanted.title} (columns {wanted.columns}), not from {type(other).__name__}: "
             "give it such data, or choose a loss for the data that you have."
         )
     sizes = sorted({len(wanted.completions(example)) for example in examples})
@@ -226,7 +229,7 @@ def load_examples(task, tokenizer, *, loss: str, kind: str, count: int, ties: bo
     try:
         train, held_out = DATA[kind].rows(task, count, ties)
     except WorkbenchError as error:
-        raise WorkbenchError(f"The loss {loss!r} learns from {kind}: {error}") from error
+        raise WorkbenchError(f"The loss {loss!r} learns from {DATA[kind].title}: {error}") from error
     return train, *(DATA[kind].encode(rows, tokenizer, **limits) for rows in (train, held_out))
 
 

@@ -168,9 +168,11 @@ class FileTask:
         return self._drawn(*self._sides("stepwise"), count, seed=0)
 
     def prompts(self, count: int, seed: int, *, split: str) -> Dataset:
-        """Distinct prompts of one side of the split, shuffled; at most `count`."""
+        """Distinct prompts of one side of the split, shuffled; at most `count`. Columns that only a reward reads stay."""
         train, test = self._sides(*(schema for schema in STANDARD_COLUMNS if schema != "text"))
-        side = (train if split == "train" else test).select_columns(["prompt"])
+        side = train if split == "train" else test
+        answers = {"finished"}.union(*(columns_of(schema) for schema in STANDARD_COLUMNS)) - {"prompt"}
+        side = side.remove_columns([name for name in side.column_names if name in answers])
         return _drawn(_distinct(side), count, seed=seed)
 
     def openings(self, count: int, seed: int) -> Dataset:
