@@ -369,7 +369,7 @@ def test_a_configuration_takes_the_defaults_of_its_loss(loss):
 @pytest.mark.parametrize(
     ("loss", "examples", "says"),
     [
-        ("kto", PAIRS, "'kto' learns from labelled completions .columns prompt, completion, label., not from PairExample"),
+        ("kto", PAIRS, "'kto' learns from labelled completions .columns prompt, completion, label., not from Pair"),
         ("rrhf", PAIRS, "'rrhf' learns from rankings .columns prompt, completions, ranking."),
         ("dpo", DATA["labelled"][0], "'dpo' learns from pairs .columns prompt, chosen, rejected."),
         ("rrhf", [ranked([4], [[5], [6]], [0, 1]), *DATA["rankings"][0]], "2 and with 3 completions"),

@@ -210,8 +210,8 @@ def require_kind(kind: str, examples: list, *, loss: str) -> None:
     other = next((example for example in examples if not isinstance(example, wanted.record)), None)
     if other is not None:
         raise WorkbenchError(
-            f"The loss {loss!r} learns from {wanted.title} (columns {wanted.columns}), not from {type(other).__name__}: "
-            "give it such data, or choose a loss for the data that you have."
+            f"The loss {loss!r} learns from {wanted.title} (columns {wanted.columns}), not from "
+            f"{type(other).__name__}: give it such data, or choose a loss for the data that you have."
         )
     sizes = sorted({len(wanted.completions(example)) for example in examples})
     if len(sizes) > 1:

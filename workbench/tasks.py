@@ -168,7 +168,7 @@ class FileTask:
         return self._drawn(*self._sides("stepwise"), count, seed=0)
 
     def prompts(self, count: int, seed: int, *, split: str) -> Dataset:
-        """Distinct prompts of one side of the split, shuffled; at most `count`. Columns that only a reward reads stay."""
+        """Distinct prompts of one side of the split, shuffled; at most `count`. What only a reward reads stays."""
         train, test = self._sides(*(schema for schema in STANDARD_COLUMNS if schema != "text"))
         side = train if split == "train" else test
         answers = {"finished"}.union(*(columns_of(schema) for schema in STANDARD_COLUMNS)) - {"prompt"}
