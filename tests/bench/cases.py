@@ -77,6 +77,7 @@ CASES = {
         Case(name="sft", method="sft", gate=0, steps=6),
         Case(name="sft, variable", method="sft", gate=1.8, variable=True, steps=24),
         Case(name="generate", method="generate", gate=2.0, steps=4),
+        Case(name="generate, 256 rows", method="generate", gate=2.0, steps=4, batch_size=256),
     )
 }
 DEVICE_CASES = ("ppo", "grpo", "dpo", "sft", "generate")  # what a GPU runs, with longer texts

@@ -13,11 +13,11 @@ import cases
 import torch
 import transformers
 
-from workbench import models, sampling
+from workbench import models, sampling, scoring
 from workbench.batches import collate
 from workbench.packing import collate_demonstrations, token_lengths
 from workbench.records import CompletionExample, PairExample, PromptExample, Rollout
-from workbench.rewards import LearnedReward
+from workbench.rewards import LearnedReward, raw_rewards
 from workbench.scoring import completion_logprobs
 from workbench.trainers import policy_gradient
 from workbench.trainers.direct_alignment import DirectAlignmentConfig, DirectAlignmentTrainer
@@ -187,11 +187,25 @@ class Ours:
         return cases.measured(times, self.device) | {"tokens": tokens}
 
     def replay(self, recorded: dict) -> dict:
-        """Our losses on exactly what the peer was trained on, beside the peer's: the largest relative difference."""
+        """Our losses on exactly what the peer was trained on, beside the peer's: the largest relative difference.
+
+        The peer's policies may say padding, ours never do: in the replay they may, too. Its reward model reads token
+        ids, ours texts, which leave out special tokens: in the replay it reads ids, too.
+        """
+        scoring.ban_unsayable = lambda logits, config: logits
         trainer = getattr(self, self.case.method)()
         if recorded["sampled"]:
+            rollouts = []
             replayed = iter(recorded["sampled"])
-            policy_gradient.sample = lambda model, prompts, **settings: self.as_rollout(model, prompts, next(replayed))
+
+            def sampled(model, prompts, **settings):
+                rollouts.append(self.as_rollout(model, prompts, next(replayed)))
+                return rollouts[-1]
+
+            policy_gradient.sample = sampled
+            if self.case.method == "ppo":
+                judge = models.frozen(self.scalar(models.load_reward_model, "reward"))
+                trainer.reward = lambda *texts, **columns: raw_rewards(judge, rollouts[-1]).tolist()
         if hasattr(trainer, "batches"):
             trainer.batches = InOrder(len(trainer.batches.lengths), trainer.batches.batch_size)
         rows = [trainer.step() for _ in range(self.case.steps)]
@@ -202,8 +216,9 @@ class Ours:
         longest = self.case.completion_length
         if len(sampled[0]) > longest:  # whole rows, prompts included
             sampled = [row[-longest:] for row in sampled]
-        ends = [row.index(cases.EOS) + 1 if cases.EOS in row else len(row) for row in sampled]
-        rows = [row[:end] for row, end in zip(sampled, ends, strict=True)]
+        rows = [row[: row.index(cases.EOS) + 1] if cases.EOS in row else row for row in sampled]
+        if self.case.method == "ppo":  # there the peer takes what follows padding for padding
+            rows = [row[: row.index(cases.PAD)] if cases.PAD in row else row for row in rows]
         prompts = [list(ids) for ids in prompts]
         if len(prompts) < len(rows):
             prompts = [ids for ids in prompts for _ in range(len(rows) // len(prompts))]

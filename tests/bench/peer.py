@@ -219,6 +219,7 @@ class Peer:
             gamma=1.0,
             lam=0.95,
             missing_eos_penalty=None,
+            stop_token="eos",  # else it goes on after the end
         )
         rows = Dataset.from_dict({"input_ids": cases.prompts(case, self.vocabulary, case.batch_size * case.steps)})
         models = (self.model(), self.model(), self.model("reward"))

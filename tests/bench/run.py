@@ -24,6 +24,8 @@ SMALL = ("gpt2-128x4", "llama-128x4")
 WIDE = ("gpt2-384x6", "llama-384x6")
 WIDE_CASES = ("ppo", "grpo", "dpo, variable", "sft, variable", "generate")
 AGREEMENT = 2e-3  # largest relative difference of losses before a ratio is printed
+# TRL's PPO rewards a text that ended early one token after its end and counts that token's value: some texts of a batch.
+AGREEMENT_OF = {"ppo": 1e-2}
 
 
 def main() -> None:
@@ -86,7 +88,7 @@ def compare(model: str, name: str, given, device: str, peak: float) -> dict:
             dump = str(given.out / "replay.json")
             theirs.ask(dump=dump)
             row["differences"] = ours.ask(replay=dump)["differences"]
-            if not max(row["differences"].values()) <= AGREEMENT:
+            if not max(row["differences"].values()) <= AGREEMENT_OF.get(cases.CASES[name].method, AGREEMENT):
                 return row | {"disagree": True}
         found: dict[str, list[dict]] = {"peer": [], "ours": []}
         for number in range(given.rounds):
