@@ -24,7 +24,7 @@ SMALL = ("gpt2-128x4", "llama-128x4")
 WIDE = ("gpt2-384x6", "llama-384x6")
 WIDE_CASES = ("ppo", "grpo", "dpo, variable", "sft, variable", "generate")
 AGREEMENT = 2e-3  # largest relative difference of losses before a ratio is printed
-# TRL's PPO rewards a text that ended early one token after its end and counts that token's value: some texts of a batch.
+# TRL's PPO rewards a text that ended early one token after its end, and counts that token's value.
 AGREEMENT_OF = {"ppo": 1e-2}
 
 
