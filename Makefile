@@ -94,6 +94,7 @@ settings_from_pip = $(call from_pip,UV_FIND_LINKS,PIP_FIND_LINKS,find-links); \
 	$(call from_pip,UV_DEFAULT_INDEX,PIP_INDEX_URL,index-url); \
 	$(call from_pip,SSL_CERT_FILE,PIP_CERT,cert)
 
+# Compiled once here: where Python may not write bytecode itself, every kernel would compile it all again.
 $(STAMP): requirements.lock pyproject.toml
 	@if [ ! -x $(BIN)/python ] || ! $(BIN)/python -c '' || { [ -s $(STAMP) ] && [ "$(MADE_IN)" != "$(CURDIR)" ]; }; then \
 	  for python in $(PYTHON) python3.11 python3.12 python3.13 python3.14 python3 none; do \
@@ -109,7 +110,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@echo "Installing requirements.lock into .venv (under a minute with uv, some minutes with pip)"
 	@$(settings_from_pip); \
 	if $(PIP) install -qq uv \
-	  && $(BIN)/python -m uv pip install -q --python $(BIN)/python -r requirements.lock \
+	  && $(BIN)/python -m uv pip install -q --compile-bytecode --python $(BIN)/python -r requirements.lock \
 	  && $(BIN)/python -m uv pip install -q --python $(BIN)/python --no-deps -e .; then :; \
 	else \
 	  echo "uv did not succeed: installing the same versions with pip"; \

@@ -71,9 +71,6 @@ class Outcome:
 SFT = "run 02_sft --preset smoke --out {out} -p max_completion_length=12 "
 FILE = SFT + "-p model={here}/model -p dataset={here}/"
 MODEL = SFT + "-p dataset={here}/good.jsonl -p model={here}/"
-JUDGED = "run 03_preferences --preset smoke --out {out} -p model={here}/model "
-REWARD = "run 05_reward_model --preset smoke --out {out} -p model={here}/model -p policy={here}/model "
-POLICY = "run 06_policy_gradient --preset smoke --out {out} -p model={here}/model -p reward_model={here}/model "
 DIRECT = "run 08_direct_alignment --preset smoke --out {out} -p model={here}/model "
 CASES = [
     Case(
@@ -167,51 +164,6 @@ CASES = [
         name="chosen and rejected identical",
         command=DIRECT + "-p dataset={here}/identical.jsonl",
         says=("1 rows whose chosen and rejected are identical", "row 3", "remove"),
-    ),
-    Case(
-        name="unknown kind of feedback",
-        command=JUDGED + "-p kinds=pairs,rankngs",
-        says=("'rankngs'", "use pairs, margins, rankings, ratings, steps"),
-    ),
-    Case(
-        name="unknown objective",
-        command=REWARD + "-p dataset={here}/pairs.jsonl -p objective=bradly_terry",
-        says=("'bradly_terry'", "choose one of", "bradley_terry_margin", "plackett_luce", "process"),
-    ),
-    Case(
-        name="unknown algorithm",
-        command=POLICY + "-p algorithm=pppo",
-        says=("'pppo'", "choose one of", "ppo", "rloo", "dr_grpo", "nlpo"),
-    ),
-    Case(
-        name="unknown loss",
-        command=DIRECT + "-p dataset={here}/pairs.jsonl -p loss=dppo",
-        says=("'dppo'", "choose one of", "conservative_dpo", "kto", "f_dpo_js"),
-    ),
-    Case(
-        name="K-wise objective without rankings",
-        command=REWARD + "-p dataset={here}/pairs.jsonl -p objective=plackett_luce",
-        says=("'plackett_luce'", "'ranking'", "found: prompt, chosen, rejected"),
-    ),
-    Case(
-        name="margin objective without margins",
-        command=REWARD + "-p dataset={here}/pairs.jsonl -p objective=bradley_terry_margin",
-        says=("'bradley_terry_margin'", "'margin'", "found: prompt, chosen, rejected"),
-    ),
-    Case(
-        name="unpaired loss without labels",
-        command=DIRECT + "-p dataset={here}/good.jsonl -p loss=kto",
-        says=("'kto'", "'label'", "found: prompt, completion"),
-    ),
-    Case(
-        name="groups of one",
-        command=POLICY + "-p algorithm=grpo -p num_generations=1",
-        says=("num_generations is 1", "grpo", "at least 2"),
-    ),
-    Case(
-        name="beta below 0",
-        command=DIRECT + "-p dataset={here}/pairs.jsonl -p beta=-0.1",
-        says=("beta is -0.1", "above 0"),
     ),
     Case(
         name="model folder without weights",

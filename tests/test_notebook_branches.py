@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 import yaml
 
+from workbench.errors import WorkbenchError
+
 FOLDER = Path(__file__).parent.parent / "notebooks"
 SMOKE = yaml.safe_load((FOLDER / "presets.yaml").read_text())["smoke"]
 
@@ -111,3 +113,33 @@ def test_the_exact_world_puts_no_method_above_the_frontier(tmp_path):
     table = pd.read_json(execute("11_exact_optimum", tmp_path / "run") / "tables" / "ends.jsonl", lines=True)
     assert {"PPO", "RLOO", "DPO"} <= set(table["method"])
     assert table["wasted_kl"].min() > -1e-5
+
+
+DEMONSTRATIONS = [{"prompt": f"user : is {number} red ? assistant :", "completion": " yes ."} for number in range(20)]
+PAIRS = [{"prompt": row["prompt"], "chosen": " yes .", "rejected": " no ."} for row in DEMONSTRATIONS]
+REFUSED = [
+    ("03_preferences", {"kinds": "pairs,rankngs"}, ("'rankngs'", "use pairs, margins, rankings, ratings, steps")),
+    ("05_reward_model", {"objective": "bradly_terry"}, ("'bradly_terry'", "choose one of", "plackett_luce", "process")),
+    ("05_reward_model", {"objective": "plackett_luce"}, ("'plackett_luce'", "'ranking'", "found: prompt, chosen")),
+    ("05_reward_model", {"objective": "bradley_terry_margin"}, ("'bradley_terry_margin'", "'margin'", "found: prompt")),
+    ("06_policy_gradient", {"algorithm": "pppo"}, ("'pppo'", "choose one of", "rloo", "dr_grpo", "nlpo")),
+    ("06_policy_gradient", {"algorithm": "grpo", "num_generations": 1}, ("num_generations is 1", "grpo", "at least 2")),
+    ("08_direct_alignment", {"loss": "dppo"}, ("'dppo'", "choose one of", "conservative_dpo", "kto", "f_dpo_js")),
+    ("08_direct_alignment", {"loss": "kto", "rows": DEMONSTRATIONS}, ("'kto'", "'label'", "found: prompt, completion")),
+    ("08_direct_alignment", {"beta": -0.1}, ("beta is -0.1", "above 0")),
+]
+
+
+@pytest.mark.parametrize(("name", "settings", "says"), REFUSED)
+def test_what_an_objective_can_not_use_is_refused_in_one_sentence(name, settings, says, runs, tmp_path):
+    given = {"model": str(runs / "sft")} | {key: value for key, value in settings.items() if key != "rows"}
+    if name == "06_policy_gradient":
+        given["reward_model"] = str(runs / "reward")
+    elif name != "03_preferences":
+        given["dataset"] = str(tmp_path / "rows.jsonl")
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in settings.get("rows", PAIRS)))
+    with pytest.raises(WorkbenchError) as caught:
+        execute(name, tmp_path / "run", **given)
+    sentence = str(caught.value)
+    assert [part for part in says if part not in sentence] == [] and "\n" not in sentence
+    assert not (tmp_path / "run" / "model").exists() and not (tmp_path / "run" / "summary.json").exists()
