@@ -19,6 +19,7 @@ from workbench.plots.theme import (
     require_columns,
     root_kl,
     styled,
+    styled_beside,
 )
 
 DASHES = ("solid", "dot", "dash")  # one for each round through the colours
@@ -53,7 +54,7 @@ def plot_exact_paths(
     figure.update_yaxes(title="expected reward", range=[low - 0.05 * high, 1.08 * high], row=1)
     figure.update_yaxes(title="wasted KL (nats)", type="log", dtick=1, range=[-3.2, 0.3], row=2)
     reading = "Exact at every point, not sampled. Large symbol: the end. Above the grey line lies no policy at all."
-    return _with_names_beside(figure, title=title or _paths_finding(paths), reading=reading, height=760)
+    return styled_beside(figure, title=title or _paths_finding(paths), reading=reading, height=760)
 
 
 def _exact_path(method: str, rows: pd.DataFrame, column: str, look: dict[str, str]) -> go.Scatter:
@@ -135,14 +136,7 @@ def plot_distance_to_optimum(paths: pd.DataFrame, title: str = "") -> go.Figure:
     reading = (
         "A line that falls to the end would fall further with more steps; one that levels off has another optimum."
     )
-    return _with_names_beside(figure, title=title or near, reading=reading, height=480)
-
-
-def _with_names_beside(figure: go.Figure, *, title: str, reading: str, height: int) -> go.Figure:
-    """The common look with the legend at the right: there are too many names for rows below."""
-    figure = styled(figure, title=title, reading=reading, height=height)
-    legend = {"orientation": "v", "x": 1.01, "xanchor": "left", "y": 1, "yref": "paper", "yanchor": "top"}
-    return figure.update_layout(legend=legend, margin={"r": 160, "b": 62})
+    return styled_beside(figure, title=title or near, reading=reading, height=480)
 
 
 def plot_kl_estimators(estimates: pd.DataFrame, gradients: pd.DataFrame, title: str = "") -> go.Figure:

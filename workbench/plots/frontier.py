@@ -23,8 +23,11 @@ from workbench.plots.theme import (
     run_groups,
     smoothed,
     styled,
+    styled_beside,
     transparent,
 )
+
+NAMES_BELOW = 12  # more methods than this, and their names stand beside the figure
 
 
 def plot_reward_kl_path(
@@ -108,7 +111,8 @@ def plot_frontier(points: pd.DataFrame, title: str = "") -> go.Figure:
     best = points.loc[points[score].idxmax()]
     title = title or f"Highest {score}: {best['run']} with {number(best[score])} at {best['kl']:.2f} nats"
     reading = "Up is better, left is closer to the reference. Point at a run for one of its completions."
-    return styled(figure, title=title, reading=reading, height=480)
+    look = styled if len(figure.data) <= NAMES_BELOW else styled_beside
+    return look(figure, title=title, reading=reading, height=480)
 
 
 def _point_details(rows: pd.DataFrame) -> list[str]:

@@ -73,6 +73,15 @@ def styled(figure: go.Figure, *, title: str, reading: str, height: int = 440) ->
     return figure.update_xaxes(AXIS_LOOK).update_yaxes(AXIS_LOOK)
 
 
+def styled_beside(figure: go.Figure, *, title: str, reading: str, height: int = 440) -> go.Figure:
+    """`styled` with the names at the right instead of below, for many names; as high as they need."""
+    names = [trace.name for trace in figure.data if trace.name and trace.showlegend is not False]
+    figure = styled(figure, title=title, reading=reading, height=max(height, 150 + 19 * len(names)))
+    legend = {"orientation": "v", "x": 1.01, "xanchor": "left", "y": 1, "yref": "paper", "yanchor": "top"}
+    width = min(320, 60 + 7 * max(map(len, names), default=0))
+    return figure.update_layout(legend=legend, margin={"r": width, "b": 62})
+
+
 def _headline(title: str, reading: str) -> tuple[str, int]:
     """Title and reading as wrapped, escaped text of one plotly title, and the number of its lines."""
     titles, readings = (textwrap.wrap(text, width) for text, width in ((title, 85), (reading, 125)))
