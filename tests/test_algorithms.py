@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -435,18 +436,41 @@ def test_groups_stay_whole_and_are_scored_as_groups(algorithm, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "policy", "critic"), [("ppo", 2, 3), ("a2c", 1, 1), ("rloo", 1, 0), ("grpo", 2, 0)]
+    ("settings", "policy", "critic"),
+    [
+        ({"algorithm": "ppo"}, 2, 3),
+        ({"algorithm": "ppo", "num_ppo_epochs": 3, "num_mini_batches": 1}, 3, 3),
+        ({"algorithm": "a2c"}, 1, 1),
+        ({"algorithm": "rloo"}, 1, 0),
+        ({"algorithm": "grpo"}, 2, 0),
+    ],
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else str(value),
 )
-def test_nothing_is_computed_twice(algorithm, policy, critic, monkeypatch):
+def test_nothing_is_computed_twice(settings, policy, critic, monkeypatch):
     calls = []
     for name in ("counted_logits", "completion_values"):
         plain = getattr(policy_gradient, name)
         monkeypatch.setattr(
             policy_gradient, name, lambda model, *a, plain=plain, **k: (calls.append(model), plain(model, *a, **k))[1]
         )
-    trainer = small(algorithm=algorithm, evaluate_every=100)
+    trainer = small(evaluate_every=100, **settings)
     trainer.step()
     assert [calls.count(model) for model in (trainer.reference, trainer.policy, trainer.critic)] == [1, policy, critic]
+
+
+def test_a_pass_of_the_critic_that_serves_twice_changes_no_update():
+    thrifty, plain = (small(algorithm="ppo", num_ppo_epochs=3, num_mini_batches=1) for _ in range(2))
+    experience = plain.experience
+
+    def without_graph(rollout):
+        found = experience(rollout)
+        return replace(found, values=found.values.detach())
+
+    plain.experience = without_graph
+    for trainer in (thrifty, plain):
+        trainer.step()
+    for one, other in zip(thrifty.critic.parameters(), plain.critic.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
 
 
 # Options

@@ -34,7 +34,7 @@ class Experience(Samples):
 
     kl: Tensor  # (B, R) nats from the reference, by the chosen estimator
     advantages: Tensor  # (B, R) in reward units or standard deviations, 0 where not counted
-    values: Tensor  # (B, R) in reward units, 0 without a critic; with a graph where they can serve the only update
+    values: Tensor  # (B, R) in reward units, 0 without a critic; with a graph where they can serve the first update
     returns: Tensor  # (B, R) in reward units
 
 

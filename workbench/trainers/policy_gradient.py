@@ -6,6 +6,7 @@ One trainer; what tells the algorithms apart is a row of `algorithms.ALGORITHMS`
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -156,7 +157,7 @@ class PolicyGradientTrainer(Stateful):
         rewards = token_rewards(kl, earned(rollout, config), mask, kl_coef=price)
         if config.whiten_rewards:
             rewards = masked_rescale(rewards, mask)
-        with torch.set_grad_enabled(config.updates_per_step == 1):  # the pass is then that of the update, too
+        with torch.set_grad_enabled(config.num_mini_batches == 1):  # the pass is then that of the first update, too
             values = self._values(rollout)
         advantages, returns = self.algorithm.baseline(rewards, values.detach(), mask, config)
         if config.whiten_advantages:
@@ -283,7 +284,9 @@ class PolicyGradientTrainer(Stateful):
 
     def _mini_batches(self, experience: Experience) -> Iterator[Experience]:
         """Every group once per pass, in a new order each time; groups stay whole."""
-        for _ in range(self.config.num_ppo_epochs):
+        for number in range(self.config.num_ppo_epochs):
+            if number:  # the critic has moved: a graph of its values served the first pass
+                experience = replace(experience, values=experience.values.detach())
             permutation = torch.randperm(self.config.prompts_per_step, generator=self.generator)
             for groups in permutation.tensor_split(self.config.num_mini_batches):
                 yield experience.rows(rows_of_groups(groups, self.config.num_generations))
