@@ -115,7 +115,11 @@ LOSSES = {
         title="APO-zero", loss=direct.apo_zero_loss, settings={"beta": 0.1}, paper="D'Oosterlinck et al. 2024"
     ),
     "apo_down": Objective(
-        title="APO-down", loss=direct.apo_down_loss, settings={"beta": 0.1}, paper="D'Oosterlinck et al. 2024"
+        title="APO-down",
+        loss=direct.apo_down_loss,
+        settings={"beta": 0.1},
+        learning_rate=5e-5,  # it lowers chosen completions without end: at 2e-4 the policy leaves the language
+        paper="D'Oosterlinck et al. 2024",
     ),
     "rrhf": Objective(
         title="RRHF", loss=direct.rrhf_loss, settings={}, nll_coef=10.0, data="rankings", paper="Yuan et al. 2023"

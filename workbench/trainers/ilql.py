@@ -22,11 +22,11 @@ from workbench.value_guided import guide, lowest
 class IlqlConfig:
     """How values are learned, and how strongly they guide."""
 
-    beta: float = 4.0  # logits per unit of reward by which values move the reference; training does not depend on it
+    beta: float = 16.0  # logits per unit of reward by which values move the reference; training does not depend on it
     expectile: float = 0.7  # of the values: .5 is the mean over the data, towards 1 the best that is in it
     gamma: float = 0.99  # discount per token
     conservatism: float = 0.01  # weight of the cross-entropy that keeps Q of unwritten tokens low
-    polyak: float = 0.02  # share of the way that the target heads go after each step
+    polyak: float = 0.2  # share of the way that the target heads go after each step; Snell et al. 2023 take .005
     epochs: int = 2  # passes over the examples
     batch_size: int = 64  # completions per step
     learning_rate: float = 1e-3  # peak, at width 64; 1e-5 .. 1e-4 for large pretrained models
