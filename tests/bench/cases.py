@@ -11,7 +11,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
@@ -83,9 +83,13 @@ CASES = {
 DEVICE_CASES = ("ppo", "grpo", "dpo", "sft", "generate")  # what a GPU runs, with longer texts
 
 
-def on_device(case: Case) -> Case:
-    """The case at the lengths and batch of a GPU run."""
-    return Case(**{**asdict(case), "batch_size": 32, "prompt_length": 256, "completion_length": 256, "steps": 4})
+def fitted(case: Case, width: int, device: str) -> Case:
+    """The case at lengths and batches that suit the device and a model of that width."""
+    if device != "cpu":
+        return replace(case, batch_size=32, prompt_length=256, completion_length=256, steps=4)
+    if width > 128 and case.method in ("ppo", "grpo"):  # minutes per step otherwise
+        return replace(case, batch_size=16, steps=3)
+    return case
 
 
 def build(name: str, folder: Path) -> Path:

@@ -9,7 +9,7 @@ def useful_operations(size: cases.ModelSize, case: cases.Case, device: str) -> f
     A backward pass counts twice its forward pass. The same number serves both sides: work on padding, a pass that is
     made twice, or one that is saved by sharing a prompt shows in the share of the peak.
     """
-    case = case if device == "cpu" else cases.on_device(case)
+    case = cases.fitted(case, size.width, device)
     count = case.batch_size * case.steps
     prompts = [len(ids) for ids in cases.prompts(case, size.vocabulary, count)]
     sides = [[len(ids) + 1 for ids in cases.completions(case, size.vocabulary, count, seed=seed)] for seed in (1, 2)]

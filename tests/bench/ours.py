@@ -35,8 +35,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.device == "cpu":
         cases.keep_memory()
-    case = cases.CASES[given.case]
-    case = case if given.device == "cpu" else cases.on_device(case)
+    case = cases.fitted(cases.CASES[given.case], cases.MODELS[given.model].width, given.device)
     folder = cases.build(given.model, given.folder)
     for command in cases.commands():
         side = Ours(case, folder, given.device)

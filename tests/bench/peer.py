@@ -53,8 +53,7 @@ def main() -> None:
     if given.device == "cpu":
         cases.keep_memory()
     transformers.logging.set_verbosity_error()
-    case = cases.CASES[given.case]
-    case = case if given.device == "cpu" else cases.on_device(case)
+    case = cases.fitted(cases.CASES[given.case], cases.MODELS[given.model].width, given.device)
     folder = cases.build(given.model, given.folder)
     for command in cases.commands():
         side = Peer(case, folder, given.device, Path(command["dump"]) if "dump" in command else None)

@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 PEERS = {"ppo": "trl-1.12.0"}  # every other method: trl-1.16.0
 SMALL = ("gpt2-128x4", "llama-128x4")
-WIDE = ("gpt2-384x6", "llama-384x6")
+WIDE = ("llama-384x6",)
 WIDE_CASES = ("ppo", "grpo", "dpo, variable", "sft, variable", "generate")
 AGREEMENT = 2e-3  # largest relative difference of losses before a ratio is printed
 # TRL's PPO rewards a text that ended early one token after its end, and counts that token's value.
