@@ -541,6 +541,8 @@ def test_updates_end_where_the_policy_is_too_far_from_the_one_that_sampled():
     rows = [held.step() for _ in range(3)]
     assert all(row["updates"] < 8 for row in rows) and rows[0]["updates"] == 1
     assert len(seen) == sum(row["updates"] for row in rows)
+    left = [weight.grad for model in (held.policy, held.critic) for weight in model.parameters()]
+    assert all(gradient is None for gradient in left)  # of the update that was not made, the critic's came first
     assert [row["learning_rate"] for row in rows] == pytest.approx([2e-2, 2e-2 * 2 / 3, 2e-2 / 3])
     loose = small(**far, kl_stop=1e6)
     assert loose.step()["updates"] == 8 and same_weights(weights_of(loose.policy), weights_of(free.policy))

@@ -86,7 +86,7 @@ class Descent:
         `batch` is the record the loss was computed from. Raises NonFiniteLoss with its tensors, before anything moved,
         where the loss or its gradient is NaN or infinite.
         """
-        return step_together([self], [loss], trainer_step=trainer_step, batch=batch)[0]
+        return step_together([self], loss, trainer_step=trainer_step, batch=batch)[0]
 
     def clip(self) -> Tensor:
         """Clips the gradients to `max_grad_norm`; returns their norm before that."""
@@ -115,24 +115,37 @@ class Descent:
         self.done = state["done"]
 
 
-def step_together(descents: list[Descent], losses: list[Tensor], *, trainer_step: int, batch) -> list[float]:
-    """One step of models that learn from the same `batch`, each from its own loss; gradient norms before clipping.
+def step_together(descents: list[Descent], loss: Tensor, *, trainer_step: int, batch) -> list[float]:
+    """One step of models that learn from the same `batch`; gradient norms before clipping.
 
-    Raises NonFiniteLoss with the batch's tensors, before any of the models moved, where a loss or a gradient is NaN or
-    infinite.
+    `loss` is the last of theirs; `add_gradients` has seen the others. Raises NonFiniteLoss with the batch's tensors,
+    before any of the models moved, where the loss or a gradient is NaN or infinite.
     """
-    norms = []
-    if all(torch.isfinite(loss) for loss in losses):
-        for loss in losses:
-            loss.backward()
-        norms = [descent.clip() for descent in descents]
-    if not norms or not all(torch.isfinite(norm) for norm in norms):
-        for descent in descents:
-            descent.optimizer.zero_grad(set_to_none=True)
+    add_gradients(loss, descents, trainer_step=trainer_step, batch=batch)
+    norms = [descent.clip() for descent in descents]
+    if not all(torch.isfinite(norm) for norm in norms):
+        forget_gradients(descents)
         raise NonFiniteLoss(trainer_step, tensors_of(batch))
     for descent in descents:
         descent.move()
     return [norm.item() for norm in norms]
+
+
+def add_gradients(loss: Tensor, descents: list[Descent], *, trainer_step: int, batch) -> None:
+    """The backward pass of one loss of a step that `step_together` completes; its graph is free afterwards.
+
+    Raises NonFiniteLoss where the loss is NaN or infinite, and the `descents` then hold no gradients.
+    """
+    if not torch.isfinite(loss):
+        forget_gradients(descents)
+        raise NonFiniteLoss(trainer_step, tensors_of(batch))
+    loss.backward()
+
+
+def forget_gradients(descents: list[Descent]) -> None:
+    """The step that had begun is not taken."""
+    for descent in descents:
+        descent.optimizer.zero_grad(set_to_none=True)
 
 
 def tensors_of(batch) -> dict[str, Tensor]:

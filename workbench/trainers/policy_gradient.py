@@ -16,7 +16,14 @@ from workbench.advantages import adaptive_kl_coef, masked_mean, masked_rescale, 
 from workbench.epochs import EpochBatches
 from workbench.losses.policy import clipped_value_loss, entropy, exact_kl, kl_k1, kl_k2
 from workbench.models import frozen, without_dropout
-from workbench.optimization import Descent, linear_schedule, require_examples, step_together
+from workbench.optimization import (
+    Descent,
+    add_gradients,
+    forget_gradients,
+    linear_schedule,
+    require_examples,
+    step_together,
+)
 from workbench.packing import collate_demonstrations, target_losses, token_lengths
 from workbench.records import CompletionExample, PromptExample, Rollout, Sequences
 from workbench.sampling import keep_allowed, masked_sample, reward_arguments, sample
@@ -172,10 +179,18 @@ class PolicyGradientTrainer(Stateful):
         reports = []
         mean_length = (experience.completion_mask.sum() / len(experience)).item()
         for part in self._mini_batches(experience):
-            losses, report = self._losses(part, mean_length=mean_length)
+            told = {"trainer_step": self.step_number, "batch": part}
+            value_report = {}
+            if self.critic is not None:  # first, so that its graph is gone before the policy's is made
+                value_loss = self.value_loss(part)
+                add_gradients(value_loss, self.descents, **told)
+                value_report["value_loss"] = value_loss.item()
+            loss, logprobs, report = self.policy_loss(part, mean_length=mean_length)
+            report |= value_report | self._distance(logprobs, part)
             if reports and 0 < self.config.kl_stop < report["approx_kl"]:
+                forget_gradients(self.descents)
                 break
-            norms = step_together(self.descents, losses, trainer_step=self.step_number, batch=part)
+            norms = step_together(self.descents, loss, **told)
             reports.append({**report, "policy_grad_norm": norms[0]})
         for descent in self.descents:
             descent.done = self.step_number * self.config.updates_per_step  # as if none had been left out
@@ -208,24 +223,21 @@ class PolicyGradientTrainer(Stateful):
             report["ptx_loss"] = pretraining_loss.item()
         return loss, logprobs, report
 
-    def _losses(self, part: Experience, *, mean_length: float) -> tuple[list[Tensor], dict[str, float]]:
-        """One loss per model that learns, and what there is to report."""
-        config, mask = self.config, part.completion_mask
-        loss, logprobs, report = self.policy_loss(part, mean_length=mean_length)
-        losses = [loss]
-        if self.critic is not None:
-            values = part.values if part.values.requires_grad else self._values(part)
-            old = {"old_values": part.values.detach(), "returns": part.returns}
-            value_losses = clipped_value_loss(values, **old, cliprange_value=config.cliprange_value)
-            losses.append(masked_mean(value_losses, mask))
-            report["value_loss"] = losses[1].item()
-        with torch.no_grad():
-            log_ratio = logprobs - part.logprobs
-            ratio = self.algorithm.clipped(log_ratio, mask).exp()
-            outside = (ratio < 1 - config.cliprange) | (ratio > 1 + config.cliprange_high)
-            report["approx_kl"] = masked_mean(kl_k2(logprobs, part.logprobs), mask).item()
-            report["clip_fraction"] = masked_mean(outside.float(), mask).item()
-        return losses, report
+    def value_loss(self, part: Experience) -> Tensor:
+        """The critic's loss, a scalar; the graph of `part.values` serves where they have one."""
+        values = part.values if part.values.requires_grad else self._values(part)
+        old = {"old_values": part.values.detach(), "returns": part.returns}
+        losses = clipped_value_loss(values, **old, cliprange_value=self.config.cliprange_value)
+        return masked_mean(losses, part.completion_mask)
+
+    @torch.no_grad()
+    def _distance(self, logprobs: Tensor, part: Experience) -> dict[str, float]:
+        """How far the policy is from the one that sampled, and how often that is too far."""
+        mask, config = part.completion_mask, self.config
+        ratio = self.algorithm.clipped(logprobs - part.logprobs, mask).exp()
+        outside = (ratio < 1 - config.cliprange) | (ratio > 1 + config.cliprange_high)
+        approx_kl = masked_mean(kl_k2(logprobs, part.logprobs), mask).item()
+        return {"approx_kl": approx_kl, "clip_fraction": masked_mean(outside.float(), mask).item()}
 
     def evaluate(self) -> dict[str, float]:
         """Reward, KL and monitors on held-out prompts after this step's updates, from the same random numbers."""
