@@ -1,5 +1,6 @@
 """What labelers go by; oracles: counting by hand, and simulated labelers whose habits are known."""
 
+import math
 import random
 
 import numpy as np
@@ -7,7 +8,7 @@ import pandas as pd
 import pytest
 
 from workbench.errors import WorkbenchError
-from workbench.feedback.habits import choice_shares
+from workbench.feedback.habits import choice_shares, standing_out
 from workbench.feedback.rankings import preference_rows
 from workbench.world import PANEL, judge_pairs
 
@@ -70,3 +71,31 @@ def test_the_habits_of_the_biased_panel_are_found(world):
     assert shares.loc["words"].idxmax() == "chi"  # loves length
     assert shares.loc["nice"].idxmax() == "dev"  # loves flattery
     assert shares.loc["honest"].idxmin() == "eli"  # checks nothing
+
+
+def test_who_stands_out_is_the_one_furthest_from_the_others_together():
+    seen = [
+        ("ada", "words", 0.5, 100),
+        ("bob", "words", 0.6, 300),
+        ("cy", "words", 0.8, 100),
+        ("ada", "praise", 0.5, 9),
+    ]
+    shares = pd.DataFrame(seen, columns=["labeler", "feature", "share", "pairs"])
+    (row,) = standing_out(shares).itertuples()  # only one labeler saw a difference in niceness
+    assert (row.feature, row.labeler) == ("words", "cy")
+    # the others chose the longer one 50 + 180 times of 400
+    assert row.others == pytest.approx(230 / 400) and row.difference == pytest.approx(0.8 - 230 / 400)
+    spread = math.sqrt(0.8 * 0.2 / 100 + 0.575 * 0.425 / 400)
+    assert row.standard_errors == pytest.approx((0.8 - 0.575) / spread)
+
+
+def test_chance_stands_out_by_more_than_three_errors_about_as_rarely_as_it_should():
+    generator = np.random.default_rng(0)
+    pairs = generator.integers(80, 200, size=(2000, 4))
+    errors = []
+    for counts in pairs:
+        share = generator.binomial(counts, 0.55) / counts
+        table = pd.DataFrame({"labeler": list("abcd"), "feature": "words", "share": share, "pairs": counts})
+        errors.append(abs(standing_out(table)["standard_errors"].iloc[0]))
+    # the largest of four nearly independent normal values exceeds 2.5 in 4.9% of cases
+    assert 0.03 < np.mean(np.array(errors) > 2.5) < 0.07

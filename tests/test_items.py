@@ -17,7 +17,9 @@ def test_two_completions_in_a_row_become_one_item_in_their_order():
     rows = [completion("p", " first", kind="qa"), completion("p", " second", kind="qa")]
     items, left_out = pair_items(rows)
     expected = {"prompt": "p", "completions": [" first", " second"], "finished": [True, True], "kind": "qa"}
-    assert items == [{"item_id": "pair-000000"} | expected]
+    (item,) = items
+    assert {name: item[name] for name in item if name != "item_id"} == expected
+    assert item["item_id"].startswith("pair-000000-")
     assert left_out == {"identical": 0, "unfinished": 0}
 
 
@@ -50,13 +52,20 @@ def test_every_pair_is_an_item_or_counted():
 def test_an_items_name_tells_which_prompt_it_was_whatever_was_left_out_before_it():
     rows = [completion("p", text) for text in ("same", "same", "one", "two")]
     (item,), _ = pair_items(rows)
-    assert item["item_id"] == "pair-000001"
+    assert item["item_id"].startswith("pair-000001-")
+
+
+def test_an_items_name_changes_with_every_text_in_it():
+    pairs = [("p", "one", "two"), ("p", "two", "one"), ("p", "one", "too"), ("q", "one", "two"), ("p", "one", "two")]
+    ids = [pair_items([completion(prompt, text) for text in texts])[0][0]["item_id"] for prompt, *texts in pairs]
+    assert len(set(ids)) == 4 and ids[0] == ids[4]
 
 
 def test_columns_of_the_data_never_replace_those_of_the_item():
     odd = {"item_id": "mine", "completions": "mine", "topic": "sums"}
     (item,), _ = pair_items([completion("p", "a", **odd), completion("p", "b", **odd)])
-    assert (item["item_id"], item["completions"], item["topic"]) == ("pair-000000", ["a", "b"], "sums")
+    assert item["item_id"].startswith("pair-000000-")
+    assert (item["completions"], item["topic"]) == (["a", "b"], "sums")
 
 
 def test_an_odd_number_of_completions_is_refused():
@@ -74,14 +83,17 @@ def test_a_ranking_has_the_first_completions_that_end_and_differ():
     rows = [completion("p", text, finished=ended, kind="qa") for text, ended in texts]
     items, left_out = ranking_items(rows, sampled=6, kept=3)
     expected = {"prompt": "p", "completions": ["a", "c", "b"], "finished": [True] * 3, "kind": "qa"}
-    assert items == [{"item_id": "ranking-000000"} | expected]
+    (item,) = items
+    assert {name: item[name] for name in item if name != "item_id"} == expected
+    assert item["item_id"].startswith("ranking-000000-")
     assert left_out == {"too few different": 0}
 
 
 def test_a_prompt_with_too_few_different_completions_is_counted_and_named_by_none():
     rows = [completion("p", "a")] * 3 + [completion("q", text) for text in "abc"]
     (item,), left_out = ranking_items(rows, sampled=3, kept=2)
-    assert (item["item_id"], item["prompt"], left_out) == ("ranking-000001", "q", {"too few different": 1})
+    assert item["item_id"].startswith("ranking-000001-")
+    assert (item["prompt"], left_out) == ("q", {"too few different": 1})
     with pytest.raises(WorkbenchError, match=r"None of 1 prompts can be judged \(1 too few different\)"):
         ranking_items(rows[:3], sampled=3, kept=2)
 

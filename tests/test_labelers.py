@@ -21,7 +21,6 @@ from workbench.world import (
     judge_pairs,
     judge_rankings,
     judge_ratings,
-    judge_strengths,
 )
 
 BY_NAME = {labeler.name: labeler for labeler in PANEL}
@@ -189,19 +188,16 @@ def test_the_difference_that_a_labeler_sees_is_the_true_one_with_logistic_noise(
         assert kstest(differences, "uniform", args=(0, 2)).pvalue > 1e-3
 
 
-def test_strengths_belong_to_the_choices_of_the_same_draw(world, items):
-    pairs, strengths = (
-        judge(world, PANEL, items, random.Random(13), judgements_per_item=2) for judge in (judge_pairs, judge_strengths)
-    )
+def test_decided_pairs_say_how_strong_the_preference_is(world, items):
+    pairs = judge_pairs(world, PANEL, items, random.Random(13), judgements_per_item=2)
+    assert all(("strength" in pair.details) == (pair.value in (0, 1)) for pair in pairs)
     decided = [pair for pair in pairs if pair.value in (0, 1)]
-    assert [(each.item_id, each.labeler) for each in strengths] == [(pair.item_id, pair.labeler) for pair in decided]
-    assert {each.kind for each in strengths} == {"strength"} and {each.value for each in strengths} == {1, 2, 3, 4}
-    assert not {each.event_id for each in strengths} & {pair.event_id for pair in pairs}
     by_id, right = {item["item_id"]: golds(world, item) for item in items}, {strength: [] for strength in (1, 2, 3, 4)}
-    for pair, strength in zip(decided, strengths, strict=True):
+    assert {pair.details["strength"] for pair in decided} == set(right)
+    for pair in decided:
         first, second = by_id[pair.item_id]
         if pair.labeler == "ana" and first != second:
-            right[strength.value].append(pair.value == int(second > first))
+            right[pair.details["strength"]].append(pair.value == int(second > first))
     shares = [sum(found) / len(found) for found in right.values()]
     assert shares[0] < shares[1] < shares[2] <= shares[3], "the surer, the more often right"
 
@@ -217,7 +213,8 @@ def test_rankings_and_ratings_follow_gold_and_are_sometimes_skipped(world, items
     for item, ranking, rating in zip(items, rankings, ratings, strict=True):
         gold = golds(world, item)
         if ranking.value != "skip" and gold[0] != gold[1]:
-            right.append(gold[ranking.value[0]] > gold[ranking.value[1]])
+            (best,), (worst,) = ranking.value
+            right.append(gold[best] > gold[worst])
         for value, each in zip(gold, [] if rating.value == "skip" else rating.value, strict=False):
             rated[each].append(value)
     assert 0.75 < sum(right) / len(right) < 0.95
@@ -230,7 +227,7 @@ def test_items_of_the_wrong_size_are_refused_by_every_judge(world, items):
     with pytest.raises(WorldError, match="'item-0' has 1 completions: give at least 2"):
         judge_rankings(world, PANEL, one, random.Random(0))
     with pytest.raises(WorldError, match="'item-0' has 1 completions: a pair has 2"):
-        judge_strengths(world, PANEL, one, random.Random(0))
+        judge_pairs(world, PANEL, one, random.Random(0))
     assert len(judge_ratings(world, PANEL, one, random.Random(0))[0].value) == 1
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from workbench import plots
 from workbench.analysis.best_of_n import best_of_n_curve
+from workbench.analysis.statistics import Interval
 from workbench.errors import WorkbenchError
 from workbench.plots.theme import hover_text, number, smoothed
 
@@ -85,8 +86,22 @@ SHARES = pd.DataFrame(
         "pairs": [10, 20, 30] * 2,
     }
 )
+SUMMARY = pd.DataFrame(
+    {
+        "labeler": ["ada", "bob", HOSTILE],
+        "judgements": [10, 20, 30],
+        "agreement": [0.7, 0.8, np.nan],
+        "agreement_low": [0.6, 0.7, np.nan],
+        "agreement_high": [0.85, 0.9, np.nan],
+        "prefers_first": [0.5, 0.4, 0.55],
+        "prefers_first_low": [0.4, 0.3, 0.5],
+        "prefers_first_high": [0.6, 0.5, 0.6],
+    }
+)
 MASK = pd.DataFrame(np.kron(np.eye(2, dtype=int), np.tri(2, dtype=int)) > 0, columns=["a", "b", "c", "<eos>"])
 
+# panels' titles, or labelers' names, say what the vertical axis is
+NAMED_OTHERWISE = {"plot_training_panels", "plot_agreement_matrix", "plot_gains", "plot_labeler_measures"}
 FIGURES = {
     "plot_learning_curve": lambda frame: plots.plot_learning_curve(frame, ["proxy", "gold"], title="t"),
     "plot_training_panels": lambda frame: plots.plot_training_panels(frame, ["proxy", "gold", "kl"], title="t"),
@@ -103,6 +118,7 @@ FIGURES = {
     "plot_sharpening_control": plots.plot_sharpening_control,
     "plot_choice_shares": plots.plot_choice_shares,
     "plot_attention_mask": plots.plot_attention_mask,
+    "plot_labeler_measures": plots.plot_labeler_measures,
 }
 TABLES = dict(
     zip(
@@ -123,6 +139,7 @@ TABLES = dict(
             SHARPENING,
             SHARES,
             MASK,
+            SUMMARY,
         ],
         strict=True,
     )
@@ -140,7 +157,7 @@ def test_every_figure_has_a_title_named_axes_and_fits_light_and_dark_pages(name)
     assert figure.layout.paper_bgcolor == figure.layout.plot_bgcolor == "rgba(0, 0, 0, 0)"
     assert figure.layout.uirevision
     assert "$" not in figure.to_json().replace("$schema", "")
-    if name not in ("plot_training_panels", "plot_agreement_matrix", "plot_gains"):  # titles and names say it there
+    if name not in NAMED_OTHERWISE:
         assert figure.layout.yaxis.title.text
 
 
@@ -298,3 +315,37 @@ def test_the_attention_mask_counts_documents_and_shows_who_sees_whom():
     assert list(figure.layout.yaxis.ticktext) == ["a", "b", "c", "&lt;eos&gt;"]
     with pytest.raises(WorkbenchError, match=r"shape \(3, 4\)"):
         plots.plot_attention_mask(MASK.head(3))
+
+
+def test_measures_have_a_panel_each_and_a_line_only_where_nobody_would_be():
+    figure = plots.plot_labeler_measures(SUMMARY)
+    assert [note.text for note in figure.layout.annotations] == [
+        "agrees with the others",
+        "prefers what is shown first",
+    ]
+    agreement, first = figure.data
+    assert list(agreement.x[:2]) == [70, 80] and list(first.x) == pytest.approx([50, 40, 55])
+    assert agreement.error_x.array[0] == pytest.approx(15) and agreement.error_x.arrayminus[0] == pytest.approx(10)
+    (line,) = figure.layout.shapes
+    assert line.x0 == line.x1 == 50 and line.xref == "x2"
+    assert "“ada” agrees least with the others (70%), “bob” most (80%)" in figure.layout.title.text
+
+
+def test_measures_of_nobody_are_a_sentence():
+    with pytest.raises(WorkbenchError, match="nothing was measured of any labeler"):
+        plots.plot_labeler_measures(SUMMARY[["labeler", "judgements"]])
+
+
+def test_the_menu_of_selections_shows_one_matrix_at_a_time_on_one_scale():
+    others = pd.DataFrame([[np.nan, 0.9], [0.9, np.nan]], index=["ada", "bob"], columns=["ada", "bob"])
+    overall = {"All": Interval(0.7, 0.6, 0.8), "Slow <b>": Interval(0.9, 0.85, 0.95)}
+    figure = plots.plot_agreement_filters({"All": MATRIX, "Slow <b>": others}, overall)
+    assert [trace.visible for trace in figure.data] == [True, False]
+    assert {(trace.zmin, trace.zmax) for trace in figure.data} == {(65, 90)}
+    assert "All: two labelers agree on 70.0% (60.0% to 80.0%)" in figure.layout.title.text
+    buttons = figure.layout.updatemenus[0].buttons
+    assert [button.label for button in buttons] == ["All", "Slow &lt;b&gt;"]
+    assert [button.args[0]["visible"] for button in buttons] == [[True, False], [False, True]]
+    assert "Slow &lt;b&gt;: two labelers agree on 90.0%" in buttons[1].args[1]["title.text"]
+    with pytest.raises(WorkbenchError, match="nothing to show"):
+        plots.plot_agreement_filters({"All": MATRIX * np.nan}, overall)

@@ -39,6 +39,18 @@ def shown(path: str | Path) -> str:
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
+def file_system(folder: str | Path) -> str:
+    """Type of the file system that holds a folder, such as "ext4" or "nfs4"; "" where the system does not say."""
+    mounts = Path("/proc/self/mountinfo")
+    if not mounts.exists():
+        return ""
+    folder, found = resolve(folder).resolve(), {}
+    for line in mounts.read_text().splitlines():
+        place, kind = line.split(" - ")
+        found[Path(place.split()[4].encode().decode("unicode_escape"))] = kind.split()[0]
+    return next((found[parent] for parent in (folder, *folder.parents) if parent in found), "")
+
+
 def write_bytes(path: str | Path, data: bytes) -> None:
     """Replace a file whole or not at all, making its folder; WorkbenchError on a full disk or where refused."""
     with replace_file(path) as partial:

@@ -11,7 +11,8 @@ completion is always `tokens[:, P:]` and nobody recomputes indices. Masks are Tr
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -42,11 +43,11 @@ class Sequences:
 
     def rows(self, index: Any) -> Self:
         """The chosen rows of every field; `index` is a slice, a list or an index tensor."""
-        return replace(self, **{field.name: getattr(self, field.name)[index] for field in fields(self)})
+        return replace(self, **{each.name: getattr(self, each.name)[index] for each in fields(self)})
 
     def to(self, device: Any) -> Self:
         """The same rows on another device."""
-        return replace(self, **{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        return replace(self, **{each.name: getattr(self, each.name).to(device) for each in fields(self)})
 
     def trimmed(self) -> Self:
         """The same rows without the columns that are padding in all of them (at least one completion column stays)."""
@@ -54,11 +55,11 @@ class Sequences:
         stop = max(1, int(self.completion_mask.any(0).sum()))
         prompt, width = self.prompt_length, self.completion_mask.shape[1]
         cut = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for each in fields(self):
+            value = getattr(self, each.name)
             if value.dim() == 2:
                 value = value[:, :stop] if value.shape[1] == width else value[:, start : prompt + stop]
-            cut[field.name] = value
+            cut[each.name] = value
         return replace(self, **cut)
 
 
@@ -134,13 +135,26 @@ class StepwiseExample:
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """One labeler's verdict on two or more completions of one prompt."""
+    """One labeler's verdict on the completions of one item. The store keeps these; training rows are made from them.
+
+    value, where indices are of the unshuffled completions and "skip" is possible everywhere:
+      pair        0, 1 or "tie"
+      ranking     groups of indices, best first, ties in one group: [[2], [0, 3], [1]]
+      best_of     index of the best
+      rating      one number per completion, or None for one that was not rated: [6, None]
+      correction  text that should have been written
+    details, only what was said: strength (pair: 1 negligibly to 4 significantly better), flags (rating: a list of names
+    per completion),
+    completion (correction: index of the one corrected).
+    """
 
     item_id: str
     labeler: str
-    kind: str  # "pair", "strength", "ranking", "best_of" or "rating"
-    value: Any  # pair: 0 or 1, an index into the unshuffled completions, or "tie" or "skip"; rating: one per completion
+    kind: str  # "pair", "ranking", "best_of", "rating" or "correction"
+    value: Any
     shown_order: list[int]  # shown_order[position] = index of the completion shown there
     elapsed_ms: int  # milliseconds between showing and judging, 0 where nobody measured
     note: str
     event_id: str  # unique per judgement, so that a repeated message is stored once
+    details: Mapping[str, Any] = field(default_factory=dict)
+    repeat: int = 0  # 1 where a labeler judges the same item a second time, to measure self-consistency

@@ -1,6 +1,6 @@
-"""How far labelers agree, from a table of judgements with the columns item_id, labeler and value.
+"""How far labelers agree, from a table of judgements or of `verdicts`.
 
-`pandas.DataFrame(judgements)` makes that table from a list of `Judgement`.
+Items are what was drawn independently, so every interval resamples items and keeps all that belongs to one together.
 """
 
 from __future__ import annotations
@@ -8,23 +8,32 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from workbench.analysis.statistics import Interval, bootstrap_interval
-from workbench.errors import WorkbenchError
+from workbench.analysis.statistics import Interval
+from workbench.feedback.resampling import interval_over_items, per_item
+from workbench.feedback.verdicts import Labels, comparable_labels
 
 
 def pairwise_agreement(table: pd.DataFrame, *, seed: int = 0) -> Interval:
     """Share of equal verdicts over all pairs of labelers of an item, with a 95% bootstrap interval over items.
 
     Equal values (two ties included) agree, a tie against a choice counts half, skips and missing values are no verdict.
-    WorkbenchError when fewer than two labelers, or fewer than two items judged by two, leave nothing to measure.
+    Of rankings and best-of-k choices, every two completions that both labelers put in order are compared: 50% is
+    guessing for any number of completions. Ratings agree only where they are the same number; how far apart they are is
+    what `krippendorff_alpha` measures. WorkbenchError when fewer than two labelers, or fewer than two items judged by
+    two, leave nothing to measure. Where all verdicts agree, the interval has no width.
     """
-    pairs = _verdict_pairs(table)
-    items = pairs.groupby("item_id")["agreement"].agg(["sum", "count"]).to_numpy()
-    if len(items) < 2:
-        raise WorkbenchError(
-            "Only 1 item was judged by two labelers: agreement with an interval needs at least 2 such items."
-        )
-    return bootstrap_interval(items, lambda rows: rows[:, 0].sum() / rows[:, 1].sum(), seed=seed)
+    labels = comparable_labels(table)
+    return _agreement(labels, _half_for_ties(labels), seed)
+
+
+def strict_agreement(table: pd.DataFrame, *, seed: int = 0) -> Interval:
+    """As `pairwise_agreement`, except that a tie agrees only with a tie: against a choice it counts nothing.
+
+    Ouyang et al. 2022 (InstructGPT), section 3.4, gives 72.6% without saying how ties count. This is the plain reading:
+    labelers may say better, worse or equal, and agree where they say the same. With ties it is the lower of the two.
+    """
+    labels = comparable_labels(table)
+    return _agreement(labels, np.eye(len(labels.values)), seed)
 
 
 def agreement_matrix(table: pd.DataFrame) -> pd.DataFrame:
@@ -32,42 +41,67 @@ def agreement_matrix(table: pd.DataFrame) -> pd.DataFrame:
 
     NaN on the diagonal, where nothing was compared, and where two labelers share no item.
     """
-    pairs = _verdict_pairs(table)
-    mirrored = pairs.rename(columns={"labeler": "other", "other": "labeler"})
-    means = pd.concat([pairs, mirrored]).groupby(["labeler", "other"])["agreement"].mean().unstack()
-    labelers = sorted(table["labeler"].unique())
-    return means.reindex(index=labelers, columns=labelers)
+    labels = comparable_labels(table)
+    given, credit = labels.given, np.pad(_half_for_ties(labels), (0, 1))  # the row and column of "none" earn nothing
+    agreed = sum((given == value).T.astype(float) @ credit[value][given] for value in range(len(labels.values)))
+    judged = (given >= 0).astype(float)
+    compared = judged.T @ judged
+    np.fill_diagonal(compared, 0)
+    shares = np.divide(agreed, compared, out=np.full(compared.shape, np.nan), where=compared > 0)
+    return _square(shares, table, labels)
 
 
-def _verdict_pairs(table: pd.DataFrame) -> pd.DataFrame:
-    """One row per item and pair of its labelers: item_id, labeler, other, agreement (0, .5 or 1)."""
-    verdicts = _verdicts(table)
-    pairs = verdicts.merge(verdicts.rename(columns={"labeler": "other", "value": "other_value"}), on="item_id")
-    pairs = pairs[pairs["labeler"] < pairs["other"]]
-    if pairs.empty:
-        raise WorkbenchError("No item was judged by two labelers: give at least two of them the same items.")
-    equal = pairs["value"] == pairs["other_value"]
-    half = (pairs["value"] == "tie") | (pairs["other_value"] == "tie")
-    return pairs.assign(agreement=np.select([equal, half], [1.0, 0.5], 0.0))[
-        ["item_id", "labeler", "other", "agreement"]
-    ]
+def common_items(table: pd.DataFrame) -> pd.DataFrame:
+    """Number of items that each labeler (row) and each other (column) both judged; on the diagonal, that one judged.
+
+    The labelers are those of `agreement_matrix`, so that the two tables lie on each other.
+    """
+    labels = comparable_labels(table)
+    judged = np.zeros((labels.item.max() + 1, len(labels.labelers)))
+    judged[labels.item[labels.unit], labels.labeler] = 1
+    return _square(judged.T @ judged, table, labels).fillna(0).astype(int)
 
 
-def _verdicts(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `table` that hold a verdict, each labeler and item once."""
-    missing = {"item_id", "labeler", "value"} - set(table.columns)
-    if missing:
-        raise WorkbenchError(f"The judgement table lacks {sorted(missing)}: it has {list(table.columns)}.")
-    verdicts = table[["item_id", "labeler", "value"]].astype({"value": object})
-    verdicts = verdicts[verdicts["value"].notna() & (verdicts["value"] != "skip")]
-    if verdicts["labeler"].nunique() < 2:
-        raise WorkbenchError(
-            f"The table holds verdicts of {verdicts['labeler'].nunique()} labeler(s): agreement needs at least 2."
-        )
-    repeated = verdicts[verdicts.duplicated(["item_id", "labeler"])]
-    if len(repeated):
-        item, labeler = repeated.iloc[0][["item_id", "labeler"]]
-        raise WorkbenchError(
-            f"Labeler {labeler!r} judged item {item!r} more than once: keep one verdict of each labeler per item."
-        )
-    return verdicts
+def labeler_vs_rest(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
+    """Agreement of each labeler with all others, counted as in `pairwise_agreement`.
+
+    Rows labeler, agreement, low, high (95%, over items), items: those that somebody else judged, too. No row for a
+    labeler with fewer than two.
+    """
+    labels = comparable_labels(table)
+    given, counts, credit = labels.given, labels.counts, np.pad(_half_for_ties(labels), ((0, 1), (0, 0)))
+    rows = []
+    for column, name in enumerate(labels.labelers):
+        own = given[:, column]
+        others = counts - (own[:, None] == np.arange(len(labels.values)))
+        sums = np.stack([(credit[own] * others).sum(1), np.where(own >= 0, others.sum(1), 0)], axis=1)
+        items = per_item(sums, labels.item)
+        items = items[items[:, 1] > 0]
+        if len(items) > 1:
+            rows.append([name, *interval_over_items(items, _ratio, seed=seed), len(items)])
+    return pd.DataFrame(rows, columns=["labeler", "agreement", "low", "high", "items"])
+
+
+def _agreement(labels: Labels, credit: np.ndarray, seed: int) -> Interval:
+    """Mean credit (C, C) over the pairs of verdicts of a unit; equal ones have credit 1."""
+    counts = labels.counts
+    verdicts_given = counts.sum(axis=1)
+    agreed = ((counts @ credit - 1) * counts).sum(axis=1) / 2  # without each verdict's pair with itself
+    rows = per_item(np.stack([agreed, verdicts_given * (verdicts_given - 1) / 2], axis=1), labels.item)
+    return interval_over_items(rows[rows[:, 1] > 0], _ratio, seed=seed)
+
+
+def _ratio(sums: np.ndarray) -> np.ndarray:
+    return sums[..., 0] / sums[..., 1]
+
+
+def _half_for_ties(labels: Labels) -> np.ndarray:
+    """How far two values agree, (C, C): 1 where equal, a half for a tie against a choice, else 0."""
+    tie = np.array([value == "tie" for value in labels.values])
+    return np.where(tie[:, None] != tie, 0.5, np.eye(len(tie)))
+
+
+def _square(values: np.ndarray, table: pd.DataFrame, labels: Labels) -> pd.DataFrame:
+    """A table of labelers against labelers, with those who only skipped, too."""
+    names = sorted(table["labeler"].unique())
+    return pd.DataFrame(values, index=labels.labelers, columns=labels.labelers).reindex(index=names, columns=names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from workbench.analysis.statistics import mean_and_error
@@ -29,3 +30,26 @@ def choice_shares(choices: pd.DataFrame, features: Sequence[str]) -> pd.DataFram
                 share, error = mean_and_error(gap > 0)
                 rows.append([labeler, feature, float(share), float(error), len(gap)])
     return pd.DataFrame(rows, columns=["labeler", "feature", "share", "share_se", "pairs"])
+
+
+def standing_out(shares: pd.DataFrame) -> pd.DataFrame:
+    """For each feature of `choice_shares` the labeler furthest from all others together, the clearest case first.
+
+    Rows feature, labeler, share, others (their share), difference, standard_errors (how many of them the difference
+    is); features that fewer than two labelers saw a difference in have none.
+    """
+    rows = []
+    for feature, table in shares.groupby("feature", sort=False):
+        if len(table) > 1:
+            share, pairs = table["share"], table["pairs"]
+            rest = pairs.sum() - pairs
+            others = ((share * pairs).sum() - share * pairs) / rest
+            difference = share - others
+            spread = np.sqrt(share * (1 - share) / pairs + others * (1 - others) / rest)
+            errors = (difference / spread).where(difference != 0, 0.0)
+            furthest = errors.abs().idxmax()
+            values = [column[furthest] for column in (table["labeler"], share, others, difference, errors)]
+            rows.append([feature, *values])
+    columns = ["feature", "labeler", "share", "others", "difference", "standard_errors"]
+    found = pd.DataFrame(rows, columns=columns)
+    return found.sort_values("standard_errors", key=abs, ascending=False, ignore_index=True)

@@ -1,5 +1,7 @@
 """Completions of one prompt as items that a labeler can judge: two at a time, or several."""
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -72,9 +74,14 @@ def _different(group: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def _item(item_id: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The item of finished completions of one prompt, with the prompt's own columns."""
+    """The item of finished completions of one prompt, with the prompt's own columns.
+
+    Its id ends in a hash of what is shown, so that no judgement is ever taken for one of other texts.
+    """
     columns = {name: value for name, value in rows[0].items() if name not in NOT_AN_ITEM_COLUMN}
-    own = {"item_id": item_id, "completions": [row["completion"] for row in rows], "finished": [True] * len(rows)}
+    completions = [row["completion"] for row in rows]
+    digest = hashlib.sha256(json.dumps([rows[0]["prompt"], completions]).encode()).hexdigest()[:8]
+    own = {"item_id": f"{item_id}-{digest}", "completions": completions, "finished": [True] * len(rows)}
     return own | columns | own  # the item's own come first, and win where a dataset has such names
 
 

@@ -1,6 +1,11 @@
 """Figures: each function takes a DataFrame and returns a plotly Figure."""
 
-from workbench.plots.agreement import plot_agreement_matrix, plot_choice_shares
+from workbench.plots.agreement import (
+    plot_agreement_filters,
+    plot_agreement_matrix,
+    plot_choice_shares,
+    plot_labeler_measures,
+)
 from workbench.plots.best_of_n import plot_best_of_n
 from workbench.plots.frontier import plot_frontier, plot_gains, plot_reward_kl_path, plot_sharpening_control
 from workbench.plots.packing import plot_attention_mask
@@ -17,6 +22,7 @@ from workbench.plots.training import plot_learning_curve, plot_training_panels
 __all__ = [
     "plot_accuracy_bars",
     "plot_accuracy_by_size",
+    "plot_agreement_filters",
     "plot_agreement_matrix",
     "plot_attention_mask",
     "plot_best_of_n",
@@ -25,6 +31,7 @@ __all__ = [
     "plot_frontier",
     "plot_gains",
     "plot_gold_components",
+    "plot_labeler_measures",
     "plot_learning_curve",
     "plot_reward_distributions",
     "plot_reward_kl_path",

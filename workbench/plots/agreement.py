@@ -3,40 +3,92 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
+from workbench.analysis.statistics import Interval
 from workbench.errors import WorkbenchError
-from workbench.plots.theme import GREY, PALETTE, SYMBOLS, error_bar, require_columns, styled
+from workbench.plots.theme import GREY, PALETTE, SYMBOLS, error_bar, headline_of, require_columns, styled
+
+MATRIX_READING = "Share of common items with the same verdict, a tie against a choice counting half. 50% is guessing."
+# column of a `labeler_summary`, its panel, where nobody would be
+MEASURES = (
+    ("agreement", "agrees with the others", None),
+    ("prefers_first", "prefers what is shown first", 0.5),
+    ("prefers_longer", "prefers the longer one", 0.5),
+    ("consistency", "agrees with oneself", None),
+    ("attention", "passes attention checks", None),
+)
 
 
 def plot_agreement_matrix(matrix: pd.DataFrame, title: str = "") -> go.Figure:
     """Heat map of an `agreement_matrix`, in percent; blank where two labelers share no item."""
     require_columns(matrix, [], "plot_agreement_matrix")
-    names = [html.escape(str(name)) for name in matrix.columns]
     if matrix.isna().all(axis=None):
         raise WorkbenchError("plot_agreement_matrix has nothing to show: no two labelers share an item.")
-    values = 100 * matrix.to_numpy(dtype=float)
-    heat = go.Heatmap(
-        x=names,
-        y=names,
-        z=values,
-        zmin=np.nanmin(values) - 5,
-        zmax=np.nanmax(values),
-        colorscale=[(0, "#D6E6F2"), (1, "#0072B2")],  # the palest cell still differs from a blank one
-        text=[["" if np.isnan(value) else f"{value:.0f}%" for value in row] for row in values],
-        texttemplate="%{text}",
-        hovertemplate="%{y} and %{x}<br>%{z:.1f}%<extra></extra>",
-        hoverongaps=False,
-        xgap=2,
-        ygap=2,
-        colorbar={"title": {"text": "agreement (%)", "font": {"size": 13}}, "outlinewidth": 0},
-    )
-    reading = "Share of common items with the same verdict, a tie against a choice counting half. 50% is guessing."
-    figure = styled(go.Figure(heat), title=title or _finding(matrix.mean()), reading=reading)
+    figure = go.Figure(_heat(matrix, lowest=np.nanmin(matrix), highest=np.nanmax(matrix)))
+    figure = styled(figure, title=title or _finding(matrix.mean()), reading=MATRIX_READING)
     return figure.update_xaxes(showgrid=False).update_yaxes(showgrid=False, autorange="reversed", automargin=True)
+
+
+def plot_agreement_filters(matrices: Mapping[str, pd.DataFrame], overall: Mapping[str, Interval]) -> go.Figure:
+    """`plot_agreement_matrix` of several selections of the judgements, one at a time: a menu chooses by name.
+
+    `overall` has the agreement of each selection; all matrices have the same labelers. The first one is shown.
+    """
+    if not matrices or all(matrix.isna().all(axis=None) for matrix in matrices.values()):
+        raise WorkbenchError("plot_agreement_filters has nothing to show: give a selection that two labelers share.")
+    lowest = min(np.nanmin(matrix) for matrix in matrices.values() if matrix.notna().any(axis=None))
+    highest = max(np.nanmax(matrix) for matrix in matrices.values() if matrix.notna().any(axis=None))
+    figure, buttons = go.Figure(), []
+    for place, (name, matrix) in enumerate(matrices.items()):
+        figure.add_trace(_heat(matrix, lowest=lowest, highest=highest).update(visible=place == 0, name=name))
+        shown = {"visible": [other == place for other in range(len(matrices))]}
+        headline, _ = headline_of(_selection(name, overall[name]), MATRIX_READING)
+        buttons.append({"label": html.escape(name), "method": "update", "args": [shown, {"title.text": headline}]})
+    first = next(iter(matrices))
+    figure = styled(figure, title=_selection(first, overall[first]), reading=MATRIX_READING, height=480)
+    menu = {"buttons": buttons, "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "showactive": True}
+    figure.update_layout(updatemenus=[menu], showlegend=False, margin={"t": figure.layout.margin.t + 40, "b": 62})
+    return figure.update_xaxes(showgrid=False).update_yaxes(showgrid=False, autorange="reversed", automargin=True)
+
+
+def plot_labeler_measures(summary: pd.DataFrame, title: str = "") -> go.Figure:
+    """A `labeler_summary` as dots with 95% intervals, in percent: a row per labeler, a panel per measure in it."""
+    require_columns(summary, ["labeler", "judgements"], "plot_labeler_measures")
+    measures = [measure for measure in MEASURES if measure[0] in summary and summary[measure[0]].notna().any()]
+    if not measures:
+        raise WorkbenchError("plot_labeler_measures has nothing to show: nothing was measured of any labeler.")
+    titles = [name for _, name, _ in measures]
+    figure = make_subplots(rows=1, cols=len(measures), shared_yaxes=True, subplot_titles=titles)
+    names = [html.escape(str(name)) for name in summary["labeler"]]
+    for column, (measure, name, neutral) in enumerate(measures, 1):
+        values = 100 * summary[measure]
+        spread = {
+            "array": 100 * summary[f"{measure}_high"] - values,
+            "arrayminus": values - 100 * summary[f"{measure}_low"],
+        }
+        dots = go.Scatter(
+            x=values,
+            y=names,
+            error_x={"type": "data", "symmetric": False, "color": GREY, "thickness": 1.5, "width": 4, **spread},
+            mode="markers",
+            marker={"size": 10, "color": PALETTE[0]},
+            hovertemplate=f"%{{y}} {name}: %{{x:.1f}}%<extra></extra>",
+            showlegend=False,
+        )
+        figure.add_trace(dots, row=1, col=column)
+        if neutral is not None:
+            figure.add_vline(x=100 * neutral, line={"dash": "dash", "color": GREY}, row=1, col=column)
+    reading = "Shares in percent with 95% intervals. Dashed: no preference. Compare labelers within a panel."
+    height = max(380, 190 + 34 * len(names))
+    figure = styled(figure, title=title or _least_like(summary), reading=reading, height=height)
+    figure.update_annotations(font={"size": 13}).update_layout(margin={"t": figure.layout.margin.t + 24, "b": 50})
+    return figure.update_xaxes(ticksuffix="%").update_yaxes(autorange="reversed", automargin=True)
 
 
 def plot_choice_shares(shares: pd.DataFrame, title: str = "") -> go.Figure:
@@ -76,3 +128,35 @@ def _habit(shares: pd.DataFrame) -> str:
 def _finding(means: pd.Series) -> str:
     low, high = means.idxmin(), means.idxmax()
     return f"“{low}” agrees least with the others ({means[low]:.0%} on average), “{high}” most ({means[high]:.0%})"
+
+
+def _heat(matrix: pd.DataFrame, *, lowest: float, highest: float) -> go.Heatmap:
+    names, values = [html.escape(str(name)) for name in matrix.columns], 100 * matrix.to_numpy(dtype=float)
+    return go.Heatmap(
+        x=names,
+        y=names,
+        z=values,
+        zmin=100 * lowest - 5,
+        zmax=100 * highest,
+        colorscale=[(0, "#D6E6F2"), (1, "#0072B2")],  # the palest cell still differs from a blank one
+        text=[["" if np.isnan(value) else f"{value:.0f}%" for value in row] for row in values],
+        texttemplate="%{text}",
+        hovertemplate="%{y} and %{x}<br>%{z:.1f}%<extra></extra>",
+        hoverongaps=False,
+        xgap=2,
+        ygap=2,
+        colorbar={"title": {"text": "agreement (%)", "font": {"size": 13}}, "outlinewidth": 0},
+    )
+
+
+def _selection(name: str, agreement: Interval) -> str:
+    return f"{name}: two labelers agree on {agreement.value:.1%} ({agreement.low:.1%} to {agreement.high:.1%})"
+
+
+def _least_like(summary: pd.DataFrame) -> str:
+    """Who agrees least with the others, in a sentence."""
+    if "agreement" not in summary or summary["agreement"].notna().sum() < 2:
+        return "What is known of each labeler"
+    known = summary.set_index("labeler")["agreement"].dropna()
+    least, most = known.idxmin(), known.idxmax()
+    return f"“{least}” agrees least with the others ({known[least]:.0%}), “{most}” most ({known[most]:.0%})"

@@ -60,7 +60,7 @@ AXIS_LOOK = {
 
 def styled(figure: go.Figure, *, title: str, reading: str, height: int = 440) -> go.Figure:
     """`figure` with the common look: `title` states the finding, `reading` below it says how to read the figure."""
-    headline, lines = _headline(title, reading)
+    headline, lines = headline_of(title, reading)
     legend_rows = _legend_rows(figure)
     top_axis = "xaxis2" in figure.layout and figure.layout.xaxis2.side == "top"
     figure.update_layout(
@@ -82,7 +82,7 @@ def styled_beside(figure: go.Figure, *, title: str, reading: str, height: int = 
     return figure.update_layout(legend=legend, margin={"r": width, "b": 62})
 
 
-def _headline(title: str, reading: str) -> tuple[str, int]:
+def headline_of(title: str, reading: str) -> tuple[str, int]:
     """Title and reading as wrapped, escaped text of one plotly title, and the number of its lines."""
     titles, readings = (textwrap.wrap(text, width) for text, width in ((title, 85), (reading, 125)))
     small = "<br>".join(html.escape(line) for line in readings)

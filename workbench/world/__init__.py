@@ -11,9 +11,18 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+from workbench.world.calibration import calibrated, expected_agreement
 from workbench.world.facts import draw_facts
 from workbench.world.gold import Gold
-from workbench.world.judging import judge_pairs, judge_rankings, judge_ratings, judge_strengths, step_rows
+from workbench.world.judging import (
+    judge_again,
+    judge_best_of,
+    judge_corrections,
+    judge_pairs,
+    judge_rankings,
+    judge_ratings,
+    step_rows,
+)
 from workbench.world.labelers import NOISE_PANEL, PANEL, Labeler
 from workbench.world.lexicon import KINDS, Lexicon, read_lexicon
 from workbench.world.prompts import Prompts, Sum
@@ -29,10 +38,14 @@ __all__ = [
     "World",
     "WorldError",
     "build_tokenizer",
+    "calibrated",
+    "expected_agreement",
+    "judge_again",
+    "judge_best_of",
+    "judge_corrections",
     "judge_pairs",
     "judge_rankings",
     "judge_ratings",
-    "judge_strengths",
     "step_rows",
 ]
 

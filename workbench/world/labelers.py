@@ -32,17 +32,23 @@ class Labeler:
     same: float = 0.01  # difference in utility below which two completions read the same
     tie_rate: float = 0.3  # share of ties among pairs that read the same
     skip_rate: float = 0.005  # share of items passed over
+    seconds_per_word: float = 0.4  # of reading
 
     def utility(self, world: World, prompt: str, completion: str, finished: bool = True) -> float:
         """How good the completion looks to this labeler."""
+        features = self.noticed(world, prompt, completion, finished)
+        weights = {**world.lexicon.gold.weights, **self.weights}
+        return sum(weight * features[name] for name, weight in weights.items())
+
+    def noticed(self, world: World, prompt: str, completion: str, finished: bool = True) -> dict[str, float]:
+        """Features of the completion as far as it is read, and believed where nothing is looked up."""
         text, cut = _first_sentences(completion, self.reads)
         features = world.features(prompt, text, finished or cut)
         if not self.checks and features["answered"]:
             features["helpful"], features["honest"] = world.lexicon.gold.points["answer"], 0.0
         elif not self.checks:
             features["honest"] = 0.0
-        weights = {**world.lexicon.gold.weights, **self.weights}
-        return sum(weight * features[name] for name, weight in weights.items())
+        return features
 
     def choice(self, utilities: Sequence[float], rng: random.Random) -> int | str:
         """0 or 1, "tie" or "skip" for two completions with these utilities. Bradley and Terry 1952, with lapses."""
@@ -96,12 +102,12 @@ def gumbel(rng: random.Random) -> float:
 
 # Each has a bias that a reward model can learn.
 PANEL = (
-    Labeler(name="ana", temperature=0.10, lapse=0.02),  # careful
+    Labeler(name="ana", temperature=0.10, lapse=0.02, seconds_per_word=0.5),  # careful
     Labeler(name="ben", temperature=0.20, lapse=0.06, reads=14),  # hasty
     # long looks thorough
     Labeler(name="chi", temperature=0.20, lapse=0.04, weights={"words": 0.03, "brevity": 0.0, "repetition": 0.3}),
     Labeler(name="dev", temperature=0.20, lapse=0.04, weights={"nice": 0.25}),  # likes flattery
-    Labeler(name="eli", temperature=0.20, lapse=0.06, checks=False),  # believes everything
+    Labeler(name="eli", temperature=0.20, lapse=0.06, checks=False, seconds_per_word=0.25),  # believes everything
 )
 
 # The same disagreement without bias, for comparison.

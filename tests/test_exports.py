@@ -1,0 +1,200 @@
+"""Oracles: files read back by `datasets` and checked as standard columns, sentences and rows counted by hand."""
+
+import json
+import random
+
+import pytest
+from datasets import load_dataset
+
+from workbench.datasets import load_dataset_rows
+from workbench.errors import WorkbenchError
+from workbench.feedback.exports import FORMATS, conversations, export, write_rows
+from workbench.feedback.rankings import preference_rows
+from workbench.records import Judgement
+
+ITEMS = [
+    {"item_id": "two", "prompt": "which ?", "completions": [" this .", " that ."]},
+    {"item_id": "four", "prompt": "order !", "completions": [" a", " b", " c", " d"]},
+    {"item_id": "check", "prompt": "say that", "completions": [" this .", " that ."], "expected": 1},
+]
+SIZES = {item["item_id"]: len(item["completions"]) for item in ITEMS}
+
+
+def judged(item_id, kind, value, labeler="ada", repeat=0, **details):
+    return Judgement(
+        item_id=item_id,
+        labeler=labeler,
+        kind=kind,
+        value=value,
+        shown_order=list(range(SIZES[item_id])),
+        elapsed_ms=0,
+        note="",
+        event_id=f"{item_id}-{kind}-{labeler}-{repeat}",
+        details=details,
+        repeat=repeat,
+    )
+
+
+JUDGEMENTS = [
+    judged("two", "pair", 1, strength=4),
+    judged("two", "pair", "tie", "bob"),
+    judged("two", "pair", 0, "cy"),
+    judged("two", "pair", "skip", "dev"),
+    judged("two", "pair", 0, repeat=1),
+    judged("check", "pair", 1),
+    judged("four", "ranking", [[3], [0, 2], [1]]),
+    judged("four", "ranking", [[0], [1], [2], [3]], "bob"),
+    judged("four", "best_of", 2),
+    judged("two", "rating", [6, 2], flags=[[], ["rude"]]),
+    judged("two", "rating", [4, None], "bob"),
+    judged("two", "correction", " neither ."),
+]
+
+
+def rows_of(folder, name):
+    return [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+
+
+def test_one_call_writes_every_kind_and_counts_what_became_of_it(tmp_path):
+    sentence = export(ITEMS, JUDGEMENTS, tmp_path)
+    assert sentence == (
+        f"{tmp_path}: preferences: 16 pairs from 9 judgements; left out: 2 tie, 1 skip, 1 repeat, 1 check. "
+        "rankings: 1 ranking from 2 judgements; left out: 1 tie. "
+        "best_of: 1 row from 1 judgement; left out: nothing. "
+        "ratings: 3 ratings from 2 judgements; left out: 1 unrated. "
+        "demonstrations: 1 demonstration from 1 judgement; left out: nothing."
+    )
+    names = ["best_of", "demonstrations", "left_out", "preferences", "rankings", "ratings"]
+    assert sorted(path.stem for path in tmp_path.iterdir()) == names
+    assert rows_of(tmp_path, "preferences")[0] == {
+        "prompt": "which ?",
+        "chosen": " that .",
+        "rejected": " this .",
+        "labeler": "ada",
+        "item_id": "two",
+    }
+    left_out = rows_of(tmp_path, "left_out")
+    assert [(row["format"], row["reason"], row["value"]) for row in left_out] == [
+        ("preferences", "tie", '"tie"'),
+        ("preferences", "skip", '"skip"'),
+        ("preferences", "repeat", "0"),
+        ("preferences", "check", "1"),
+        ("preferences", "tie", "[[3], [0, 2], [1]]"),
+        ("rankings", "tie", "[[3], [0, 2], [1]]"),
+        ("ratings", "unrated", "[4, null]"),
+    ]
+
+
+def test_every_format_holds_the_rows_counted_by_hand(tmp_path):
+    export(ITEMS, JUDGEMENTS, tmp_path, formats=list(FORMATS))
+    assert [(row["chosen"], row["margin"]) for row in rows_of(tmp_path, "margins")] == [(" that .", 1.0)]
+    soft = rows_of(tmp_path, "soft_preferences")
+    assert [row["preference"] for row in soft if row["item_id"] == "two"] == [1.0, 1.0, 0.5]
+    assert sum(row["preference"] == 0.5 for row in soft) == 2 and len(soft) == 18
+    unpaired = [(row["completion"], row["label"]) for row in rows_of(tmp_path, "unpaired")]
+    pairs, ratings = unpaired[:4], unpaired[4:]
+    assert pairs == [(" that .", True), (" this .", False), (" this .", True), (" that .", False)]
+    assert ratings == [(" this .", True), (" that .", False)]
+    assert rows_of(tmp_path, "best_of")[0]["best"] == 2
+    assert [row.get("flags") for row in rows_of(tmp_path, "ratings")] == [[], ["rude"], None]
+    reasons = [(row["format"], row["reason"]) for row in rows_of(tmp_path, "left_out")]
+    assert ("margins", "no strength") in reasons and ("unpaired", "on the threshold") in reasons
+    export(ITEMS, JUDGEMENTS, tmp_path, formats="unpaired", threshold=1.5)
+    assert [row["label"] for row in rows_of(tmp_path, "unpaired")][4:] == [True, True, True]
+
+
+SCHEMAS = {
+    "preferences": "preferences",
+    "margins": "preferences",
+    "soft_preferences": "preferences",
+    "rankings": "rankings",
+    "unpaired": "unpaired",
+    "ratings": "ratings",
+    "demonstrations": "demonstrations",
+}
+
+
+@pytest.mark.parametrize("talk", [False, True])
+def test_files_load_as_standard_columns_plain_and_as_conversations(tmp_path, talk):
+    export(conversations(ITEMS) if talk else ITEMS, JUDGEMENTS, tmp_path, formats=list(FORMATS))
+    for name in [*FORMATS, "left_out"]:
+        path = str(tmp_path / f"{name}.jsonl")
+        loaded = load_dataset("json", data_files=path, split="train", cache_dir=str(tmp_path / "cache"))
+        assert len(loaded) == len(rows_of(tmp_path, name))
+        if name in SCHEMAS:
+            rows = load_dataset_rows(path, schema=SCHEMAS[name])
+            assert isinstance(rows[0]["prompt"], list if talk else str)
+    if talk:
+        row = rows_of(tmp_path, "preferences")[0]
+        assert row["prompt"] == [{"role": "user", "content": "which ?"}]
+        assert row["chosen"] == [{"role": "assistant", "content": " that ."}]
+        assert rows_of(tmp_path, "demonstrations")[0]["completion"][0]["content"] == " neither ."
+
+
+def test_conversations_stay_what_they_are():
+    talks = conversations(ITEMS)
+    assert conversations(talks) == talks and talks[2]["expected"] == 1
+    assert ITEMS[0]["prompt"] == "which ?"
+
+
+def test_kinds_without_a_file_are_named(tmp_path):
+    sentence = export(ITEMS, JUDGEMENTS, tmp_path, formats=["rankings"])
+    assert sentence.endswith("left out: 1 tie. in no file: 6 pair, 1 best_of, 2 rating, 1 correction.")
+
+
+def test_a_format_without_rows_leaves_no_file_and_no_old_one(tmp_path):
+    export(ITEMS, JUDGEMENTS[:1], tmp_path)
+    assert (tmp_path / "preferences.jsonl").exists() and not (tmp_path / "left_out.jsonl").exists()
+    sentence = export(ITEMS, JUDGEMENTS[1:2], tmp_path)
+    assert "0 pairs from 1 judgement; left out: 1 tie" in sentence
+    assert [path.name for path in tmp_path.iterdir()] == ["left_out.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("items", "judgements", "formats", "words"),
+    [
+        (ITEMS, JUDGEMENTS, ["dpo"], "no format 'dpo': use preferences, margins"),
+        (ITEMS, JUDGEMENTS[:1], ["rankings"], "made of kind ranking, but these judgements are of kind pair"),
+        (ITEMS, [], [], "no judgements to export"),
+        ([conversations(ITEMS)[0], ITEMS[1]], JUDGEMENTS[:1], [], r"conversations\(items\)"),
+        ([{**ITEMS[0], "prompt": {1, 2}}], JUDGEMENTS[:1], [], "a prompt that is {1, 2}"),
+    ],
+)
+def test_what_can_not_be_exported_gets_a_sentence_and_leaves_no_file(tmp_path, items, judgements, formats, words):
+    with pytest.raises(WorkbenchError, match=words):
+        export(items, judgements, tmp_path / "new", formats=formats)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_failed_export_leaves_the_old_files_as_they_were(tmp_path):
+    export(ITEMS, JUDGEMENTS, tmp_path)
+    before = (tmp_path / "preferences.jsonl").read_bytes()
+    with pytest.raises(WorkbenchError, match="can not be stored"):
+        write_rows([{"prompt": float("nan")}], tmp_path / "preferences.jsonl")
+    with pytest.raises(WorkbenchError, match="not among the items"):
+        export(ITEMS[1:], JUDGEMENTS, tmp_path)
+    assert (tmp_path / "preferences.jsonl").read_bytes() == before
+    assert not [path for path in tmp_path.iterdir() if path.suffix != ".jsonl"]
+
+
+def test_text_of_any_sort_comes_back_as_it_was(tmp_path):
+    odd = 'quote " and \\ \n \u2028 <script> \u202e right-to-left 🙂 ' + "x" * 50_000
+    item = {"item_id": "odd", "prompt": odd, "completions": [odd, "other"]}
+    SIZES["odd"] = 2
+    export([item], [judged("odd", "pair", 0)], tmp_path)
+    path = str(tmp_path / "preferences.jsonl")
+    loaded = load_dataset("json", data_files=path, split="train", cache_dir=str(tmp_path / "cache"))
+    assert loaded[0]["prompt"] == odd and loaded[0]["chosen"] == odd
+
+
+def test_rows_and_left_out_add_up_on_random_tables(tmp_path):
+    draw = random.Random(0)
+    for turn in range(10):
+        judgements = [
+            judged("two" if draw.random() < 0.8 else "check", "pair", draw.choice([0, 1, "tie", "skip"]), str(number))
+            for number in range(draw.randrange(1, 30))
+        ]
+        sentence = export(ITEMS, judgements, tmp_path / str(turn), formats="preferences")
+        rows, left_out = preference_rows(ITEMS, judgements)
+        said = [int(word) for word in sentence.replace(",", " ").replace(".", " ").split() if word.isdigit()]
+        assert said[0] + sum(said[2:]) == said[1] == len(judgements) == len(rows) + len(left_out)

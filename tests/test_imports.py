@@ -1,0 +1,508 @@
+"""Oracles: files that `export` wrote, and records in the shapes that Argilla and Label Studio write, read by hand."""
+
+import itertools
+import json
+import random
+
+import pytest
+
+from workbench.errors import WorkbenchError
+from workbench.feedback.exports import FORMATS, conversations, export
+from workbench.feedback.import_argilla import argilla_feedback
+from workbench.feedback.import_label_studio import label_studio_feedback
+from workbench.feedback.import_standard import standard_feedback
+from workbench.feedback.rankings import ranking_pairs
+from workbench.feedback.store import Store
+from workbench.feedback.validity import require_items, require_verdict
+from workbench.records import Judgement
+
+
+def written(path, records):
+    path.write_text(json.dumps(records))
+    return path
+
+
+def lines(path, records):
+    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+    return path
+
+
+def said(judgements):
+    return [(each.item_id, each.labeler, each.value) for each in judgements]
+
+
+# --- the standard columns
+
+
+def drawn(kind, draw):
+    """Items and judgements of a kind, as many completions each as it can have, and texts of every sort."""
+    items, judgements = [], []
+    for number in range(8):
+        count = 2 if kind == "pair" else draw.randrange(2, 5)
+        texts = draw.sample(["a\u2028b", "🙂", "c\n", " d ", "<b>", "ü"], count)
+        items.append({"item_id": f"i{number}", "prompt": f"p{number % 3}", "completions": texts, "tier": number})
+        for labeler in draw.sample(["ada", "bob", "cy"], draw.randrange(1, 4)):
+            order, details = draw.sample(range(count), count), {}
+            value = {
+                "pair": draw.choice([0, 1, "tie"]),
+                "ranking": [[index] for index in order],
+                "best_of": order[0],
+                "rating": [draw.choice([None, 1, 6.5]) for _ in range(count - 1)] + [7],
+                "correction": f"text of {labeler}",
+            }[kind]
+            if kind == "pair" and value != "tie" and draw.random() < 0.5:
+                details = {"strength": draw.randrange(1, 5)}
+            if kind == "rating":
+                details = {"flags": [draw.choice([[], ["rude"]]) if each else [] for each in value]}
+            judgements.append(
+                Judgement(
+                    item_id=f"i{number}",
+                    labeler=labeler,
+                    kind=kind,
+                    value=value,
+                    shown_order=list(range(count)),
+                    elapsed_ms=0,
+                    note="",
+                    event_id=f"{number}-{labeler}",
+                    details=details,
+                )
+            )
+    return items, judgements
+
+
+ROUNDTRIPS = [
+    ("preferences", "pair", "preferences"),
+    ("margins", "pair", "preferences"),
+    ("soft_preferences", "pair", "preferences"),
+    ("rankings", "ranking", "rankings"),
+    ("best_of", "best_of", "best_of"),
+    ("ratings", "rating", "ratings"),
+    ("demonstrations", "correction", "demonstrations"),
+]
+
+
+@pytest.mark.parametrize("talk", [False, True])
+@pytest.mark.parametrize(("name", "kind", "schema"), ROUNDTRIPS)
+def test_what_was_exported_and_imported_is_exported_the_same(tmp_path, name, kind, schema, talk):
+    draw = random.Random(kind)
+    for turn in range(5):
+        items, judgements = drawn(kind, draw)
+        items = conversations(items) if talk else items
+        export(items, judgements, tmp_path / f"{turn}-first", formats=[name])
+        first = tmp_path / f"{turn}-first" / f"{name}.jsonl"
+        if not first.exists():
+            continue
+        again = standard_feedback(first, schema=schema)
+        require_items(again[0])
+        assert {each.kind for each in again[1]} == {kind}
+        export(*again, tmp_path / f"{turn}-second", formats=[name])
+        second = tmp_path / f"{turn}-second" / f"{name}.jsonl"
+        assert contents(first) == contents(second)
+
+
+def contents(path):
+    """The rows of a file in any order; which of two that are level comes first says nothing."""
+    rows = [json.loads(line) for line in path.read_text().split("\n") if line]
+    for row in rows:
+        if row.get("preference") == 0.5:
+            row["chosen"], row["rejected"] = sorted((row["chosen"], row["rejected"]), key=str)
+    return sorted(json.dumps(row, sort_keys=True) for row in rows)
+
+
+def test_judgements_come_back_with_what_was_said(tmp_path):
+    items, judgements = drawn("pair", random.Random(3))
+    export(items, judgements, tmp_path, formats=["soft_preferences", "preferences"])
+    found_items, found = standard_feedback(tmp_path / "soft_preferences.jsonl")
+    by_id = {item["item_id"]: item["completions"] for item in items}
+    found_by_id = {item["item_id"]: item["completions"] for item in found_items}
+
+    def meaning(judgement, texts):
+        value = judgement.value
+        return judgement.item_id, judgement.labeler, value if value == "tie" else texts[judgement.item_id][value]
+
+    assert {meaning(each, found_by_id) for each in found} == {meaning(each, by_id) for each in judgements}
+    assert len(found) == len(judgements) and len({each.event_id for each in found}) == len(found)
+
+
+def test_a_label_is_a_rating_of_one_or_zero(tmp_path):
+    items, judgements = drawn("rating", random.Random(1))
+    export(items, judgements, tmp_path / "first", formats="unpaired")
+    again = standard_feedback(tmp_path / "first" / "unpaired.jsonl", schema="unpaired")
+    assert {number for each in again[1] for number in each.value} <= {0, 1, None}
+    export(*again, tmp_path / "second", formats="unpaired", threshold=0.5)
+    first, second = ((tmp_path / name / "unpaired.jsonl").read_text().split("\n") for name in ("first", "second"))
+    assert sorted(first) == sorted(second)
+
+
+def test_pairs_of_a_ranking_become_items_of_their_own(tmp_path):
+    items, judgements = drawn("ranking", random.Random(2))
+    pairs, _ = ranking_pairs(items, judgements)
+    export(items, judgements, tmp_path, formats="preferences")
+    found_items, found = standard_feedback(tmp_path / "preferences.jsonl")
+    assert len(found) == len(pairs)
+    sizes = {item["item_id"]: len(item["completions"]) for item in items}
+    judged = {each.item_id for each in judgements}
+    assert len(found_items) == sum(sizes[name] * (sizes[name] - 1) // 2 for name in judged)
+
+
+def test_files_of_others_need_no_names(tmp_path):
+    rows = [
+        {"prompt": "p", "chosen": "a", "rejected": "b", "source": "web"},
+        {"prompt": "p", "chosen": "b", "rejected": "a", "source": "web"},
+        {"prompt": "q", "chosen": "c", "rejected": "d", "source": "books"},
+    ]
+    items, judgements = standard_feedback(lines(tmp_path / "hh.jsonl", rows))
+    assert [(item["item_id"], item["source"]) for item in items] == [("hh-000000", "web"), ("hh-000002", "books")]
+    assert [each.labeler for each in judgements] == ["imported", "imported-2", "imported"]
+    assert judgements[0].value == 1 - judgements[1].value
+    again = standard_feedback(written(tmp_path / "hh.json", rows))
+    assert [each.event_id for each in again[1]] == [each.event_id for each in judgements]
+
+
+def test_a_preference_says_which_is_better_and_a_margin_how_strongly(tmp_path):
+    rows = [
+        {"prompt": str(number), "chosen": "a", "rejected": "b", "preference": likely, "margin": margin}
+        for number, (likely, margin) in enumerate([(1, 1 / 3), (0, 1), (0.5, 1), (None, None), (1.0, 0.6666667)])
+    ]
+    items, judgements = standard_feedback(lines(tmp_path / "soft.jsonl", rows))
+    texts = [
+        each.value if each.value == "tie" else item["completions"][each.value]
+        for item, each in zip(items, judgements, strict=True)
+    ]
+    assert texts == ["a", "b", "tie", "a", "a"]
+    assert [each.details.get("strength") for each in judgements] == [2, 4, None, None, 3]
+
+
+def test_a_second_judgement_by_the_same_labeler_is_a_repeat(tmp_path):
+    row = {"prompt": "p", "chosen": "a", "rejected": "b", "labeler": "ada", "item_id": "i"}
+    _, judgements = standard_feedback(lines(tmp_path / "twice.jsonl", [row, row]))
+    assert [each.repeat for each in judgements] == [0, 1]
+    assert len({each.event_id for each in judgements}) == 2
+
+
+def test_equal_texts_that_were_rated_twice_are_two_completions(tmp_path):
+    rows = [{"prompt": "p", "completion": "same", "rating": rating, "labeler": "ada"} for rating in (2, 5)]
+    items, judgements = standard_feedback(lines(tmp_path / "r.jsonl", rows), schema="ratings")
+    assert items[0]["completions"] == ["same", "same"] and judgements[0].value == [2, 5]
+
+
+PAIR = {"prompt": "p", "chosen": "a", "rejected": "b"}
+
+
+@pytest.mark.parametrize(
+    ("schema", "records", "words"),
+    [
+        ("preferences", [PAIR, {"prompt": "p", "chosen": "a"}], r"record 1 \(the first is 0\) has no 'rejected'"),
+        ("preferences", [PAIR, ["p", "a", "b"]], "record 1 .* is .*not an object"),
+        ("preferences", [{**PAIR, "preference": 0.7}], "record 0 .* preference 0.7, which several labelers make"),
+        ("preferences", [{**PAIR, "margin": 2.5}], "record 0 .* margin 2.5"),
+        ("preferences", [{**PAIR, "margin": "large"}], "record 0 .* margin 'large'"),
+        ("preferences", [{**PAIR, "chosen": 3}], "record 0 .*completion that is 3"),
+        ("rankings", [{"prompt": "p", "completions": ["a", "b"], "ranking": [0, 0]}], "record 0 .*index once"),
+        ("rankings", [{"prompt": "p", "completions": ["a", "b"], "ranking": "ab"}], "ranking 'ab': give indices"),
+        ("best_of", [{"prompt": "p", "completions": ["a", "b"], "best": 2}], "record 0 .*index of the best"),
+        ("ratings", [{"prompt": "p", "completion": "a", "rating": "good"}], "record 0 .* rating 'good': give a number"),
+        ("unpaired", [{"prompt": "p", "completion": "a", "label": "yes"}], "label 'yes': give true or false"),
+        ("demonstrations", [{"prompt": "p", "completion": ["a", "b"]}], "record 0 .*give text or a single message"),
+        ("preferences", [], "has no records"),
+        ("steps", [PAIR], "no schema 'steps' to import"),
+    ],
+)
+def test_bad_files_name_the_record(tmp_path, schema, records, words):
+    for path in (lines(tmp_path / "bad.jsonl", records), written(tmp_path / "bad.json", records)):
+        with pytest.raises(WorkbenchError, match=words):
+            standard_feedback(path, schema=schema)
+
+
+def test_files_that_can_not_be_read_get_a_sentence(tmp_path):
+    with pytest.raises(WorkbenchError, match=r"missing\.jsonl can not be read"):
+        standard_feedback(tmp_path / "missing.jsonl")
+    (tmp_path / "half.jsonl").write_text(json.dumps(PAIR) + '\n{"prompt": "p", "cho')
+    with pytest.raises(WorkbenchError, match=r"record 1 .* is not JSON"):
+        standard_feedback(tmp_path / "half.jsonl")
+    (tmp_path / "picture.jsonl").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(WorkbenchError, match="can not be read as text"):
+        standard_feedback(tmp_path / "picture.jsonl")
+
+
+def test_imported_feedback_goes_into_a_store(tmp_path):
+    items, judgements = drawn("pair", random.Random(3))
+    export(items, judgements, tmp_path, formats="preferences")
+    found_items, found = standard_feedback(tmp_path / "preferences.jsonl")
+    for item, judgement in itertools.product(found_items, found):
+        if item["item_id"] == judgement.item_id:
+            require_verdict(judgement, item)
+    store = Store(tmp_path / "feedback.sqlite")
+    store.add_items(found_items)
+    store.record_all(found)
+    assert len(store.judgements()) == len(found)
+
+
+# --- Argilla: what Dataset.records.to_json writes, one object for each record
+
+ADA, BOB = "2d2a4c6e-5a46-4f4a-9d7e-5f2b8b0a5a01", "8b1f1d0c-93c8-4a0f-8f0b-3f0f3a2b7c02"
+
+
+def argilla_record(name, **responses):
+    """A record as Record.to_dict of argilla 2 gives it."""
+    answers = {
+        question: [{"value": value, "user_id": user} for user, value in given.items()]
+        for question, given in responses.items()
+    }
+    return {
+        "id": name,
+        "fields": {"prompt": f"prompt of {name}", "response1": "first", "response2": "second"},
+        "metadata": {"model": "tiny"},
+        "suggestions": {"preference": {"value": "response1", "score": 0.9, "agent": "judge"}},
+        "responses": answers,
+        "vectors": {},
+        "status": "completed" if answers else "pending",
+        "_server_id": "0c7a3f52-1f5d-4c3e-8a3b-6a0a7a7d9b03",
+    }
+
+
+def test_labels_of_argilla_are_pairs(tmp_path):
+    path = written(
+        tmp_path / "records.json",
+        [
+            argilla_record("r1", preference={ADA: "response2", BOB: "tie"}),
+            argilla_record("r2", preference={ADA: "response1"}),
+            argilla_record("r3"),
+        ],
+    )
+    items, judgements = argilla_feedback(path, kind="pair", question="preference")
+    assert items[0] == {
+        "model": "tiny",
+        "item_id": "r1",
+        "prompt": "prompt of r1",
+        "completions": ["first", "second"],
+    }
+    assert said(judgements) == [("r1", ADA, 1), ("r1", BOB, "tie"), ("r2", ADA, 0)] and len(items) == 3
+    assert {each.kind for each in judgements} == {"pair"}
+    other = written(tmp_path / "other.json", [argilla_record("r1", best={ADA: "the second one"})])
+    _, judgements = argilla_feedback(other, kind="pair", question="best", labels={"the second one": 1})
+    assert judgements[0].value == 1
+
+
+def test_rankings_of_argilla_are_rankings_or_pairs(tmp_path):
+    exported = written(tmp_path / "e.json", [argilla_record("r1", rank={ADA: ["response2", "response1"]})])
+    assert argilla_feedback(exported, kind="ranking", question="rank")[1][0].value == [[1], [0]]
+    assert argilla_feedback(exported, kind="pair", question="rank")[1][0].value == 1
+    level = [{"value": "response1", "rank": 1}, {"value": "response2", "rank": 1}]
+    ranked = [{"value": "response1", "rank": 2}, {"value": "response2", "rank": 1}]
+    server = written(tmp_path / "s.json", [argilla_record("r1", rank={ADA: level, BOB: ranked})])
+    assert [each.value for each in argilla_feedback(server, kind="ranking", question="rank")[1]] == [
+        [[0, 1]],
+        [[1], [0]],
+    ]
+    assert [each.value for each in argilla_feedback(server, kind="pair", question="rank")[1]] == ["tie", 1]
+
+
+def test_responses_as_the_server_of_argilla_lists_them(tmp_path):
+    record = argilla_record("r1")
+    level = [{"value": "response1", "rank": 1}, {"value": "response2", "rank": 1}]
+    record["responses"] = [
+        {"id": "x", "user_id": ADA, "status": "submitted", "values": {"rank": {"value": level}, "why": {"value": "-"}}},
+        {"id": "y", "user_id": BOB, "status": "draft", "values": {"rank": {"value": level}}},
+    ]
+    path = written(tmp_path / "server.json", [record])
+    assert said(argilla_feedback(path, kind="pair", question="rank")[1]) == [("r1", ADA, "tie"), ("r1", BOB, "skip")]
+    del record["responses"][1]["values"]
+    with pytest.raises(WorkbenchError, match=r"record 0 .*in a response, has no 'values'"):
+        argilla_feedback(written(tmp_path / "server.json", [record]), kind="pair", question="rank")
+
+
+def test_ratings_and_texts_of_argilla(tmp_path):
+    record = argilla_record("r1", first={ADA: 4, BOB: 5}, second={ADA: 1}, better={ADA: "well written"})
+    path = written(tmp_path / "r.json", [record])
+    _, judgements = argilla_feedback(path, kind="rating", question=["first", "second"])
+    assert said(judgements) == [("r1", ADA, [4, 1]), ("r1", BOB, [5, None])]
+    _, judgements = argilla_feedback(path, kind="correction", question="better", completions=["response1"])
+    assert said(judgements) == [("r1", ADA, "well written")]
+
+
+def test_chats_of_argilla_are_conversations_and_what_was_not_submitted_is_a_skip(tmp_path):
+    record = argilla_record("r1", preference={ADA: "response1", BOB: "response2"})
+    record["fields"]["prompt"] = [{"role": "user", "content": "hello"}]
+    for completion in ("response1", "response2"):
+        record["fields"][completion] = [{"role": "assistant", "content": completion}]
+    record["responses"]["preference"][0]["status"] = "discarded"
+    record["responses"]["preference"][1]["status"] = "submitted"
+    items, judgements = argilla_feedback(written(tmp_path / "c.json", [record]), kind="pair", question="preference")
+    assert items[0]["prompt"][0]["content"] == "hello"
+    assert [each.value for each in judgements] == ["skip", 1]
+
+
+def without(record, *path):
+    for name in path[:-1]:
+        record = record[name]
+    del record[path[-1]]
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [
+        (("fields",), "record 1 .* has no 'fields'"),
+        (("fields", "response2"), r"record 1 .*among its fields, has no 'response2' \(found: prompt, response1\)"),
+        (("fields", "prompt"), "record 1 .*among its fields, has no 'prompt'"),
+        (("responses", "preference", 0, "user_id"), "record 1 .*in a response to 'preference', has no 'user_id'"),
+        (("responses", "preference", 0, "value"), "record 1 .*in a response to 'preference', has no 'value'"),
+    ],
+)
+def test_records_of_argilla_that_lack_something_are_named(tmp_path, missing, words):
+    records = [argilla_record(name, preference={ADA: "response1"}) for name in ("r1", "r2")]
+    without(records[1], *missing)
+    with pytest.raises(WorkbenchError, match=words):
+        argilla_feedback(written(tmp_path / "bad.json", records), kind="pair", question="preference")
+
+
+def test_questions_and_labels_of_argilla_that_do_not_exist_are_named(tmp_path):
+    path = written(tmp_path / "r.json", [argilla_record("r1", preference={ADA: "A"})])
+    with pytest.raises(WorkbenchError, match=r"record 0 .*is labelled 'A': say what it means, as in labels=\{'A': 0\}"):
+        argilla_feedback(path, kind="pair", question="preference")
+    with pytest.raises(WorkbenchError, match=r"no answers to \['rank'\], but to \['preference'\]"):
+        argilla_feedback(path, kind="pair", question="rank")
+    with pytest.raises(WorkbenchError, match="no judgement of kind 'pairs'"):
+        argilla_feedback(path, kind="pairs", question="preference")
+    with pytest.raises(WorkbenchError, match=r"record 0 .*: give a number or None"):
+        argilla_feedback(path, kind="rating", question="preference")
+
+
+# --- Label Studio: a JSON export, one object for each task
+
+
+def annotation(*results, by=2, cancelled=False, seconds=12.51):
+    """An annotation with the fields of an export of Label Studio 1."""
+    return {
+        "id": 68045,
+        "completed_by": by,
+        "result": list(results),
+        "was_cancelled": cancelled,
+        "ground_truth": False,
+        "created_at": "2023-04-17T21:54:20.457543Z",
+        "updated_at": "2023-04-17T21:54:20.457580Z",
+        "lead_time": seconds,
+        "prediction": {},
+        "result_count": 0,
+        "unique_id": "80f751c6-c26a-47ef-9eea-8208d33a172a",
+        "task": 401635,
+        "project": 183,
+    }
+
+
+def result(sort, value, *, name="comparison", to="comparison"):
+    return {"value": value, "id": "Sba4F4tuVh", "from_name": name, "to_name": to, "type": sort, "origin": "manual"}
+
+
+def task(*annotations, number=401635, **data):
+    data = data or {"prompt": "What is new?", "answer1": "Nothing.", "answer2": "Much."}
+    return {
+        "id": number,
+        "annotations": list(annotations),
+        "file_upload": "65af2932-ls_input_data.json",
+        "drafts": [],
+        "predictions": [],
+        "data": data,
+        "meta": {},
+        "created_at": "2023-04-17T21:53:56.689509Z",
+        "inner_id": 1,
+        "total_annotations": len(annotations),
+        "cancelled_annotations": 0,
+        "project": 183,
+    }
+
+
+def test_pairs_of_label_studio(tmp_path):
+    path = written(
+        tmp_path / "export.json",
+        [
+            task(
+                annotation(result("pairwise", {"selected": "left"})),
+                annotation(result("pairwise", {"selected": "right"}), by={"id": 3, "email": "bob@example.org"}),
+                annotation(cancelled=True, by=4),
+                annotation(by=5, seconds=None),
+            ),
+            task(annotation(result("choices", {"choices": ["tie"]})), number=401636),
+        ],
+    )
+    items, judgements = label_studio_feedback(path, kind="pair")
+    assert items[0] == {"item_id": "401635", "prompt": "What is new?", "completions": ["Nothing.", "Much."]}
+    assert said(judgements) == [
+        ("401635", "2", 0),
+        ("401635", "bob@example.org", 1),
+        ("401635", "4", "skip"),
+        ("401635", "5", "skip"),
+        ("401636", "2", "tie"),
+    ]
+    assert [each.elapsed_ms for each in judgements] == [12510, 12510, 12510, 0, 12510]
+
+
+DOCUMENTS = [
+    {"id": "blog", "title": "10 tips", "body": "There is nothing worse"},
+    {"id": "mdn", "title": "Arrow functions", "body": "A compact alternative"},
+    {"id": "wiki", "title": "Arrow", "body": "In computer science"},
+]
+
+
+@pytest.mark.parametrize("value", [["mdn", "wiki", "blog"], {"rank": ["mdn", "wiki", "blog"]}])
+def test_rankings_of_label_studio(tmp_path, value):
+    ranked = result("ranker", {"ranker": value}, name="rank", to="results")
+    path = written(tmp_path / "rank.json", [task(annotation(ranked), task="rank", prompt="find", items=DOCUMENTS)])
+    items, judgements = label_studio_feedback(path, kind="ranking", completions="items.body")
+    assert items[0] == {
+        "item_id": "401635",
+        "task": "rank",
+        "prompt": "find",
+        "completions": ["There is nothing worse", "A compact alternative", "In computer science"],
+    }
+    assert judgements[0].value == [[1], [2], [0]]
+
+
+def test_buckets_of_label_studio_are_no_ranking(tmp_path):
+    sorted_out = result("ranker", {"ranker": {"_": [], "best": ["mdn"], "ads": ["blog", "wiki"]}})
+    path = written(tmp_path / "b.json", [task(annotation(sorted_out), prompt="find", items=DOCUMENTS)])
+    with pytest.raises(WorkbenchError, match=r"record 0 .* sorts completions into \['best', 'ads'\]"):
+        label_studio_feedback(path, kind="ranking", completions="items.body")
+
+
+def test_ratings_bests_and_texts_of_label_studio(tmp_path):
+    rated = annotation(
+        result("rating", {"rating": 4}, name="quality2", to="answer2"),
+        result("choices", {"choices": ["answer2"]}, name="best", to="prompt"),
+        result("choices", {"choices": ["Yes"]}, name="safe", to="prompt"),
+        result("textarea", {"text": ["Better."]}, name="rewrite", to="answer1"),
+    )
+    path = written(tmp_path / "all.json", [task(rated)])
+    assert label_studio_feedback(path, kind="rating")[1][0].value == [None, 4]
+    assert label_studio_feedback(path, kind="best_of", control="best")[1][0].value == 1
+    written_over = label_studio_feedback(path, kind="correction")[1][0]
+    assert (written_over.value, written_over.details) == ("Better.", {"completion": 0})
+    chosen = label_studio_feedback(path, kind="pair", control="safe", labels={"Yes": 0, "No": 1})[1][0]
+    assert chosen.value == 0
+    with pytest.raises(WorkbenchError, match=r"record 0 .*2 results \('best', 'safe'\): choose by control"):
+        label_studio_feedback(path, kind="pair")
+
+
+@pytest.mark.parametrize(
+    ("kind", "bad", "words"),
+    [
+        ("pair", {"id": 1, "text": "JSON-MIN"}, "record 1 .* has no 'data'"),
+        ("pair", task(prompt="p", answer1="a"), "in its data, has no 'answer2'"),
+        ("pair", task(answer1="a", answer2="b"), "in its data, has no 'prompt'"),
+        ("pair", task(annotation(result("rating", {"rating": 3}))), "without pairwise or choices .found: rating"),
+        ("pair", task(annotation(result("choices", {"choices": ["A"]}))), "labelled 'A': say what it means"),
+        ("pair", task(annotation(result("choices", {"choices": ["left", "right"]}))), "a verdict is a single choice"),
+        ("pair", task(annotation(result("pairwise", {}))), "has no 'selected'"),
+        ("rating", task(annotation(result("rating", {"rating": 3}, to="chat"))), "rates 'chat', which is not among"),
+        ("rating", task(annotation(result("rating", {"rating": "3"}, to="answer1"))), "number or None"),
+    ],
+)
+def test_tasks_of_label_studio_that_lack_something_are_named(tmp_path, kind, bad, words):
+    good = {"pair": result("pairwise", {"selected": "left"}), "rating": result("rating", {"rating": 2}, to="answer1")}
+    path = written(tmp_path / "bad.json", [task(annotation(good[kind]), number=1), bad])
+    with pytest.raises(WorkbenchError, match=f"record 1 .*{words}|{words}"):
+        label_studio_feedback(path, kind=kind)
+
+
+def test_every_export_format_can_be_imported():
+    assert {name for name, _, _ in ROUNDTRIPS} | {"unpaired"} == set(FORMATS)

@@ -1,0 +1,197 @@
+"""Oracles: judgements counted by hand, statsmodels' intervals, habits planted in simulated labelers."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from statsmodels.stats.proportion import proportion_confint
+
+from workbench.errors import WorkbenchError
+from workbench.feedback.agreement import labeler_vs_rest
+from workbench.feedback.quality import (
+    attention_checks,
+    keep,
+    labeler_summary,
+    length_bias,
+    position_bias,
+    seconds_per_item,
+    self_consistency,
+    wilson_interval,
+)
+from workbench.records import Judgement
+
+ITEMS = [
+    {"item_id": "short", "prompt": "p", "completions": ["one two three", "one"]},
+    {"item_id": "same", "prompt": "p", "completions": ["a b", "c d"]},
+    {"item_id": "chat", "prompt": "p", "completions": [[{"role": "assistant", "content": "a b"}], "a b c"]},
+    {"item_id": "four", "prompt": "p", "completions": ["a", "a b", "a b c", "a b c d"]},
+    {"item_id": "check", "prompt": "p", "completions": ["good", "b a d"], "expected": 0},
+]
+
+
+def judged(item, labeler, value, shown, *, kind="pair", elapsed_ms=0, repeat=0):
+    event = f"{item} {labeler} {kind} {repeat}"
+    common = {"shown_order": shown, "elapsed_ms": elapsed_ms, "note": "", "event_id": event, "repeat": repeat}
+    return Judgement(item_id=item, labeler=labeler, kind=kind, value=value, **common)
+
+
+HAND = pd.DataFrame(
+    [
+        judged("short", "ada", 0, [1, 0], elapsed_ms=1000),
+        judged("same", "ada", 1, [1, 0], elapsed_ms=3000),
+        judged("chat", "ada", 1, [0, 1]),
+        judged("check", "ada", 0, [0, 1], elapsed_ms=2000),
+        judged("short", "bob", "tie", [0, 1]),
+        judged("same", "bob", "skip", [0, 1]),
+        judged("check", "bob", "skip", [0, 1]),
+        judged("short", "ada", 0, [0, 1], repeat=1),
+        judged("chat", "ada", "tie", [0, 1], repeat=1),
+        judged("same", "ada", 0, [0, 1], repeat=1),
+        judged("four", "cy", [[3], [1, 2], [0]], [3, 2, 1, 0], kind="ranking"),
+        judged("four", "cy", [[3], [2], [1], [0]], [3, 2, 1, 0], kind="ranking", repeat=1),
+        judged("four", "dee", 2, [0, 1, 2, 3], kind="best_of"),
+        judged("four", "dee", [5, None, 1, 7], [0, 1, 2, 3], kind="rating"),
+        judged("four", "dee", [5, 4, 2, 7], [0, 1, 2, 3], kind="rating", repeat=1),
+        judged("four", "dee", "better", [0], kind="correction"),
+    ]
+)
+
+
+def shares(table):
+    return {row.labeler: (row.share, row.items) for row in table.itertuples()}
+
+
+def test_position_bias_counted_by_hand():
+    # ada: short 0 was second, same 1 first, chat 1 second, check 0 first; bob decided nothing
+    # cy: shown 3 2 1 0, all five decided pairs in that order; dee: 2 before 3, after 0 and 1
+    assert shares(position_bias(HAND)) == {"ada": (0.5, 4), "cy": (1, 1), "dee": (pytest.approx(1 / 3), 1)}
+
+
+def test_length_bias_counted_by_hand():
+    # ada: short longer, chat longer, check shorter, same does not count; cy: all longer; dee: 2 over 0 and 1, not 3
+    expected = {"ada": (pytest.approx(2 / 3), 3), "cy": (1, 1), "dee": (pytest.approx(2 / 3), 1)}
+    assert shares(length_bias(HAND, ITEMS)) == expected
+    assert shares(length_bias(HAND, pd.DataFrame(ITEMS))) == expected
+
+
+def test_self_consistency_counted_by_hand():
+    # ada: short the same, chat half, same another; cy: five of six pairs and half; dee: two of three ratings
+    expected = {"ada": (0.5, 3), "cy": (pytest.approx(5.5 / 6), 1), "dee": (pytest.approx(2 / 3), 1)}
+    assert shares(self_consistency(HAND)) == expected
+
+
+def test_attention_counted_by_hand():
+    assert shares(attention_checks(HAND, ITEMS)) == {"ada": (1, 1), "bob": (0, 1)}
+    assert shares(attention_checks(HAND, pd.DataFrame(ITEMS))) == {"ada": (1, 1), "bob": (0, 1)}
+
+
+def test_the_order_within_a_tie_is_no_failed_check():
+    items = [{"item_id": "four", "completions": list("abcd"), "expected": [[3], [2, 1], [0]]}]
+    assert shares(attention_checks(HAND[HAND["kind"] == "ranking"], items)) == {"cy": (1, 1)}
+
+
+def test_seconds_counted_by_hand():
+    (row,) = seconds_per_item(HAND).itertuples()
+    assert (row.labeler, row.median, row.measured, row.unmeasured) == ("ada", 2, 3, 4)
+    assert (row.p10, row.p90) == (pytest.approx(1.2), pytest.approx(2.8))
+
+
+@pytest.mark.parametrize(("count", "passed"), [(1, 1), (10, 0), (10, 7), (200, 150)])
+def test_the_interval_is_wilsons(count, passed):
+    expected = proportion_confint(passed, count, method="wilson")
+    assert wilson_interval(passed / count, count) == pytest.approx(expected, abs=1e-12)
+    frame = pd.DataFrame([judged(str(i), "ada", int(i >= passed), [0, 1]) for i in range(count)])
+    (row,) = position_bias(frame).itertuples()
+    assert (row.low, row.high) == pytest.approx(expected, abs=1e-12)
+
+
+def simulated(generator, *, items, first, longer):
+    """A labeler who picks what is shown first, or what is longer, with these probabilities, else tosses a coin."""
+    rows, texts = [], []
+    for i in range(items):
+        words, order = generator.choice(20, size=2, replace=False) + 1, generator.permutation(2).tolist()
+        texts.append({"item_id": str(i), "completions": ["w " * count for count in words]})
+        habit = generator.random()
+        if habit < first:
+            value = order[0]
+        elif habit < first + longer:
+            value = int(words.argmax())
+        else:
+            value = int(generator.integers(2))
+        rows.append(judged(str(i), "ada", value, order))
+    return pd.DataFrame(rows), texts
+
+
+def test_planted_habits_are_covered():
+    generator, inside = np.random.default_rng(0), []
+    for _ in range(60):
+        frame, items = simulated(generator, items=80, first=0.3, longer=0.2)
+        for table, truth in ((position_bias(frame), 0.65), (length_bias(frame, items), 0.6)):
+            inside.append(table["low"][0] <= truth <= table["high"][0])
+    assert 0.92 <= np.mean(inside) <= 0.99
+
+
+def test_several_pairs_of_an_item_count_as_one_draw():
+    # half of the items are ranked as shown, half the other way round: 20 coin flips, not 120
+    rows = [
+        judged(str(i), "ada", [[k] for k in (range(4) if i % 2 else range(3, -1, -1))], [0, 1, 2, 3], kind="ranking")
+        for i in range(20)
+    ]
+    (row,) = position_bias(pd.DataFrame(rows)).itertuples()
+    assert (row.share, row.items) == (0.5, 20)
+    assert (row.low, row.high) == pytest.approx(proportion_confint(10, 20, method="wilson"))
+
+
+def test_what_is_kept():
+    assert set(keep(HAND, labelers=["bob", "cy"])["labeler"]) == {"bob", "cy"}
+    assert set(keep(HAND, kinds=["rating"])["kind"]) == {"rating"}
+    slow = keep(HAND, slower_than_ms=2000)
+    assert sorted(slow.loc[slow["elapsed_ms"] > 0, "elapsed_ms"]) == [2000, 3000]
+    assert (slow["elapsed_ms"] == 0).sum() == (HAND["elapsed_ms"] == 0).sum()  # nobody measured these
+    pd.testing.assert_frame_equal(keep(HAND), HAND)
+
+
+def test_the_summary_joins_what_was_measured():
+    frame = pd.concat([HAND, pd.DataFrame([judged("chat", "bob", 1, [1, 0])])])
+    summary = labeler_summary(frame, ITEMS).set_index("labeler")
+    assert summary["judgements"].to_dict() == {"ada": 7, "bob": 4, "cy": 2, "dee": 4}
+    assert summary["skipped"].to_dict() == {"ada": 0, "bob": 2, "cy": 0, "dee": 0}
+    assert summary.loc["ada", ["prefers_first", "attention", "seconds"]].tolist() == [0.5, 1, 2]
+    pairs = frame[(frame["kind"] == "pair") & (frame["repeat"] == 0)]
+    expected = labeler_vs_rest(pairs).set_index("labeler").loc["bob", ["agreement", "low", "high"]]
+    assert summary.loc["bob", ["agreement", "agreement_low", "agreement_high"]].tolist() == expected.tolist()
+    assert summary["seconds"].isna().to_dict() == {"ada": False, "bob": True, "cy": True, "dee": True}
+
+
+def test_the_summary_leaves_out_what_nobody_measured():
+    summary = labeler_summary(pd.DataFrame([judged("same", "ada", "tie", [0, 1])]), ITEMS)
+    assert summary.to_dict("records") == [{"labeler": "ada", "judgements": 1, "skipped": 0}]
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        position_bias,
+        self_consistency,
+        seconds_per_item,
+        lambda frame: length_bias(frame, ITEMS),
+        lambda frame: attention_checks(frame, ITEMS),
+        lambda frame: labeler_summary(frame, ITEMS),
+    ],
+)
+def test_no_judgements_make_an_empty_table(measure):
+    assert len(measure(HAND.head(0))) == 0
+
+
+@pytest.mark.parametrize(
+    ("measure", "words"),
+    [
+        (lambda: keep(HAND, labelers=["eve"]), r"No judgement has the labeler 'eve': choose from \['ada'"),
+        (lambda: keep(HAND, kinds=["pairs"]), "No judgement has the kind 'pairs'"),
+        (lambda: length_bias(HAND, ITEMS[1:]), "Item 'short' was judged, but is not among the 4 items"),
+        (lambda: position_bias(HAND.drop(columns="shown_order")), r"lacks \['shown_order'\]"),
+        (lambda: seconds_per_item(HAND.drop(columns="elapsed_ms")), r"lacks \['elapsed_ms'\]"),
+    ],
+)
+def test_what_can_not_be_measured_gets_a_sentence(measure, words):
+    with pytest.raises(WorkbenchError, match=words):
+        measure()

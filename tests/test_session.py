@@ -1,0 +1,179 @@
+"""Oracles: what the store holds after answers that speak of places on the screen."""
+
+import pytest
+
+from workbench.errors import WorkbenchError
+from workbench.feedback.live import live_agreement
+from workbench.feedback.order import shown_order
+from workbench.feedback.queues import Queue
+from workbench.feedback.session import Session, verdict
+from workbench.feedback.store import Store
+from workbench.records import Judgement
+
+
+def items(count, completions=("zero", "one")):
+    return [{"item_id": f"i{n}", "prompt": f"p{n}", "completions": list(completions)} for n in range(count)]
+
+
+def session(tmp_path, labeler="ada", kind="pair", completions=("zero", "one"), count=6, **queue):
+    store = Store(tmp_path / "labels.db")
+    return Session(store=store, queue=Queue(items=items(count, completions), **queue), labeler=labeler, kind=kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "value", "details"),
+    [
+        # order [2, 0, 1]: the first place shows completion 2, the second 0, the third 1
+        ("pair", {"choice": 0}, 2, {}),
+        ("pair", {"choice": 2, "strength": 3}, 1, {"strength": 3}),
+        ("pair", {"choice": "tie", "strength": 3}, "tie", {}),
+        ("ranking", {"groups": [[1], [2, 0]]}, [[0], [1, 2]], {}),
+        ("best_of", {"best": 1}, 0, {}),
+        ("rating", {"ratings": [7, 1, None]}, [1, None, 7], {}),
+        (
+            "rating",
+            {"ratings": [7, 1, 2], "flags": [["x"], [], ["y", "z"]]},
+            [1, 2, 7],
+            {"flags": [[], ["y", "z"], ["x"]]},
+        ),
+        ("correction", {"text": "better", "completion": 2}, "better", {"completion": 1}),
+        ("correction", {"text": "better", "completion": None}, "better", {}),
+    ],
+)
+def test_places_on_the_screen_become_indices_of_the_item(kind, answer, value, details):
+    assert verdict(kind, answer, [2, 0, 1]) == (value, details)
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer"),
+    [
+        ("pair", {}),
+        ("pair", {"choice": 3}),
+        ("pair", {"choice": "0"}),
+        ("ranking", {"groups": 5}),
+        ("ranking", {"groups": [[0], [7]]}),
+        ("best_of", {"best": None}),
+        ("rating", {"ratings": [1]}),
+        ("correction", {}),
+    ],
+)
+def test_answers_that_say_nothing_are_refused(kind, answer):
+    with pytest.raises(WorkbenchError, match=f"is no {kind}"):
+        verdict(kind, answer, [2, 0, 1])
+
+
+def test_a_campaign_is_stored_unshuffled_and_both_sides_are_shown(tmp_path):
+    ada, firsts = session(tmp_path, count=40), 0
+    for number in range(40):
+        view = ada.view()
+        assert (view.done, view.total) == (number, 40)
+        assert view.completions == [("zero", "one")[index] for index in view.shown_order]
+        firsts += view.completions[0] == "zero"
+        answer = {"choice": view.completions.index("one"), "strength": 2}
+        assert ada.judge(view.item_id, f"e{number}", "label", answer=answer, elapsed_ms=2000) == "saved"
+    assert 8 < firsts < 32
+    stored = ada.store.judgements()
+    assert {each.value for each in stored} == {1} and {each.details["strength"] for each in stored} == {2}
+    assert all(each.shown_order == shown_order("ada", each.item_id, 2) for each in stored)
+    done = ada.view()
+    assert done.item_id == "" and done.message.startswith("Nothing is left for you") and done.completions == []
+
+
+def test_a_restart_goes_on_with_the_same_item_and_order(tmp_path):
+    before = session(tmp_path)
+    view = before.view()
+    before.judge(view.item_id, "e", "label", answer={"choice": 0}, elapsed_ms=1)
+    view = before.view()
+    before.store.close()
+    again = session(tmp_path).view()
+    assert (again.item_id, again.completions, again.done) == (view.item_id, view.completions, 1)
+
+
+def test_an_answer_is_kept_once_whatever_arrives(tmp_path):
+    ada = session(tmp_path)
+    first = ada.view()
+    assert ada.judge(first.item_id, "e", "label", answer={"choice": 0}, elapsed_ms=1) == "saved"
+    ada.view()
+    assert ada.judge(first.item_id, "e", "label", answer={"choice": 0}, elapsed_ms=1) == "saved"  # sent again
+    ignored = ada.judge(first.item_id, "f", "label", answer={"choice": 1}, elapsed_ms=1)
+    assert ignored == "an answer to an earlier item was ignored"
+    assert len(ada.store.judgements()) == 1
+
+
+def test_the_same_labeler_in_two_tabs_judges_an_item_once(tmp_path):
+    tabs = [session(tmp_path), session(tmp_path)]
+    views = [tab.view() for tab in tabs]
+    assert views[0].item_id == views[1].item_id
+    said = [
+        tab.judge(views[0].item_id, f"e{i}", "label", answer={"choice": 0}, elapsed_ms=1) for i, tab in enumerate(tabs)
+    ]
+    assert said == ["saved", "judged before, in another tab: nothing was changed"]
+    assert len(tabs[0].store.judgements()) == 1
+    assert tabs[1].view().item_id != views[0].item_id
+
+
+def test_undo_shows_the_item_again(tmp_path):
+    ada = session(tmp_path)
+    assert ada.undo("u0") == "there is nothing to undo" and not ada.view().can_undo
+    first = ada.view()
+    ada.judge(first.item_id, "e", "skip", answer={}, elapsed_ms=1)
+    assert ada.view().item_id != first.item_id and ada.view().can_undo
+    assert ada.undo("u1") == "undone"
+    assert ada.view().item_id == first.item_id
+    ada.judge(first.item_id, "f", "label", answer={"choice": "tie"}, elapsed_ms=1)
+    assert [each.value for each in ada.store.judgements()] == ["tie"]
+
+
+def test_a_repeat_is_stored_as_such_and_may_be_undone(tmp_path):
+    ada = session(tmp_path, count=30, repeat_share=0.2)
+    for number in range(30):
+        view = ada.view()
+        if view.repeat:
+            break
+        ada.judge(view.item_id, f"e{number}", "label", answer={"choice": 0}, elapsed_ms=1)
+    ada.judge(view.item_id, "again", "label", answer={"choice": 1}, elapsed_ms=1)
+    stored = [each for each in ada.store.judgements() if each.item_id == view.item_id]
+    assert [each.repeat for each in stored] == [0, 1]
+    ada.undo("u")
+    again = ada.view()
+    assert (again.item_id, again.repeat) == (view.item_id, 1)
+
+
+def test_a_failed_write_is_said_and_can_be_tried_again(tmp_path):
+    ada = session(tmp_path)
+    view = ada.view()
+    ada.store._db.execute(f"PRAGMA max_page_count = {ada.store._db.execute('PRAGMA page_count').fetchone()[0]}")
+    with pytest.raises(WorkbenchError, match="disk is full"):
+        ada.judge(view.item_id, "e", "label", answer={"choice": 0}, elapsed_ms=1, note="x" * 90_000)
+    ada.store._db.execute("PRAGMA max_page_count = 100000")
+    assert ada.judge(view.item_id, "e", "label", answer={"choice": 0}, elapsed_ms=1, note="x" * 90_000) == "saved"
+
+
+def test_time_left_is_the_typical_time_for_what_is_left(tmp_path):
+    ada = session(tmp_path)
+    assert ada.view().seconds_left is None
+    for number, seconds in enumerate([2, 4, 90]):
+        ada.judge(ada.view().item_id, f"e{number}", "label", answer={"choice": 0}, elapsed_ms=1000 * seconds)
+    assert ada.view().seconds_left == pytest.approx(4 * 3)
+
+
+def test_live_agreement_counts_ties_half_and_waits_for_enough(tmp_path):
+    store = Store(tmp_path / "a.db")
+    store.add_items(items(6))
+    verdicts = {"ada": [0, 1, 0, 1, "tie", "skip"], "bob": [0, 1, 1, 1, 0, 0]}
+    for labeler, values in verdicts.items():
+        for number, value in enumerate(values):
+            assert live_agreement(store, "pair") == ""
+            event = {"event_id": f"{labeler}{number}", "shown_order": [0, 1], "elapsed_ms": 1, "note": ""}
+            store.record(Judgement(item_id=f"i{number}", labeler=labeler, kind="pair", value=value, **event))
+            if labeler == "bob" and number == 4:
+                break
+    # equal, equal, different, equal, half: 3.5 of 5, standard error over 5 items .2
+    assert live_agreement(store, "pair") == "labelers agree on 70% ± 40% of 5 items judged by two"
+    assert live_agreement(store, "rating") == ""
+
+
+@pytest.mark.parametrize(("labeler", "kind", "sentence"), [(" ", "pair", "labeler is ' '"), ("a", "x", "kind 'x'")])
+def test_a_session_without_a_name_or_a_kind_is_refused(tmp_path, labeler, kind, sentence):
+    with pytest.raises(WorkbenchError, match=sentence):
+        session(tmp_path, labeler=labeler, kind=kind)

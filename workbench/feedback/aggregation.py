@@ -1,0 +1,157 @@
+"""Several labelers' verdicts on the same two completions as one training row, or as one row each.
+
+Every function takes judgements of pairs, rankings (each two completions) and best_of (the best and each other), mixed
+or not. Rows have prompt, chosen, rejected, preference, labelers, agreement, item_id: how probable it is that the chosen
+one is better, how many judged these two, and the share of pairs of them who said the same (a tie against a choice
+counts half; None where one judged alone). What is left out has the reasons of `rankings`, and `labelers`, too: all rows
+and all that was left out add up to the verdicts that were given.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from workbench.errors import WorkbenchError
+from workbench.feedback.rankings import Rows, compared, judged, left_out_row
+from workbench.records import Judgement
+
+CLASSES = (0, 1, "tie")
+
+
+class _Pair(NamedTuple):
+    """What was said of the completions `first` < `second` of an item."""
+
+    item: Mapping[str, Any]
+    first: int
+    second: int
+    votes: dict[str, int | str]  # labeler -> 0 (the first is better), 1 or "tie"
+
+
+def majority_rows(items: Iterable[Mapping], judgements: Iterable[Judgement]) -> tuple[Rows, Rows]:
+    """One row for each pair of completions on which more labelers agree than on anything else.
+
+    "tie" is a verdict like the others: where it has the most votes, or two verdicts have as many, the pair is left out
+    as a tie. `preference` is the share of votes for the chosen one, a tie counting half.
+    """
+    return _one_row_each(items, judgements, lambda pair: _shares(Counter(pair.votes.values())))
+
+
+def posterior_rows(
+    items: Iterable[Mapping], judgements: Iterable[Judgement], posterior: pd.DataFrame
+) -> tuple[Rows, Rows]:
+    """One row for each pair of completions whose most probable class, in a table of probabilities, is a choice.
+
+    `posterior` is that of `dawid_skene` on the same judgements: columns 0, 1 and perhaps "tie", index item_id, or
+    item_id and part ("0-2") for rankings and best_of. `preference` is the probability that the chosen one is better,
+    half that of a tie included. WorkbenchError where a judged pair is not in the table.
+    """
+    odd = [name for name in posterior.columns if name not in CLASSES]
+    if odd:
+        raise WorkbenchError(f"The posterior has the class {odd[0]!r}: a pair is 0, 1 or 'tie'.")
+    return _one_row_each(items, judgements, lambda pair: _probabilities(pair, posterior))
+
+
+def labeler_rows(items: Iterable[Mapping], judgements: Iterable[Judgement]) -> tuple[Rows, Rows]:
+    """One row for each decided verdict, with its `labeler`: preference is 1. Others are left out one by one.
+
+    Here `labelers` says how many judged the same two, of whom each has a row or is left out.
+    """
+    pairs, left_out = _verdicts(items, judgements)
+    rows = []
+    for pair in pairs:
+        for labeler, vote in pair.votes.items():
+            reason = _same(pair) or ("tie" if vote == "tie" else "")
+            row = _left_out(pair, reason) if reason else _row(pair, vote, 1.0)
+            (left_out if reason else rows).append({**row, "labeler": labeler})
+    return rows, left_out
+
+
+def _one_row_each(
+    items: Iterable[Mapping],
+    judgements: Iterable[Judgement],
+    probabilities: Callable[[_Pair], Mapping[int | str, float]],
+) -> tuple[Rows, Rows]:
+    """Rows of the pairs whose most probable class is a choice, and what was left out."""
+    pairs, left_out = _verdicts(items, judgements)
+    rows = []
+    for pair in pairs:
+        if _same(pair):
+            left_out.append(_left_out(pair, _same(pair)))
+            continue
+        chances = probabilities(pair)
+        best = max(chances.values())
+        likely = [verdict for verdict, chance in chances.items() if chance == best]
+        if likely in ([0], [1]):
+            rows.append(_row(pair, likely[0], chances[likely[0]] + chances["tie"] / 2))
+        else:
+            left_out.append(_left_out(pair, "tie"))
+    return rows, left_out
+
+
+def _verdicts(items: Iterable[Mapping], judgements: Iterable[Judgement]) -> tuple[list[_Pair], Rows]:
+    """What every labeler said of every two completions, and the judgements that can teach nothing."""
+    pairs: dict[tuple[str, int, int], _Pair] = {}
+    left_out = []
+    for judgement, item, reason in judged(items, judgements, "pair", "ranking", "best_of"):
+        if reason:
+            left_out.append({**left_out_row(judgement, item, reason), "labelers": 1})
+            continue
+        for better, worse, tied in compared(judgement, len(item["completions"])):
+            first, second = sorted((better, worse))
+            pair = pairs.setdefault((judgement.item_id, first, second), _Pair(item, first, second, {}))
+            if judgement.labeler in pair.votes:
+                raise WorkbenchError(
+                    f"Labeler {judgement.labeler!r} judged item {judgement.item_id!r} more than once: keep one verdict "
+                    "of each, or mark later ones as repeat."
+                )
+            pair.votes[judgement.labeler] = "tie" if tied else int(better == second)
+    return list(pairs.values()), left_out
+
+
+def _same(pair: _Pair) -> str:
+    """The reason to leave out two equal texts."""
+    first, second = _texts(pair)
+    return "identical" if first == second else ""
+
+
+def _shares(votes: Counter) -> dict[int | str, float]:
+    return {verdict: votes[verdict] / votes.total() for verdict in CLASSES}
+
+
+def _probabilities(pair: _Pair, posterior: pd.DataFrame) -> dict[int | str, float]:
+    """Those of the three verdicts in the row of `posterior` that is about this pair."""
+    item_id = pair.item["item_id"]
+    key = (item_id, f"{pair.first}-{pair.second}") if posterior.index.nlevels == 2 else item_id
+    if key not in posterior.index:
+        raise WorkbenchError(f"The posterior has no row for {key!r}: make it from the same judgements.")
+    row = posterior.loc[key]
+    return {verdict: float(row[verdict]) if verdict in posterior.columns else 0.0 for verdict in CLASSES}
+
+
+def _row(pair: _Pair, verdict: int | str, preference: float) -> dict[str, Any]:
+    texts = _texts(pair)
+    sides = {"prompt": pair.item["prompt"], "chosen": texts[verdict], "rejected": texts[1 - verdict]}
+    about = {"labelers": len(pair.votes), "agreement": _agreement(pair), "item_id": pair.item["item_id"]}
+    return {**sides, "preference": preference, **about}
+
+
+def _left_out(pair: _Pair, reason: str) -> dict[str, Any]:
+    about = {"labelers": len(pair.votes), "agreement": _agreement(pair), "item_id": pair.item["item_id"]}
+    return {"prompt": pair.item["prompt"], "completions": _texts(pair), "reason": reason, **about}
+
+
+def _texts(pair: _Pair) -> list:
+    return [pair.item["completions"][index] for index in (pair.first, pair.second)]
+
+
+def _agreement(pair: _Pair) -> float | None:
+    """Share of pairs of labelers who said the same, half for a tie against a choice."""
+    if len(pair.votes) < 2:
+        return None
+    scores = [1.0 if a == b else 0.5 * ("tie" in (a, b)) for a, b in combinations(pair.votes.values(), 2)]
+    return sum(scores) / len(scores)

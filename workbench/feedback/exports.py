@@ -1,0 +1,205 @@
+"""Judgements as files of training data that this workbench and TRL load unchanged.
+
+    file                    columns                                      made of
+    preferences.jsonl       prompt, chosen, rejected                     pairs, rankings, choices of the best
+    margins.jsonl           prompt, chosen, rejected, margin             pairs whose labeler said a strength
+    soft_preferences.jsonl  prompt, chosen, rejected, preference         pairs, rankings, choices of the best, and ties
+    rankings.jsonl          prompt, completions, ranking                 rankings without ties
+    best_of.jsonl           prompt, completions, best                    choices of the best
+    unpaired.jsonl          prompt, completion, label                    pairs, and ratings off a threshold
+    ratings.jsonl           prompt, completion, rating, perhaps flags    ratings
+    demonstrations.jsonl    prompt, completion                           corrections
+    left_out.jsonl          format, reason, prompt, completions, value   everything else, value as JSON
+
+Rows also name labeler and item_id, which keep what belongs together together. TRL knows no `preference`: it would take
+the ties of soft_preferences.jsonl for choices.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from workbench.errors import WorkbenchError
+from workbench.feedback.rankings import (
+    Rows,
+    account,
+    best_of_pairs,
+    best_of_rows,
+    correction_rows,
+    judged,
+    left_out_row,
+    preference_rows,
+    ranking_pairs,
+    ranking_rows,
+    rating_rows,
+    with_ties,
+)
+from workbench.feedback.validity import jsonable, require_items
+from workbench.files import resolve, shown, write_text
+from workbench.records import Judgement
+
+MIDDLE = 4.0  # of ratings from 1 to 7
+
+
+class Format(NamedTuple):
+    """How a file is made."""
+
+    kinds: tuple[str, ...]  # of judgement that it takes
+    noun: str
+    rows: Callable[[Sequence[Mapping], Sequence[Judgement]], tuple[Rows, Rows]]
+
+
+def export(
+    items: Iterable[Mapping],
+    judgements: Iterable[Judgement],
+    folder: str | Path,
+    *,
+    formats: str | Sequence[str] = (),
+    threshold: float = MIDDLE,
+) -> str:
+    """Write a file per format and say what became of all judgements.
+
+    By default those of `USUAL` that the judgements can make. Every file is replaced whole or not at all, none before
+    all rows are made; a format without rows leaves no file. Completions rated above `threshold` are desirable in
+    unpaired.jsonl, those below are not. WorkbenchError for an unknown format, one that none of the judgements is for,
+    items of mixed form, and where a file can not be written.
+    """
+    items, judgements, folder = list(items), list(judgements), resolve(folder)
+    require_items(items)
+    _require_one_form(items)
+    wanted, files, left_out, sentences = _wanted(formats, judgements, threshold), {}, [], []
+    for name, (kinds, noun, make) in wanted.items():
+        own = [judgement for judgement in judgements if judgement.kind in kinds]
+        files[name], omitted = make(items, own)
+        left_out += [{"format": name, **row, "value": jsonable(row["value"], "A verdict")} for row in omitted]
+        sentences.append(f"{name}: {account(files[name], omitted, judgements=len(own), noun=noun)}")
+    for name, rows in {**files, "left_out": left_out}.items():
+        write_rows(rows, folder / f"{name}.jsonl")
+    used = {kind for each in wanted.values() for kind in each.kinds}
+    unused = Counter(judgement.kind for judgement in judgements if judgement.kind not in used)
+    if unused:
+        sentences.append("in no file: " + ", ".join(f"{count} {kind}" for kind, count in unused.items()))
+    return f"{shown(folder)}: " + ". ".join(sentences) + "."
+
+
+def write_rows(rows: Iterable[Mapping[str, Any]], path: str | Path) -> None:
+    """Replace a JSON-lines file by these rows, whole or not at all; without rows there is none, for none would load."""
+    lines = [jsonable(row, f"A row of {shown(path)}") for row in rows]
+    if lines:
+        write_text(path, "\n".join(lines) + "\n")
+    else:
+        resolve(path).unlink(missing_ok=True)
+
+
+def conversations(items: Iterable[Mapping]) -> list[dict[str, Any]]:
+    """The items as conversations: the text of a prompt becomes a message of the user, a completion the assistant's."""
+    talks = []
+    for item in items:
+        completions = [_messages(completion, "assistant") for completion in item["completions"]]
+        talks.append({**item, "prompt": _messages(item["prompt"], "user"), "completions": completions})
+    return talks
+
+
+def pair_rows(items: Sequence[Mapping], judgements: Sequence[Judgement]) -> tuple[Rows, Rows]:
+    """Rows prompt, chosen, rejected, labeler, item_id of everything that compares two completions."""
+    rows, left_out = _all_pairs(items, judgements)
+    return [{name: value for name, value in row.items() if name != "margin"} for row in rows], left_out
+
+
+def soft_rows(items: Sequence[Mapping], judgements: Sequence[Judgement]) -> tuple[Rows, Rows]:
+    """`pair_rows` with preference: 1 for choices, .5 for ties."""
+    return with_ties(*pair_rows(items, judgements))
+
+
+def margin_rows(items: Sequence[Mapping], judgements: Sequence[Judgement]) -> tuple[Rows, Rows]:
+    """The `preference_rows` of pairs with a strength; other decided pairs are left out for "no strength"."""
+    silent = [each for each in judgements if each.value in (0, 1) and each.details.get("strength") is None]
+    names = {each.event_id for each in silent}
+    rows, left_out = preference_rows(items, [each for each in judgements if each.event_id not in names])
+    for judgement, item, reason in judged(items, silent, "pair"):
+        left_out.append(left_out_row(judgement, item, reason or "no strength"))
+    return rows, left_out
+
+
+def unpaired_rows(
+    items: Sequence[Mapping], judgements: Sequence[Judgement], *, threshold: float = MIDDLE
+) -> tuple[Rows, Rows]:
+    """Rows prompt, completion, label, labeler, item_id: the chosen ones of pairs True, the rejected ones False.
+
+    Rated completions are True above `threshold`, False below, and left out on it.
+    """
+    chosen, left_out = preference_rows(items, [each for each in judgements if each.kind == "pair"])
+    rated, unrated = rating_rows(items, [each for each in judgements if each.kind == "rating"])
+    rows, left_out = [], left_out + unrated
+    for pair in chosen:
+        who = {"labeler": pair["labeler"], "item_id": pair["item_id"]}
+        rows += [
+            {"prompt": pair["prompt"], "completion": pair[side], "label": side == "chosen", **who}
+            for side in ("chosen", "rejected")
+        ]
+    for row in rated:
+        who, rating = {"labeler": row["labeler"], "item_id": row["item_id"]}, row["rating"]
+        if rating == threshold:
+            texts = {"prompt": row["prompt"], "completions": [row["completion"]]}
+            left_out.append({**texts, "reason": "on the threshold", "value": rating, **who})
+        else:
+            about = {"prompt": row["prompt"], "completion": row["completion"], "label": bool(rating > threshold)}
+            rows.append({**about, **who})
+    return rows, left_out
+
+
+COMPARING = ("pair", "ranking", "best_of")
+FORMATS = {
+    "preferences": Format(COMPARING, "pair", pair_rows),
+    "margins": Format(("pair",), "pair", margin_rows),
+    "soft_preferences": Format(COMPARING, "pair", soft_rows),
+    "rankings": Format(("ranking",), "ranking", ranking_rows),
+    "best_of": Format(("best_of",), "row", best_of_rows),
+    "unpaired": Format(("pair", "rating"), "row", unpaired_rows),
+    "ratings": Format(("rating",), "rating", rating_rows),
+    "demonstrations": Format(("correction",), "demonstration", correction_rows),
+}
+USUAL = ("preferences", "rankings", "best_of", "ratings", "demonstrations")
+
+
+def _wanted(formats: str | Sequence[str], judgements: Sequence[Judgement], threshold: float) -> dict[str, Format]:
+    """The formats to write; WorkbenchError for one that there is not, or that nothing here is for."""
+    names = [formats] if isinstance(formats, str) else list(formats)
+    found = {judgement.kind for judgement in judgements}
+    unknown = [name for name in names if name not in FORMATS]
+    if unknown:
+        raise WorkbenchError(f"There is no format {unknown[0]!r}: use {', '.join(FORMATS)}.")
+    if not found:
+        raise WorkbenchError("There are no judgements to export: judge some items first.")
+    for name in names:
+        if not found & set(FORMATS[name].kinds):
+            raise WorkbenchError(
+                f"The format {name!r} is made of kind {' or '.join(FORMATS[name].kinds)}, but these judgements are of "
+                f"kind {' and '.join(sorted(found))}: use another format."
+            )
+    known = {**FORMATS, "unpaired": FORMATS["unpaired"]._replace(rows=partial(unpaired_rows, threshold=threshold))}
+    return {name: known[name] for name in names or USUAL if found & set(known[name].kinds)}
+
+
+def _all_pairs(items: Sequence[Mapping], judgements: Sequence[Judgement]) -> tuple[Rows, Rows]:
+    """Pairs of judgements of several kinds, those of one kind after those of the other."""
+    rows, left_out = [], []
+    for kind, collect in (("pair", preference_rows), ("ranking", ranking_pairs), ("best_of", best_of_pairs)):
+        made, omitted = collect(items, [judgement for judgement in judgements if judgement.kind == kind])
+        rows, left_out = rows + made, left_out + omitted
+    return rows, left_out
+
+
+def _messages(text: str | list[dict[str, str]], role: str) -> list[dict[str, str]]:
+    return [{"role": role, "content": text}] if isinstance(text, str) else text
+
+
+def _require_one_form(items: Sequence[Mapping]) -> None:
+    """Refuse texts beside conversations, which no column can hold."""
+    forms = {isinstance(text, str) for item in items for text in (item["prompt"], *item["completions"])}
+    if len(forms) > 1:
+        raise WorkbenchError("Some items are text and some conversations: export conversations(items) instead.")

@@ -1,0 +1,176 @@
+"""One labeler at work: what is shown, in which order, and what becomes of the answer. No widget code."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from workbench.errors import WorkbenchError
+from workbench.feedback.live import live_agreement
+from workbench.feedback.order import shown_order
+from workbench.feedback.queues import Queue, Turn
+from workbench.feedback.store import AlreadyJudged, Store
+from workbench.feedback.validity import labeler_name, require_kind
+from workbench.records import Judgement
+
+RECENT = 20  # judgements that the time left is estimated from
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """What a labeler sees; item_id is "" where nothing is left, and `message` says why."""
+
+    item_id: str
+    repeat: int
+    prompt: Any  # text or messages
+    completions: Sequence[Any]  # in the order shown
+    shown_order: list[int]  # shown_order[position] = index of the completion shown there
+    done: int
+    total: int
+    seconds_left: float | None  # None before the first judgement
+    agreement: str  # how far labelers agree so far, "" where nothing can be said
+    message: str
+    can_undo: bool
+
+
+@dataclass(kw_only=True)
+class Session:
+    """Judgements of one kind by one labeler, through a queue into a store."""
+
+    store: Store
+    queue: Queue
+    labeler: str
+    kind: str
+    _turn: Turn = field(default=Turn(), init=False)
+    _again: str = field(default="", init=False)  # an item whose judgement was just undone
+
+    def __post_init__(self) -> None:
+        self.labeler = labeler_name(self.labeler)
+        require_kind(self.kind)
+        self.queue.register(self.store, self.kind)
+
+    def view(self) -> View:
+        """The item to judge now; the same until it is judged, after a restart too."""
+        self._turn = self.queue.turn(self.store, self.labeler, self.kind, first=self._again)
+        item = self.store.item(self._turn.item_id) if self._turn.item_id else {"prompt": "", "completions": []}
+        order = self._order()
+        return View(
+            item_id=self._turn.item_id,
+            repeat=self._turn.repeat,
+            prompt=item["prompt"],
+            completions=[item["completions"][index] for index in order],
+            shown_order=order,
+            done=self._turn.done,
+            total=self._turn.total,
+            seconds_left=self._seconds_left(),
+            agreement=live_agreement(self.store, self.kind),
+            message=self._turn.reason,
+            can_undo=self._turn.done > 0,
+        )
+
+    def judge(
+        self, item_id: str, event_id: str, action: str, *, answer: Mapping[str, Any], elapsed_ms: float, note: str = ""
+    ) -> str:
+        """Write the answer to the disk; what happened, in a word.
+
+        Nothing happens for an item that is not the one shown, or an event that was saved before. `answer` speaks of
+        places as shown: see `verdict`. WorkbenchError where it says nothing, or could not be written.
+        """
+        if item_id != self._turn.item_id:
+            if self.store.knows(event_id):
+                return "saved"
+            return "an answer to an earlier item was ignored"
+        if action not in ("label", "skip"):
+            raise WorkbenchError(f"The action {action!r} is unknown: use 'label' or 'skip'.")
+        order = self._order()
+        value, details = ("skip", {}) if action == "skip" else verdict(self.kind, answer, order)
+        judgement = Judgement(
+            item_id=item_id,
+            labeler=self.labeler,
+            kind=self.kind,
+            value=value,
+            details=details,
+            shown_order=order,
+            elapsed_ms=max(0, round(elapsed_ms)),
+            note=note,
+            event_id=event_id,
+            repeat=self._turn.repeat,
+        )
+        try:
+            self.store.record(judgement)
+        except AlreadyJudged:
+            return "judged before, in another tab: nothing was changed"
+        self._again = ""
+        return "skipped" if action == "skip" else "saved"
+
+    def undo(self, event_id: str) -> str:
+        """Take back the last judgement and show its item again."""
+        item_id = self.store.undo(self.labeler, self.kind, event_id=event_id)
+        self._again = item_id
+        return "undone" if item_id else "there is nothing to undo"
+
+    def _order(self) -> list[int]:
+        """Another order when the item comes again, so that places remembered do not count as consistency."""
+        if not self._turn.item_id:
+            return []
+        shown_as = self._turn.item_id if not self._turn.repeat else f"{self._turn.item_id} again {self._turn.repeat}"
+        return shown_order(self.labeler, shown_as, len(self.store.item(self._turn.item_id)["completions"]))
+
+    def _seconds_left(self) -> float | None:
+        times = self.store.recent_times(self.labeler, self.kind, RECENT)
+        return statistics.median(times) * (self._turn.total - self._turn.done) if times else None
+
+
+def verdict(kind: str, answer: Mapping[str, Any], order: Sequence[int]) -> tuple[Any, dict[str, Any]]:
+    """Value and details of a `Judgement`, from an answer that speaks of places on the screen.
+
+    pair {"choice": place or "tie", "strength"?}, ranking {"groups": [[place, ...], ...]}, best_of {"best": place},
+    rating {"ratings": [by place], "flags"?: [[name, ...] by place]}, correction {"text", "completion": place or None}.
+    WorkbenchError where a part is missing or is no place.
+    """
+    try:
+        return _READ[kind](answer, order)
+    except (KeyError, IndexError, TypeError) as error:
+        raise WorkbenchError(f"The answer {dict(answer)!r:.200} is no {kind} ({error!r}): answer again.") from None
+
+
+def _pair(answer: Mapping[str, Any], order: Sequence[int]) -> tuple[Any, dict[str, Any]]:
+    value = "tie" if answer["choice"] == "tie" else _index(answer["choice"], order)
+    strength = answer.get("strength")
+    return value, {} if strength is None or value == "tie" else {"strength": strength}
+
+
+def _ranking(answer: Mapping[str, Any], order: Sequence[int]) -> tuple[Any, dict[str, Any]]:
+    return [sorted(_index(place, order) for place in group) for group in answer["groups"]], {}
+
+
+def _best_of(answer: Mapping[str, Any], order: Sequence[int]) -> tuple[Any, dict[str, Any]]:
+    return _index(answer["best"], order), {}
+
+
+def _rating(answer: Mapping[str, Any], order: Sequence[int]) -> tuple[Any, dict[str, Any]]:
+    ratings = _unshuffled(answer["ratings"], order)
+    flags = answer.get("flags") or [[] for _ in order]
+    return ratings, {"flags": _unshuffled(flags, order)} if any(flags) else {}
+
+
+def _correction(answer: Mapping[str, Any], order: Sequence[int]) -> tuple[Any, dict[str, Any]]:
+    place = answer.get("completion")
+    return answer["text"], {} if place is None else {"completion": _index(place, order)}
+
+
+_READ = {"pair": _pair, "ranking": _ranking, "best_of": _best_of, "rating": _rating, "correction": _correction}
+
+
+def _index(place: Any, order: Sequence[int]) -> int:
+    if type(place) is not int or not 0 <= place < len(order):
+        raise IndexError(place)
+    return order[place]
+
+
+def _unshuffled(by_place: Sequence[Any], order: Sequence[int]) -> list[Any]:
+    if len(by_place) != len(order):
+        raise IndexError(len(by_place))
+    return [by_place[list(order).index(index)] for index in range(len(order))]
