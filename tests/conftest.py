@@ -4,7 +4,8 @@ import pytest
 
 from workbench.world import World
 
-LONGEST_FIRST = ("test_pipeline.py", "test_bad_input.py", "test_cli.py", "test_report.py")  # or a worker ends up alone
+# or a worker ends up alone
+LONGEST_FIRST = ("test_pipeline.py", "test_annotation.py", "test_bad_input.py", "test_cli.py", "test_report.py")
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 from workbench.errors import WorkbenchError
+from workbench.feedback.store import Store
+from workbench.feedback.widgets import annotate
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 SMOKE = yaml.safe_load((FOLDER / "presets.yaml").read_text())["smoke"]
@@ -113,6 +115,45 @@ def test_the_exact_world_puts_no_method_above_the_frontier(tmp_path):
     table = pd.read_json(execute("11_exact_optimum", tmp_path / "run") / "tables" / "ends.jsonl", lines=True)
     assert {"PPO", "RLOO", "DPO"} <= set(table["method"])
     assert table["wasted_kl"].min() > -1e-5
+
+
+def judge_in_the_widget(folder: Path, *, verdicts: list) -> None:
+    """What the front end sends: a verdict for each item that is shown, where "longer" goes by what is shown."""
+    store = Store(folder / "judgements.db")
+    widget = annotate(store.items(), "ada", store)
+    for number, verdict in enumerate(verdicts, 1):
+        texts = [completion[0]["content"] for completion in widget.showing["completions"]]
+        choice = int(len(texts[1]) > len(texts[0])) if verdict == "longer" else verdict
+        said = {"action": "skip"} if verdict == "skip" else {"action": "label", "answer": {"choice": choice}}
+        message = {"type": "judge", "turn": number, "item_id": widget.showing["item_id"], "event_id": f"e{number}"}
+        widget._handle_custom_msg({**message, **said, "elapsed_ms": 1500}, [])
+        assert widget.reply["status"] == "saved", widget.reply
+    store.close()
+
+
+def test_twenty_pairs_judged_in_the_widget_train_a_reward_model(runs, tmp_path, capsys):
+    sizes = {"training_prompts": 60, "held_out_prompts": 30}
+    asked = {"model": str(runs / "sft"), "labelers": "human", "labeler": "ada", **sizes}
+    with pytest.raises(WorkbenchError, match="Nobody has judged any of"):
+        execute("03_preferences", tmp_path / "feedback", **asked)
+    judge_in_the_widget(tmp_path / "feedback", verdicts=["longer"] * 18 + ["tie", "skip"])
+    capsys.readouterr()
+    feedback = execute("03_preferences", tmp_path / "feedback", **asked)
+    said = capsys.readouterr().out
+    assert "1 tie" in said and "1 skip" in said and "One labeler agrees with nobody" in said
+    rows = [pd.read_json(feedback / "tables" / f"{part}preferences.jsonl", lines=True) for part in ("", "held_out_")]
+    assert sum(map(len, rows)) == 18 and {*rows[0]["labeler"], *rows[1]["labeler"]} == {"ada"}
+    assert all((row["chosen"].str.len() >= row["rejected"].str.len()).all() for row in rows)
+    model = str(runs / "sft")
+    reward = execute("05_reward_model", tmp_path / "reward", model=model, dataset=str(feedback), policy=model)
+    assert (reward / "model" / "model.safetensors").exists()
+
+
+def test_agreement_is_measured_of_what_was_collected(runs, tmp_path):
+    folder = execute("04_labeler_agreement", tmp_path / "agreement", feedback=str(runs / "feedback"))
+    assert 0.4 < summary_of(folder)["labeler agreement"] < 1
+    with pytest.raises(WorkbenchError, match=r"No item of kind 'ranking' in .* was judged by two labelers"):
+        execute("04_labeler_agreement", tmp_path / "ranking", feedback=str(runs / "feedback"), kind="ranking")
 
 
 DEMONSTRATIONS = [{"prompt": f"user : is {number} red ? assistant :", "completion": " yes ."} for number in range(20)]

@@ -1,0 +1,502 @@
+"""Labelling widgets without a browser: what becomes of the messages that a page would send."""
+
+import sys
+import threading
+from pathlib import Path
+
+import ipywidgets
+import pytest
+
+from workbench.errors import WorkbenchError
+from workbench.feedback import store as store_module
+from workbench.feedback import widgets
+from workbench.feedback.queues import Queue
+from workbench.feedback.store import Store
+from workbench.feedback.widgets import annotate, keyed
+from workbench.feedback.widgets.button_forms import STRENGTHS
+
+SOURCES = Path(widgets.__file__).parent
+SCRIPT = "<script>window.ran = true</script><img src=x onerror='window.ran = true'>"
+COUNTS = {"pair": 2, "ranking": 5, "best_of": 4, "rating": 2, "correction": 2}  # completions per item
+
+
+def made_items(kind: str, count: int = 3) -> list[dict]:
+    """Items whose completions say their own index, so that what was shown where can be read from the text."""
+    return [
+        {
+            "item_id": f"item-{number}",
+            "prompt": f"prompt {number}",
+            "completions": [f"completion {index}" for index in range(COUNTS[kind])],
+            "models": [f"model {index}" for index in range(COUNTS[kind])],
+        }
+        for number in range(count)
+    ]
+
+
+def widget_of(path: Path, kind: str = "pair", labeler: str = "ada", **options):
+    items = options.pop("items", None) or made_items(kind)
+    return annotate(items, labeler, path, kind=kind, **options)
+
+
+def send(widget, **message) -> dict:
+    """What the page sends, and the reply that it gets."""
+    widget._handle_custom_msg({"turn": widget.showing["turn"], **message}, [])
+    return widget.reply
+
+
+def judge(widget, answer: dict, event_id: str, **message) -> dict:
+    said = {"type": "judge", "item_id": widget.showing["item_id"], "action": "label", "elapsed_ms": 900, "note": ""}
+    return send(widget, **{**said, "answer": answer, "event_id": event_id, **message})
+
+
+def places(widget) -> dict[int, int]:
+    """At which place the completion with each index is shown, as a labeler reads it."""
+    texts = [completion[0]["content"] for completion in widget.showing["completions"]]
+    return {int(text.split()[1]): place for place, text in enumerate(texts)}
+
+
+def stored(path: Path) -> list:
+    store = Store(path)
+    try:
+        return store.judgements()
+    finally:
+        store.close()
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    return tmp_path / "judgements.db"
+
+
+def by_place(at: dict[int, int], values: list) -> list:
+    """What is said of each completion, as a list over places."""
+    return [value for _, value in sorted(zip(at.values(), (values[index] for index in at), strict=True))]
+
+
+def verdict(kind: str, at: dict[int, int]) -> tuple[dict, object, dict]:
+    """An answer about the completions shown at the places `at`, the value and the details to be stored."""
+    if kind == "pair":
+        return {"choice": at[1], "strength": 3}, 1, {"strength": 3}
+    if kind == "ranking":
+        return {"groups": [[at[3]], [at[0], at[4]], [at[1]], [at[2]]]}, [[3], [0, 4], [1], [2]], {}
+    if kind == "best_of":
+        return {"best": at[2]}, 2, {}
+    if kind == "rating":
+        ratings, flags = [2, 6], [[], ["false statement"]]
+        return {"ratings": by_place(at, ratings), "flags": by_place(at, flags)}, ratings, {"flags": flags}
+    return {"text": "better", "completion": at[1]}, "better", {"completion": 1}
+
+
+@pytest.mark.parametrize("kind", COUNTS)
+def test_an_answer_about_places_is_stored_about_completions(path, kind):
+    widget = widget_of(path, kind)
+    item_id, version = widget.showing["item_id"], widget.version
+    answer, value, details = verdict(kind, places(widget))
+    reply = judge(widget, answer, "e1", note="  why ", elapsed_ms=1234.5)
+    assert (reply["status"], reply["event_id"]) == ("saved", "e1")
+    (judgement,) = stored(path)
+    assert (judgement.item_id, judgement.labeler, judgement.kind) == (item_id, "ada", kind)
+    assert (judgement.value, judgement.details) == (value, details)
+    assert (judgement.event_id, judgement.elapsed_ms, judgement.note.strip()) == ("e1", 1234, "why")
+    assert widget.showing["item_id"] not in ("", item_id)
+    assert widget.version == version + 1
+    assert (widget.progress["done"], widget.progress["can_undo"]) == (1, True)
+
+
+@pytest.mark.parametrize("kind", COUNTS)
+def test_a_skip_and_its_undo(path, kind):
+    widget = widget_of(path, kind)
+    first = widget.showing
+    judge(widget, {}, "e1", action="skip")
+    assert [judgement.value for judgement in stored(path)] == ["skip"]
+    reply = send(widget, type="undo", event_id="e2")
+    assert (reply["status"], reply["text"]) == ("undone", "undone")
+    assert stored(path) == []
+    assert {**widget.showing, "turn": 0} == {**first, "turn": 0}
+    assert widget.showing["turn"] > first["turn"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer"),
+    [
+        ("pair", {"choice": 2}),
+        ("pair", {"choice": 0, "strength": 9}),
+        ("pair", {}),
+        ("ranking", {"groups": [[0], [1, 2]]}),
+        ("ranking", {"groups": "all of them"}),
+        ("best_of", {"best": None}),
+        ("rating", {"ratings": [None, None], "flags": [[], []]}),
+        ("rating", {"ratings": [3]}),
+        ("correction", {"text": "  ", "completion": 0}),
+        ("correction", {"text": "better", "completion": 7}),
+    ],
+)
+def test_an_answer_that_says_nothing_is_not_saved_and_its_item_stays(path, kind, answer):
+    widget = widget_of(path, kind)
+    before, version = widget.showing, widget.version
+    reply = judge(widget, answer, "e1")
+    assert reply["status"] == "failed"
+    assert len(reply["text"]) > 20
+    assert widget.showing == before
+    assert widget.version == version + 1
+    assert stored(path) == []
+    answer, value, _ = verdict(kind, places(widget))
+    assert judge(widget, answer, "e2")["status"] == "saved"
+    assert [judgement.value for judgement in stored(path)] == [value]
+
+
+@pytest.mark.parametrize("error", [WorkbenchError("The disk is full: free some space."), OSError(5, "broken")])
+def test_what_could_not_be_written_stays_and_is_saved_by_the_same_message_later(path, monkeypatch, error):
+    widget = widget_of(path)
+    before = widget.showing
+
+    def refuse(*_):
+        raise error
+
+    with monkeypatch.context() as broken:
+        broken.setattr(store_module.Store, "record", refuse)
+        reply = judge(widget, {"choice": 0}, "e1")
+    assert reply["status"] == "failed"
+    assert str(error) in reply["text"]
+    assert widget.showing == before
+    assert judge(widget, {"choice": 0}, "e1")["status"] == "saved"
+    assert widget.showing["item_id"] != before["item_id"]
+    assert len(stored(path)) == 1
+
+
+def test_a_message_that_arrives_twice_is_stored_once_and_moves_once(path):
+    widget = widget_of(path)
+    message = {"item_id": widget.showing["item_id"], "turn": widget.showing["turn"]}
+    judge(widget, {"choice": 0}, "e1")
+    second = widget.showing
+    reply = judge(widget, {"choice": 0}, "e1", **message)
+    assert (reply["status"], reply["event_id"]) == ("saved", "e1")
+    assert widget.showing == second
+    assert len(stored(path)) == 1
+
+
+def test_a_click_on_what_is_gone_is_refused(path):
+    widget = widget_of(path)
+    message = {"item_id": widget.showing["item_id"], "turn": widget.showing["turn"]}
+    judge(widget, {"choice": 0}, "e1")
+    second = widget.showing
+    assert judge(widget, {"choice": 1}, "e2", **message)["status"] == "stale"
+    assert send(widget, type="undo", event_id="e3", turn=message["turn"])["status"] == "stale"
+    assert widget.showing == second
+    assert [judgement.event_id for judgement in stored(path)] == ["e1"]
+
+
+def test_a_commit_is_not_repeated_when_the_next_item_could_not_be_read(path, monkeypatch):
+    widget = widget_of(path)
+    first = widget.showing
+
+    def refuse(*_, **__):
+        raise WorkbenchError("The file is held by another program.")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Queue, "turn", refuse)
+        reply = judge(widget, {"choice": 0}, "e1")
+    assert (reply["status"], widget.showing) == ("failed", first)
+    assert "saved" in reply["text"]
+    assert judge(widget, {"choice": 0}, "e1")["status"] == "saved"
+    assert widget.showing["item_id"] != first["item_id"]
+    assert len(stored(path)) == 1
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {},
+        {"type": "judge"},
+        {"type": "judge", "event_id": "e1", "action": "label"},
+        {"type": "judge", "event_id": "", "action": "skip", "item_id": "here"},
+        {"type": "judge", "event_id": "e1", "action": "erase", "item_id": "here", "answer": {"choice": 0}},
+        {"type": "judge", "event_id": "e1", "action": "label", "item_id": "here", "answer": None},
+        {"type": "judge", "event_id": "e1", "action": "skip", "item_id": "here", "elapsed_ms": "soon"},
+        {"type": "judge", "event_id": "e1", "action": "skip", "item_id": "elsewhere"},
+    ],
+)
+def test_a_message_that_is_none_is_answered_and_stores_nothing(path, message):
+    widget = widget_of(path)
+    before = widget.showing
+    if message.get("item_id") == "here":
+        message = {**message, "item_id": before["item_id"]}
+    assert send(widget, **message)["status"] in ("failed", "stale")
+    assert widget.showing == before
+    assert stored(path) == []
+
+
+def test_the_last_item_is_followed_by_the_reason_and_can_be_undone(path):
+    widget = widget_of(path, items=made_items("pair", 1))
+    judge(widget, {"choice": "tie"}, "e1")
+    assert (widget.showing["item_id"], widget.showing["completions"]) == ("", [])
+    assert widget.progress["message"]
+    assert judge(widget, {"choice": 0}, "e2", action="skip")["status"] == "failed"
+    send(widget, type="undo", event_id="e3")
+    assert widget.showing["item_id"] == "item-0"
+
+
+def test_a_new_widget_goes_on_where_the_store_ends(path):
+    first = widget_of(path)
+    judge(first, {"choice": 0}, "e1")
+    again = widget_of(path)
+    assert {**again.showing, "turn": 0} == {**first.showing, "turn": 0}
+    assert again.progress["done"] == 1
+
+
+def test_two_labelers_share_a_store(path):
+    ada, bob = widget_of(path), widget_of(path, labeler=" bob ")
+    assert ada.showing["item_id"] != bob.showing["item_id"]  # one judgement each: nobody does the other's work
+    judge(ada, {"choice": 0}, "e1")
+    judge(bob, {"choice": 1}, "e2")
+    judge(ada, {"choice": 0}, "e3")
+    assert sorted(judgement.labeler for judgement in stored(path)) == ["ada", "ada", "bob"]
+    judge(bob, {"choice": 0}, "e4", item_id=bob.showing["item_id"])
+    assert bob.showing["item_id"] == ""
+    assert len({judgement.item_id for judgement in stored(path)}) == 3
+
+
+def test_what_others_left_is_found_by_looking_again(path):
+    items = made_items("pair", 1)
+    ada = widget_of(path, items=items)
+    bob, cy = (widget_of(path, labeler=name, items=items, buttons_only=name == "cy") for name in ("bob", "cy"))
+    assert (bob.showing["item_id"], cy.form.children[0].value) == ("", bob.progress["message"])  # ada looks at it
+    judge(ada, {}, "e1", action="skip")
+    assert send(bob, type="look", event_id="e2")["status"] == "looked"
+    assert bob.showing["item_id"] == "item-0"
+    judge(bob, {}, "e3", action="skip")
+    press(cy, "Look again")
+    assert shown_places(cy).keys() == {0, 1}
+
+
+def test_one_labeler_in_two_tabs_judges_no_item_twice(path):
+    one, other = widget_of(path), widget_of(path)
+    assert one.showing["item_id"] == other.showing["item_id"]
+    judge(one, {"choice": 0}, "e1")
+    reply = judge(other, {"choice": 1}, "e2")
+    assert "nothing was changed" in reply["text"]
+    assert [judgement.event_id for judgement in stored(path)] == ["e1"]
+    assert other.showing["item_id"] == one.showing["item_id"]
+
+
+def test_messages_are_handled_in_whatever_thread_the_kernel_chooses(path):
+    widget = widget_of(path)
+    thread = threading.Thread(target=judge, args=(widget, {"choice": 0}, "e1"))
+    thread.start()
+    thread.join()
+    assert widget.reply["status"] == "saved"
+    judge(widget, {"choice": 0}, "e2")
+    assert len(stored(path)) == 2
+
+
+def test_an_open_store_is_taken_as_well(path):
+    store = Store(path)
+    widget = annotate(made_items("pair"), "ada", store)
+    judge(widget, {"choice": 0}, "e1")
+    assert len(store.judgements()) == 1
+
+
+HARD = [SCRIPT, "שלום עולם مرحبا", "👩‍👩‍👧 \u202e abc", "word " * 10_000, "\x00\ud7ff\n\t", "$x$ **b** &lt;"]
+
+
+@pytest.mark.parametrize("text", HARD, ids=["script", "right-to-left", "emoji", "long", "control", "markup"])
+@pytest.mark.parametrize("buttons_only", [False, True], ids=["keys", "buttons"])
+def test_what_a_model_wrote_is_shown_as_it_is(path, text, buttons_only):
+    said = [{"role": "user", "content": "q"}, {"role": "assistant", "content": text}]
+    item = {"item_id": "i", "prompt": said, "completions": [text, [said[1]]]}
+    widget = widget_of(path, items=[item], buttons_only=buttons_only)
+    if buttons_only:
+        shown = [each.value for each in all_widgets(widget) if isinstance(each, ipywidgets.Textarea)]
+        assert sum(text in value for value in shown) == 3
+        assert not [each for each in all_widgets(widget) if isinstance(each, ipywidgets.HTML | ipywidgets.HTMLMath)]
+    else:
+        assert widget.showing["prompt"] == said
+        plain, chat = [{"role": "", "content": text}], [said[1]]
+        assert sorted(widget.showing["completions"], key=str) == sorted([plain, chat], key=str)
+
+
+def test_the_page_is_not_told_what_would_give_the_answer_away(path):
+    items = made_items("pair", 1)
+    items[0]["expected"] = 1
+    widget = widget_of(path, items=items)
+    assert set(widget.showing) == {"turn", "item_id", "prompt", "completions"}
+    state = repr({name: value for name, value in widget.get_state().items() if not name.startswith("_")})
+    assert "model 0" not in state
+    assert "expected" not in state
+
+
+def test_flags_that_the_page_adds_are_known_to_python(path):
+    widget = widget_of(path, "rating", flags=["false"])
+    widget.set_state({"flags": ["false", "rude"]})
+    assert widget.flags == ["false", "rude"]
+    judge(widget, {"ratings": [2, 6], "flags": [["rude"], []]}, "e1")
+    assert widget.flags == ["false", "rude"]
+    assert sorted(stored(path)[0].details["flags"]) == [[], ["rude"]]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"kind": "essay"}, "essay"),
+        ({"labeler": "  "}, "labeler"),
+        ({"labeler": "x" * 10_000}, "10000"),
+        ({"items": [{"item_id": "i", "prompt": "p", "completions": ["only one"]}]}, "1 completion"),
+        ({"items": made_items("pair") + made_items("pair")}, "twice"),
+        ({"queue": Queue(items=made_items("pair", 2))}, "other items"),
+    ],
+)
+def test_what_can_not_be_judged_is_refused(path, options, named):
+    with pytest.raises(WorkbenchError, match=named):
+        annotate(
+            options.get("items", made_items("pair")),
+            options.get("labeler", "ada"),
+            path,
+            kind=options.get("kind", "pair"),
+            queue=options.get("queue"),
+        )
+
+
+@pytest.mark.parametrize("kind", COUNTS)
+def test_the_front_end_of_a_kind_is_one_module_that_sets_text_as_text(kind):
+    source = keyed.front_end(kind)
+    assert source.count("export default") == 1
+    assert source.count("function makeKind(") == 1
+    assert "import " not in source
+    for unsafe in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "http:", "https:"):
+        assert unsafe not in source
+    for file in SOURCES.glob("*.js"):
+        assert len(file.read_text().splitlines()) <= 150
+
+
+# The widgets without keys
+
+
+def all_widgets(widget) -> list:
+    return [widget, *(each for child in getattr(widget, "children", ()) for each in all_widgets(child))]
+
+
+def press(widget, label: str) -> None:
+    (found,) = [
+        each for each in all_widgets(widget) if isinstance(each, ipywidgets.Button) and each.description == label
+    ]
+    assert not found.disabled
+    found.click()
+
+
+def shown_places(widget) -> dict[int, int]:
+    texts = [each.value for each in all_widgets(widget.form) if isinstance(each, ipywidgets.Textarea) and each.disabled]
+    return {int(text.split()[1]): place for place, text in enumerate(texts)}
+
+
+def answer_by_buttons(widget, kind: str) -> None:
+    """Gives what `verdict` gives, with the mouse."""
+    at, form = shown_places(widget), widget.form
+    if kind == "pair":
+        form.strength.value = STRENGTHS["clearly"]
+        press(widget, ["First is better", "Second is better"][at[1]])
+    elif kind == "ranking":
+        press(widget, f"{at[2] + 1} next")
+        press(widget, "Take back")
+        for index in (3, 0, 4, 1, 2):
+            form.tied.value = index == 4
+            press(widget, f"{at[index] + 1} next")
+        press(widget, "Save the order")
+    elif kind == "best_of":
+        press(widget, f"{at[2] + 1} is best")
+    elif kind == "rating":
+        form.ratings[at[0]].value, form.ratings[at[1]].value = 2, 6
+        form.flags[at[1]].value = ("false statement",)
+        press(widget, "Save the ratings")
+    else:
+        form.start.value = at[1]
+        assert form.text.value == "completion 1"
+        form.text.value = "better"
+        press(widget, "Save the text")
+
+
+@pytest.mark.parametrize("kind", COUNTS)
+def test_buttons_store_what_keys_store(path, kind):
+    widget = widget_of(path, kind, buttons_only=True)
+    _, value, details = verdict(kind, {index: index for index in range(COUNTS[kind])})
+    widget.note.value = "why"
+    answer_by_buttons(widget, kind)
+    (judgement,) = stored(path)
+    assert (judgement.value, judgement.details, judgement.note) == (value, details, "why")
+    assert widget.status.value == "saved"
+    press(widget, "Skip")
+    assert [judgement.value for judgement in stored(path)] == [value, "skip"]
+    press(widget, "Undo")
+    press(widget, "Undo")
+    assert stored(path) == []
+
+
+def test_the_second_half_of_a_double_click_on_a_button_does_nothing(path):
+    widget = widget_of(path, buttons_only=True)
+    old = widget.form.choices[0]
+    old.click()
+    old.click()
+    assert len(stored(path)) == 1
+
+
+def test_a_button_says_not_saved_and_keeps_the_answer(path, monkeypatch):
+    widget = widget_of(path, "correction", buttons_only=True)
+    widget.form.text.value = "a text that took an hour"
+
+    def refuse(*_):
+        raise WorkbenchError("The disk is full: free some space.")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(store_module.Store, "record", refuse)
+        press(widget, "Save the text")
+    assert widget.status.value == "NOT SAVED: The disk is full: free some space."
+    press(widget, "Save the text")
+    assert [judgement.value for judgement in stored(path)] == ["a text that took an hour"]
+
+
+def test_an_undo_is_not_repeated_when_the_next_item_could_not_be_read(path, monkeypatch):
+    widget = widget_of(path, buttons_only=True)
+    press(widget, "First is better")
+    press(widget, "First is better")
+
+    def refuse(*_, **__):
+        raise WorkbenchError("The file is held by another program.")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Queue, "turn", refuse)
+        press(widget, "Undo")
+    assert "undone, but" in widget.status.value
+    press(widget, "Undo")
+    assert len(stored(path)) == 1
+
+
+def test_a_text_under_way_is_kept_while_another_start_is_looked_at(path):
+    form = widget_of(path, "correction", buttons_only=True).form
+    form.text.value = "changed"
+    form.start.value = None
+    assert form.text.value == ""
+    form.start.value = 0
+    assert form.text.value == "changed"
+
+
+def test_a_correction_of_a_conversation_starts_from_its_last_message(path):
+    chat = [{"role": "user", "content": "and then?"}, {"role": "assistant", "content": "the end"}]
+    item = {"item_id": "i", "prompt": "p", "completions": [chat]}
+    widget = widget_of(path, "correction", items=[item], buttons_only=True)
+    assert widget.form.text.value == "the end"
+
+
+def test_buttons_rate_with_a_flag_of_ones_own_that_stays_for_the_next_item(path):
+    widget = widget_of(path, "rating", buttons_only=True, flags=["false"])
+    widget.form.new_flag.value = " rude "
+    press(widget, "Add the flag")
+    widget.form.ratings[0].value = 2
+    widget.form.flags[0].value = ("rude",)
+    press(widget, "Save the ratings")
+    assert sorted(stored(path)[0].details["flags"]) == [[], ["rude"]]
+    assert widget.form.flags[0].options == ("false", "rude")
+
+
+def test_buttons_are_shown_where_anywidget_is_not_installed(path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "anywidget", None)
+    monkeypatch.delitem(sys.modules, "workbench.feedback.widgets.keyed")
+    assert type(widget_of(path)).__name__ == "AnnotationButtons"

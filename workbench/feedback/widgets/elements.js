@@ -1,0 +1,93 @@
+// Elements made in code. Text is always set as text, so that nothing a model wrote can run.
+
+function element(tag, className, text) {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  if (text !== undefined) made.textContent = text;
+  return made;
+}
+
+// A button with the key that does the same; `action` names it for tests and keeps the focus on it when it is redrawn.
+function button(action, label, key, pressed) {
+  const made = element("button", "wb-button", label);
+  made.type = "button";
+  made.dataset.action = action;
+  if (key) {
+    made.append(element("kbd", "wb-key", key));
+    made.title = `${label} (${key})`;
+    made.setAttribute("aria-label", `${label}, key ${key}`);
+  }
+  // the second half of a double click would answer an item that nobody has read
+  made.addEventListener("click", (event) => event.detail < 2 && made.ariaDisabled !== "true" && pressed(event));
+  return made;
+}
+
+// aria-disabled keeps the focus where it is, which `disabled` does not.
+function setDisabled(made, disabled) {
+  made.ariaDisabled = String(disabled);
+}
+
+// Puts messages [{role, content}] into `parent`; words whose number is in `marks` are highlighted.
+function fillMessages(parent, messages, marks) {
+  let start = 0;
+  parent.replaceChildren(
+    ...messages.map(({ role, content }) => {
+      const block = element("div", role ? `wb-message wb-from-${role.replace(/\W/g, "")}` : "wb-message");
+      if (role) block.append(element("span", "wb-role", role));
+      const text = element("div", "wb-text", marks ? undefined : content);
+      text.dir = "auto"; // right-to-left scripts read from the right
+      if (marks) start = appendWords(text, content, marks, start);
+      block.append(text);
+      return block;
+    }),
+  );
+}
+
+// Appends `content` in runs of marked and of plain words, and returns the number of its last word plus one. White
+// space is marked between marked words only.
+function appendWords(parent, content, marks, start) {
+  let number = start, run = "", space = "", marked = false;
+  const flush = () => {
+    if (run) parent.append(marked ? element("mark", "wb-different", run) : run);
+    run = "";
+  };
+  for (const piece of [...content.split(/(\s+)/), ""]) {
+    if (/^\s+$/.test(piece)) {
+      space = piece;
+      continue;
+    }
+    const next = piece !== "" && marks[number] === true;
+    if (next && !marked) run += space;
+    if (next !== marked) flush();
+    run += next && !marked ? piece : space + piece;
+    marked = next;
+    space = "";
+    if (piece) number += 1;
+  }
+  flush();
+  return number;
+}
+
+// A completion with its number: `head` takes the controls of a kind, the text scrolls inside.
+function completionCard(frame, index) {
+  const card = element("div", "wb-card"), head = element("div", "wb-head"), text = element("div", "wb-completion");
+  card.dataset.index = index;
+  text.tabIndex = 0; // so that long ones scroll by keys
+  text.setAttribute("role", "region");
+  text.setAttribute("aria-label", `completion ${index + 1}`);
+  head.append(element("span", "wb-number", String(index + 1)));
+  card.append(head, text);
+  frame.texts[index] = text;
+  return { card, head, text };
+}
+
+function cardGrid(cards) {
+  const grid = element("div", cards.length > 2 ? "wb-cards wb-many" : "wb-cards");
+  grid.append(...cards);
+  return grid;
+}
+
+// Index of the completion that the digit key names, or -1.
+function digitIndex(key, count) {
+  return /^[1-9]$/.test(key) && Number(key) <= count ? Number(key) - 1 : -1;
+}
