@@ -54,6 +54,13 @@ def test_a_person_alone_is_asked_and_programs_are_not(tmp_path):
     assert (found.item_id, found.labeler) == (shown, "ada")
 
 
+def test_a_person_starts_where_the_doubt_is_greatest(tmp_path):
+    collection, asked = Collection(tmp_path / "a.db", labelers="human", labeler="ada"), items(9)
+    collection.ask("pair", asked, lambda: [])
+    widget = collection.widget("pair", asked, priorities={f"i{n}": (n * 5) % 9 for n in range(9)})
+    assert widget.showing["item_id"] == "i7"
+
+
 def test_both_share_a_store_and_the_person_may_judge_what_programs_did(tmp_path):
     collection, asked = Collection(tmp_path / "a.db", labelers="mixed", labeler="ada"), items(3)
     collection.ask("pair", asked, lambda: simulate(asked))

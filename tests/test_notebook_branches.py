@@ -147,6 +147,9 @@ def test_twenty_pairs_judged_in_the_widget_train_a_reward_model(runs, tmp_path, 
     model = str(runs / "sft")
     reward = execute("05_reward_model", tmp_path / "reward", model=model, dataset=str(feedback), policy=model)
     assert (reward / "model" / "model.safetensors").exists()
+    doubted = {"ask_first": f"{runs / 'reward'}, {reward}"}  # two reward models, where they disagree
+    with pytest.raises(WorkbenchError, match="Nobody has judged any of"):
+        execute("03_preferences", tmp_path / "more", **asked, **doubted)
 
 
 def test_agreement_is_measured_of_what_was_collected(runs, tmp_path):

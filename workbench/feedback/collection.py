@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from IPython.display import display
@@ -17,6 +18,7 @@ from workbench.records import Judgement
 
 WHO = ("simulated", "human", "mixed")
 Items = Sequence[Mapping[str, Any]]
+NO_PRIORITIES: Mapping[str, float] = MappingProxyType({})
 
 
 class Collection:
@@ -38,17 +40,21 @@ class Collection:
         if self.labelers != "human":
             self.store.record_all(simulate())
 
-    def widget(self, kind: str, items: Items, **settings: Any) -> Any:
-        """Where the person judges, the items not judged yet first; None where only programs judge.
+    def widget(
+        self, kind: str, items: Items, *, priorities: Mapping[str, float] = NO_PRIORITIES, **settings: Any
+    ) -> Any:
+        """Where the person judges; None where only programs judge.
 
-        `settings` are those of `widgets.annotate`. What simulated labelers have judged is open to the person, too.
+        First come the items of the highest `priorities` (by item_id), without any those judged least; what simulated
+        labelers have judged is open to the person, too. `settings` are those of `widgets.annotate`.
         """
         if self.labelers == "simulated":
             return None
         from workbench.feedback.widgets import annotate  # a batch run needs no widgets
 
         others = max((len(judged) for judged in self._by_item(kind, items).values()), default=0)
-        queue = Queue(items=items, judgements_per_item=others + 1, order="fewest")
+        order = {"order": "uncertain", "priorities": priorities} if priorities else {"order": "fewest"}
+        queue = Queue(items=items, judgements_per_item=others + 1, **order)
         return annotate(items, self.labeler, self.store, kind=kind, queue=queue, **settings)
 
     def collected(self, kind: str, items: Items, simulate: Callable[[], list[Judgement]]) -> list[Judgement]:
