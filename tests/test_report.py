@@ -10,7 +10,8 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from workbench import markdown, report
+from workbench import markdown, plots, report
+from workbench.analysis.statistics import Interval
 from workbench.errors import WorkbenchError
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -268,6 +269,28 @@ def test_code_opens_on_a_click_and_links_lead_from_page_to_page(executed, tab):
     tab.click("text=00_tour")
     tab.click("text=All stages")
     assert tab.url.endswith("index.html") and tab.complaints == []
+
+
+def test_a_menu_in_the_page_moves_the_figure_without_a_kernel(tmp_path, tab):
+    names = ["ada", "bob"]
+    selections = {
+        name: pd.DataFrame([[float("nan"), share], [share, float("nan")]], index=names, columns=names)
+        for name, share in (("All judgements", 0.61), ("Without <cy>", 0.87))
+    }
+    overall = {name: Interval(matrix.iloc[0, 1], 0.5, 0.9) for name, matrix in selections.items()}
+    drawn = plots.plot_agreement_filters(selections, overall)
+    write_stage(tmp_path / "a", output(PLOTLY, json.loads(drawn.to_json())))
+    report.write_report(tmp_path)
+    tab.goto((tmp_path / "report" / "a.html").as_uri())
+    tab.wait_for_selector("svg.main-svg")
+    assert "agree on 61.0%" in tab.locator(".gtitle").text_content()
+    assert tab.locator("text=61%").count()
+    tab.locator(".updatemenu-header").click()
+    tab.locator(".updatemenu-dropdown-button", has_text="Without <cy>").click()
+    tab.wait_for_function("document.querySelector('.gtitle').textContent.includes('agree on 87.0%')")
+    assert "Without <cy>" in tab.locator(".gtitle").text_content()
+    assert tab.locator("text=87%").count() and not tab.locator("text=61%").count()
+    assert tab.outside == [] and tab.complaints == []
 
 
 def test_an_output_that_loads_from_the_network_does_not_get_there(tmp_path, tab):
