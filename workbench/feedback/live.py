@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import combinations, groupby
+from operator import itemgetter
+
 from workbench.analysis.statistics import mean_and_error
 from workbench.feedback.store import Store
 
@@ -17,12 +20,13 @@ def live_agreement(store: Store, kind: str) -> str:
     """
     if kind not in ("pair", "best_of"):
         return ""
-    agreements, items = [], []
-    for item_id, first, second in store.paired_verdicts(kind):
-        items.append(item_id)
-        agreements.append(1.0 if first == second else 0.5 if TIE in (first, second) else 0.0)
-    judged_by_two = len(set(items))
+    agreements, numbers = [], []
+    for number, (_, verdicts) in enumerate(groupby(store.verdicts_of_several(kind), key=itemgetter(0))):
+        for (_, first), (_, second) in combinations(verdicts, 2):
+            numbers.append(number)
+            agreements.append(1.0 if first == second else 0.5 if TIE in (first, second) else 0.0)
+    judged_by_two = len(set(numbers))
     if judged_by_two < FEWEST:
         return ""
-    mean, error = mean_and_error(agreements, items)
+    mean, error = mean_and_error(agreements, numbers)
     return f"labelers agree on {mean:.0%} ± {2 * error:.0%} of {judged_by_two} items judged by two"

@@ -161,14 +161,13 @@ class Store:
             ).fetchall()
         return [elapsed / 1000 for (elapsed,) in found]
 
-    def paired_verdicts(self, kind: str) -> list[tuple[str, str, str]]:
-        """(item, one labeler's value, another's) for every two labelers of an item, values as JSON, no skips."""
+    def verdicts_of_several(self, kind: str) -> list[tuple[str, str]]:
+        """(item, value as JSON) of every first judgement of an item that several labelers judged, by item; no skips."""
+        standing = "FROM current_judgement WHERE kind = ? AND action = 'label' AND repeat = 0"
+        several = f"SELECT item_id {standing} GROUP BY item_id HAVING COUNT(*) > 1"
         with self._explained():
             return self._db.execute(
-                "SELECT a.item_id, a.value, b.value FROM current_judgement a JOIN current_judgement b "
-                "ON a.kind = b.kind AND a.item_id = b.item_id AND a.labeler < b.labeler "
-                "WHERE a.kind = ? AND a.action = 'label' AND b.action = 'label' AND a.repeat = 0 AND b.repeat = 0",
-                (kind,),
+                f"SELECT item_id, value {standing} AND item_id IN ({several}) ORDER BY item_id", (kind, kind)
             ).fetchall()
 
     def log(self) -> pd.DataFrame:

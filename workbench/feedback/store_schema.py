@@ -24,7 +24,7 @@ SCHEMA = (
         created_at REAL NOT NULL,
         undoes INTEGER UNIQUE REFERENCES judgement(seq))""",
     "CREATE INDEX judgement_of ON judgement(kind, labeler, item_id, repeat)",
-    "CREATE INDEX judgement_on ON judgement(item_id, kind)",
+    "CREATE INDEX judgement_on ON judgement(kind, action, item_id, repeat)",
     """CREATE TRIGGER judgement_stays BEFORE UPDATE ON judgement
         BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END""",
     """CREATE TRIGGER judgement_remains BEFORE DELETE ON judgement
