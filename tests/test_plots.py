@@ -349,3 +349,16 @@ def test_the_menu_of_selections_shows_one_matrix_at_a_time_on_one_scale():
     assert "Slow &lt;b&gt;: two labelers agree on 90.0%" in buttons[1].args[1]["title.text"]
     with pytest.raises(WorkbenchError, match="nothing to show"):
         plots.plot_agreement_filters({"All": MATRIX * np.nan}, overall)
+
+
+def test_a_gain_within_chance_is_not_counted_as_one():
+    gains = pd.DataFrame(
+        {"run": ["a", "b", "c"], "kl": 1.0, "gain": [0.3, 0.01, -0.2], "gain_se": [0.1, 0.02, 0.01], "greedy_gain": 0.1}
+    )
+    assert "1 of 3 gain at temperature 1 by more than two standard errors; most: a" in title_of(plots.plot_gains(gains))
+    unknown = plots.plot_gains(gains.drop(columns="gain_se"))
+    assert "2 of 3 gain at temperature 1; most: a" in title_of(unknown)
+
+
+def title_of(figure):
+    return " ".join(figure.layout.title.text.replace("<br>", " ").split())

@@ -152,10 +152,18 @@ def plot_gains(gains: pd.DataFrame, title: str = "") -> go.Figure:
             hovertemplate="%{customdata}<br>gain %{x:.2f}<extra>" + name + "</extra>",
         )
     figure.update_xaxes(title="gain in reward over the starting policy").update_yaxes(automargin=True)
-    below = int((rows["gain"] <= 0).sum())
-    title = title or f"{len(rows) - below} of {len(rows)} gain at temperature 1; most: {rows['run'].iloc[-1]}"
+    title = title or _gains_finding(rows)
     reading = "Bars are two standard errors. A filled dot without its diamond to the right of 0 has only sharpened."
     return styled(figure, title=title, reading=reading, height=220 + 22 * len(rows))
+
+
+def _gains_finding(rows: pd.DataFrame) -> str:
+    """How many runs, the largest gain last, gain more than chance explains; where no error is known, more than 0."""
+    measured = "gain_se" in rows and rows["gain_se"].notna().any()
+    least = 2 * rows["gain_se"].fillna(0.0) if measured else 0.0
+    beyond = " by more than two standard errors" if measured else ""
+    gained = int((rows["gain"] > least).sum())
+    return f"{gained} of {len(rows)} gain at temperature 1{beyond}; most: {rows['run'].iloc[-1]}"
 
 
 def plot_sharpening_control(frame: pd.DataFrame, title: str = "") -> go.Figure:
