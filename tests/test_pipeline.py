@@ -196,7 +196,7 @@ def repeated(tour, continued, tmp_path_factory) -> Iterator[dict[int, Future]]:
 def test_the_tour_ends_with_every_stage_executed_summarised_and_reported(tour):
     assert tour.ended.code == 0, tour.ended
     stages = re.findall(r"\] (\w+) \.\.\. done in", tour.ended.printed)
-    assert len(stages) == len(set(stages)) == 10
+    assert len(stages) == len(set(stages)) == 11
     for stage in stages:
         notebook = nbformat.read(tour.folder / stage / "notebook.ipynb", as_version=4)
         assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
@@ -237,7 +237,7 @@ def test_a_second_tour_skips_everything(tour):
     before = {path: path.stat().st_mtime_ns for path in tour.folder.glob("[0-9]*/*")}
     again = execute(*tour_command(tour.folder))
     assert again.code == 0
-    assert again.printed.count("... finished before, skipped") == 10 and " started" not in again.printed
+    assert again.printed.count("... finished before, skipped") == 11 and " started" not in again.printed
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert again.seconds < tour.ended.seconds / 4
 
@@ -251,4 +251,4 @@ def test_another_parameter_is_refused_until_the_folder_is_gone_and_then_repeats_
     repeated = execute(*command)
     assert repeated.code == 0, repeated
     assert re.findall(r"\] (\w+) started", repeated.printed) == ["12_compare_runs", "00_tour"]
-    assert repeated.printed.count("skipped") == 8
+    assert repeated.printed.count("skipped") == 9
