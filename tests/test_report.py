@@ -9,16 +9,12 @@ import nbformat
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
+from chromium import opened_chromium
 
 from workbench import markdown, plots, report
 from workbench.analysis.statistics import Interval
 from workbench.errors import WorkbenchError
 
-CHROMIUM = Path("/usr/bin/chromium")
-CHROMIUM_OPTIONS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-dev-shm-usage"
-)
 PLOTLY = "application/vnd.plotly.v1+json"
 EQUATION = (
     r"$$J(\theta) = \mathbb{E}_{y\sim\pi_\theta}\left[r(x, y) - \beta\log\frac{\pi_\theta}{\pi_\text{ref}}\right]$$"
@@ -204,13 +200,8 @@ def test_a_picture_on_the_network_becomes_a_link():
 
 @pytest.fixture(scope="module")
 def browser():
-    if not CHROMIUM.exists():
-        pytest.skip(f"{CHROMIUM} IS MISSING: whether the report works in a browser is not tested")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="PLAYWRIGHT IS MISSING: the browser is not tested")
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=str(CHROMIUM), args=CHROMIUM_OPTIONS.split())
+    with opened_chromium("whether the report works in a browser") as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture

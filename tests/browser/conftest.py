@@ -15,12 +15,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from chromium import opened_chromium
 
-CHROMIUM = Path("/usr/bin/chromium")
-CHROMIUM_OPTIONS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-dev-shm-usage"
-)
 LAB_OPTIONS = (
     "--no-browser --ip=127.0.0.1 --allow-root --ServerApp.port_retries=0 --ServerApp.terminals_enabled=False "
     "--LabApp.expose_app_in_browser=True --LabApp.news_url=None "
@@ -147,13 +143,8 @@ class Notebook:
 
 @pytest.fixture(scope="module")
 def browser():
-    if not CHROMIUM.exists():
-        pytest.skip(f"{CHROMIUM} IS MISSING: whether the labelling widgets work in a browser is not tested")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="PLAYWRIGHT IS MISSING: the browser is not tested")
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=str(CHROMIUM), args=CHROMIUM_OPTIONS.split())
+    with opened_chromium("whether the labelling widgets work in a browser") as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")
