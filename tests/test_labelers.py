@@ -111,10 +111,10 @@ def test_a_labeler_who_does_not_check_prefers_a_false_fact_to_an_honest_not_sure
 def test_the_choice_follows_the_bradley_terry_probability():
     labeler = Labeler(name="bt", temperature=0.5, lapse=0.0, skip_rate=0.0)
     rng = random.Random(5)
-    first = sum(labeler.choice((0.3, 0.0), rng) == 0 for _ in range(20_000))
+    first = sum(labeler.comparison((0.3, 0.0), rng)[0] == 0 for _ in range(20_000))
     assert binomtest(first, 20_000, 1 / (1 + math.exp(-0.6))).pvalue > 1e-3
     lapsing = replace(labeler, lapse=0.4)
-    worse = sum(lapsing.choice((9.0, 0.0), rng) == 1 for _ in range(20_000))
+    worse = sum(lapsing.comparison((9.0, 0.0), rng)[0] == 1 for _ in range(20_000))
     assert binomtest(worse, 20_000, 0.2).pvalue > 1e-3
 
 
@@ -149,7 +149,7 @@ def test_a_ranking_places_one_above_another_as_often_as_the_pair_is_chosen(lapse
     orders = [labeler.ranking(UTILITIES, rng) for _ in range(DRAWS)]
     for first, second in itertools.combinations(range(4), 2):
         above = sum(order.index(first) < order.index(second) for order in orders)
-        chosen = sum(labeler.choice([UTILITIES[first], UTILITIES[second]], rng) == 0 for _ in range(DRAWS))
+        chosen = sum(labeler.comparison([UTILITIES[first], UTILITIES[second]], rng)[0] == 0 for _ in range(DRAWS))
         chance = (1 - lapse) / (1 + math.exp((UTILITIES[second] - UTILITIES[first]) / 0.5)) + lapse / 2
         assert binomtest(above, DRAWS, chance).pvalue > 1e-3
         assert binomtest(chosen, DRAWS, chance).pvalue > 1e-3

@@ -50,12 +50,10 @@ class Labeler:
             features["honest"] = 0.0
         return features
 
-    def choice(self, utilities: Sequence[float], rng: random.Random) -> int | str:
-        """0 or 1, "tie" or "skip" for two completions with these utilities. Bradley and Terry 1952, with lapses."""
-        return self.comparison(utilities, rng)[0]
-
     def comparison(self, utilities: Sequence[float], rng: random.Random) -> tuple[int | str, float]:
-        """`choice`, and how much better the chosen one seemed, in units of utility: anything in a lapse, 0 undecided.
+        """0 or 1, "tie" or "skip" for two completions with these utilities, and how much better the chosen one seemed.
+
+        Bradley and Terry 1952, with lapses. The latter is in units of utility: anything in a lapse, 0 undecided.
 
         The difference that is seen is the true one with logistic noise; that it is above 0 has the probability of the
         choice, so one draw decides both.
@@ -76,7 +74,7 @@ class Labeler:
         """Indices of completions with these utilities, best first, or "skip". Plackett 1975, Luce 1959, with lapses.
 
         Gumbel noise makes it (Yellott 1977): of any two completions, the one is placed above the other as often as
-        `choice` prefers it. There are no ties.
+        `comparison` prefers it. There are no ties.
         """
         if rng.random() < self.skip_rate:
             return "skip"
