@@ -15,11 +15,12 @@ ifneq ($(MADE_IN),$(CURDIR))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help run lab test lint bench conformance peers lock clean
+.PHONY: help run study lab test lint bench conformance peers lock clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make run          the whole pipeline on the embedded world, then a report; finished stages are not repeated"
+	@echo "make study        the studies of KL budgets and of overoptimization, then a report (under an hour on two cores)"
 	@echo "make lab          JupyterLab on notebooks/"
 	@echo "make test         every test"
 	@echo "make lint         style, formatting and the layer rule"
@@ -31,6 +32,9 @@ help:
 
 run: $(STAMP)
 	@$(BIN)/workbench run tour
+
+study: $(STAMP)
+	@$(BIN)/workbench run study
 
 lab: $(STAMP)
 	@echo "Opening JupyterLab on notebooks/ (Ctrl-C twice to stop)"

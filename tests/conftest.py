@@ -5,7 +5,16 @@ import pytest
 from workbench.world import World
 
 # or a worker ends up alone
-LONGEST_FIRST = ("test_pipeline.py", "test_annotation.py", "test_bad_input.py", "test_cli.py", "test_report.py")
+LONGEST_FIRST = (
+    "test_pipeline.py",
+    "test_study.py",
+    "test_annotation.py",
+    "test_bad_input.py",
+    "test_sweeps.py",
+    "test_executors.py",
+    "test_cli.py",
+    "test_report.py",
+)
 
 
 @pytest.fixture(scope="session")

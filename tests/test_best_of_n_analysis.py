@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from workbench.analysis.best_of_n import best_of_n_curve, best_of_n_kl
+from workbench.analysis.best_of_n import best_of_n_curve, best_of_n_kl, measured_best_of_n_kl
 from workbench.analysis.kl import sequence_kl_summary
 from workbench.analysis.statistics import bootstrap_interval, mean_and_error
 from workbench.errors import WorkbenchError
@@ -83,6 +83,108 @@ def test_the_kl_formula_bounds_the_exact_kl_and_meets_it_as_the_outcomes_multipl
     assert gaps[0] > gaps[1] > gaps[2] >= 0
     assert gaps[2] < 1e-3
     assert best_of_n_kl(1) == 0
+
+
+def enumerated_kl(probabilities, rewards, n):
+    """KL of best-of-n from the policy over all n-tuples, a tie in the reward going to each tied draw equally."""
+    chosen = np.zeros(len(probabilities))
+    for draw in itertools.product(range(len(probabilities)), repeat=n):
+        best = max(rewards[i] for i in draw)
+        winners = [i for i in draw if rewards[i] == best]
+        for winner in winners:
+            chosen[winner] += np.prod([probabilities[i] for i in draw]) / len(winners)
+    kept = chosen > 0
+    return float((chosen[kept] * np.log(chosen[kept] / np.asarray(probabilities)[kept])).sum())
+
+
+def pools(probabilities, rewards, *, count, size, seed=0):
+    """Proxy, log-probability and name of `count` pools of `size` draws."""
+    draws = np.random.default_rng(seed).choice(len(probabilities), p=probabilities, size=(count, size))
+    return np.asarray(rewards)[draws], np.log(probabilities)[draws], draws.astype(str)
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "rewards"),
+    [
+        ([0.5, 0.25, 0.15, 0.1], [1.0, 2.0, 3.0, 4.0]),
+        ([0.5, 0.25, 0.15, 0.1], [4.0, 3.0, 2.0, 1.0]),  # the likeliest is the best
+        ([0.4, 0.3, 0.2, 0.1], [1.0, 2.0, 2.0, 1.0]),  # ties in the proxy
+        ([0.2] * 5, [0.0] * 5),  # nothing to choose by
+    ],
+)
+def test_the_measured_kl_of_best_of_n_is_that_of_the_enumerated_tuples(probabilities, rewards):
+    measured = measured_best_of_n_kl(*pools(probabilities, rewards, count=40, size=128), [1, 2, 3, 4, 5])
+    exact = [enumerated_kl(probabilities, rewards, n) for n in (1, 2, 3, 4, 5)]
+    assert (measured["kl"] <= measured["kl_bound"] + 1e-12).all()
+    np.testing.assert_allclose(measured["kl"], exact, atol=0.005)
+    np.testing.assert_allclose(measured["kl_bound"], [best_of_n_kl(n) for n in (1, 2, 3, 4, 5)])
+
+
+def test_with_large_n_the_measured_kl_levels_off_at_the_cost_of_the_best_completion():
+    probabilities, rewards = [0.6, 0.3, 0.1], [1.0, 2.0, 3.0]
+    measured = measured_best_of_n_kl(*pools(probabilities, rewards, count=60, size=256), [128, 256])
+    np.testing.assert_allclose(measured["kl"], -math.log(0.1), atol=0.02)
+    assert measured["kl_bound"].iloc[0] > 3.8
+
+
+def test_completions_that_never_coincide_cost_the_bound():
+    proxy = np.random.default_rng(0).normal(size=(5, 64))
+    rare, names = np.full(proxy.shape, -40.0), np.arange(proxy.size).reshape(proxy.shape)
+    measured = measured_best_of_n_kl(proxy, rare, names, [1, 4, 64])
+    np.testing.assert_allclose(measured["kl"], measured["kl_bound"], atol=1e-12)
+
+
+def test_a_policy_with_one_answer_pays_nothing_for_choosing():
+    measured = measured_best_of_n_kl(np.ones((3, 16)), np.zeros((3, 16)), np.full((3, 16), "yes"), [1, 2, 16])
+    np.testing.assert_allclose(measured["kl"], 0, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_pool_is_measured_above_the_bound_whatever_its_probabilities_say(seed):
+    generator = np.random.default_rng(seed)
+    shape = (6, 40)
+    proxy, names = generator.integers(8, size=shape).astype(float), generator.integers(20, size=shape)
+    measured = measured_best_of_n_kl(proxy, -generator.exponential(4, size=shape), names, [1, 2, 7, 40, 1000])
+    assert (measured["kl"] <= measured["kl_bound"] + 1e-12).all() and (measured["kl"] >= 0).all()
+
+
+def test_the_bias_of_the_measured_kl_is_small_and_falls_with_the_pool():
+    size = 400  # most completions are rare, three are not; rewards rise with the index
+    probabilities = np.full(size, 0.4 / (size - 3))
+    probabilities[[50, 200, 350]] = 0.2
+    draws = np.random.default_rng(0).choice(size, p=probabilities, size=(20_000, 8)).max(axis=1)
+    share = np.bincount(draws, minlength=size) / len(draws)  # best-of-8 as it happens
+    exact = sum(p * math.log(p / q) for p, q in zip(share, probabilities, strict=True) if p > 0)
+    exact -= (np.count_nonzero(share) - 1) / 2 / len(draws)  # bias of a plugged-in entropy, Miller 1955
+    bias = [
+        measured_best_of_n_kl(*pools(probabilities, np.arange(size), count=400, size=pool), [8])["kl"].item() - exact
+        for pool in (16, 128)
+    ]
+    assert exact < best_of_n_kl(8) - 0.04
+    assert abs(bias[1]) < 0.01 and abs(bias[1]) < abs(bias[0]) + 0.005
+
+
+def test_the_order_of_a_pool_does_not_matter_to_the_measured_kl():
+    proxy, logprob, names = pools([0.4, 0.3, 0.2, 0.1], [1.0, 2.0, 2.0, 0.0], count=3, size=32)
+    shuffle = np.random.default_rng(1).permutation(32)
+    first = measured_best_of_n_kl(proxy, logprob, names, [2, 8])
+    second = measured_best_of_n_kl(proxy[:, shuffle], logprob[:, shuffle], names[:, shuffle], [2, 8])
+    np.testing.assert_allclose(first.to_numpy(), second.to_numpy(), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("proxy", "logprob", "names", "ns", "words"),
+    [
+        ([[1.0, 2.0]], [[-1.0]], [["a", "b"]], [1], "have shapes"),
+        ([[1.0, 2.0]], [[-1.0, 0.5]], [["a", "b"]], [1], "logprob is 0.5"),
+        ([[1.0, 2.0]], [[-1.0, float("nan")]], [["a", "b"]], [1], "NaN"),
+        ([[1.0, 2.0]], [[-1.0, -1.0]], [["a", "b"]], [0, 1], "at least 1"),
+        ([[1.0, 2.0]], [[-1.0, -1.0]], [["a", "b"]], [], "at least 1"),
+    ],
+)
+def test_a_pool_that_can_not_be_measured_gets_a_sentence(proxy, logprob, names, ns, words):
+    with pytest.raises(WorkbenchError, match=words):
+        measured_best_of_n_kl(proxy, logprob, names, ns)
 
 
 def test_without_gold_there_are_no_gold_columns():

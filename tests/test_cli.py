@@ -199,7 +199,9 @@ def test_a_file_that_is_no_notebook_is_refused(repository, capsys):
         ("- name: a", "", "without a notebook"),
         ("  []", "", "no stages"),
         ("- notebook: 02_sft", "jobs: 0\n", "jobs 0"),
-        ("- notebook: 02_sft", "report: maybe\n", "true or false as `report`"),
+        ("- notebook: 02_sft", "report: maybe\n", "has report 'maybe': write true"),
+        ("- notebook: 02_sft", "report: [02_sft, 03]\n", "a list of names of its stages"),
+        ("- notebook: 02_sft", "presets: [smoke]\n", "write `presets: {smoke: {each: {seed: [0]}}}`"),
         ("- notebook: 02_sft", "a: b: c\n", "not valid YAML"),
         ("- notebook: tour.yaml", "", "needs a notebook"),
         ("- notebook: 02_sft", "each: [0, 1]\n", "each [0, 1]: write"),
@@ -278,6 +280,21 @@ def test_a_setting_without_a_stage_reaches_every_stage_that_has_it(repository):
     write_recipe(repository, "- notebook: 02_sft\n- {notebook: 02_sft, name: again}\n- notebook: 06_policy_gradient")
     values = [stage.values for stage in plan(repository, "tour", "seed=4", "again.seed=5").stages]
     assert [stage.get("seed") for stage in values] == [4, 5, None]
+
+
+def test_a_preset_of_the_recipe_shortens_its_lists_and_leaves_others_alone(repository):
+    head = "each: {seed: [0, 1, 2]}\npresets: {smoke: {each: {seed: [7], other: [1]}}}\n"
+    write_recipe(repository, "- {name: 'a_{seed}_{n}', notebook: 02_sft, each: {n: [4, 5]}}", head)
+    assert [stage.name for stage in plan(repository, "tour").stages] == [f"a_{s}_{n}" for s in range(3) for n in (4, 5)]
+    assert [stage.name for stage in plan(repository, "tour", preset="smoke").stages] == ["a_7_4", "a_7_5"]
+
+
+def test_a_recipe_may_name_the_stages_that_its_report_shows(repository):
+    stages = "- notebook: 02_sft\n- notebook: 06_other"
+    for said, report, shown in (("true", True, ()), ("false", False, ()), ("[06_other]", True, ("06_other",))):
+        write_recipe(repository, stages, f"report: {said}\n")
+        made = plan(repository, "tour")
+        assert (made.report, made.shown) == (report, shown)
 
 
 def test_a_stage_is_repeated_for_every_value_that_its_name_holds(repository):

@@ -4,8 +4,11 @@ import random
 
 import pandas as pd
 import pytest
+from budget_runs import write_study
 
-from workbench.explore import explore_agreement
+from workbench.analysis import budget, frontier
+from workbench.analysis.measured_paths import budget_paths, comparable_runs
+from workbench.explore import explore_agreement, explore_budget
 from workbench.feedback.agreement import agreement_matrix, pairwise_agreement
 
 
@@ -50,3 +53,51 @@ def test_a_choice_that_leaves_nothing_says_so_and_keeps_the_figure(judgements):
     assert "agreement needs at least 2" in said.value and figure.layout.title.text == before
     who.value = ["ada", "bob"]
     assert said.value == "" and figure.layout.title.text != before
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    runs = comparable_runs(frontier.runs_below(str(write_study(tmp_path_factory.mktemp("study"), worlds=1))))
+    return runs, budget_paths(runs)
+
+
+def budget_parts(box):
+    controls, figure, numbers, texts, said = box.children
+    slider, (score, unit) = controls.children[0], controls.children[1].children
+    return slider, score, unit, figure, numbers, texts, said
+
+
+def test_the_budget_moves_the_line_the_table_and_the_texts(study):
+    runs, paths = study
+    slider, _score, unit, figure, numbers, texts, said = budget_parts(explore_budget(runs, paths))
+    slider.value = 4.0
+    assert figure.layout.shapes[0].x0 == figure.layout.shapes[0].x1 == 2.0
+    table = budget.compared_at_budget(budget.at_budget(paths, [4.0]), "gold")
+    title = " ".join(figure.layout.title.text.replace("<br>", " ").split())
+    assert budget.budget_sentences(table, "gold")[0] in title
+    assert f"{table['value'].iloc[0]:.2f}" in numbers.value and "does not reach" in numbers.value
+    assert "&lt;script&gt;" in texts.value and "at step 20" in texts.value and said.value == ""
+    before = texts.value
+    unit.value = (0, 1)
+    assert texts.value != before
+    slider.value = 1.0
+    assert "at step 10" in texts.value and "At 1 nats" in figure.layout.title.text
+
+
+def test_another_score_changes_the_lines_and_what_is_compared(study):
+    runs, paths = study
+    slider, score, _unit, figure, numbers, _texts, _said = budget_parts(explore_budget(runs, paths))
+    slider.value = 2.0
+    gold, place = list(figure.data[1].y), figure.layout.shapes[0].x0
+    score.value = "proxy"
+    assert figure.layout.yaxis.title.text == "reward model's score (proxy)" and "most proxy" in figure.layout.title.text
+    curve = budget.mean_paths(paths[paths["experiment"] == paths["experiment"].iloc[0]])
+    assert list(figure.data[1].y) == pytest.approx(curve["proxy"].tolist()) and list(figure.data[1].y) != gold
+    assert figure.layout.shapes[0].x0 == place and "gold" in numbers.value
+
+
+def test_where_no_completions_were_kept_a_line_says_so(study):
+    _runs, paths = study
+    _slider, _score, _unit, figure, numbers, texts, said = budget_parts(explore_budget([], paths))
+    assert "kept its completions" in said.value and texts.value == ""
+    assert figure.layout.title.text and "best" in numbers.value

@@ -106,3 +106,110 @@ def test_points_hold_the_start_once_and_every_policy(save):
     points = frontier.run_points(three_seeds(save)).set_index("run")
     assert points.index.tolist() == ["sft", "ppo_seed0", "ppo_seed1", "ppo_seed2"]
     assert points.loc["ppo_seed2", "kl"] == 2.0 and points.loc["ppo_seed1", "greedy_gold"] == pytest.approx(7.5)
+
+
+# Runs of several folders, other versions, and with gaps
+
+
+def save_in(folder, name: str, **tables) -> Run:
+    run = Run.open(folder / name, {"model": f"runs/{folder.name}/02_sft", "seed": 0})
+    for table, frame in tables.items():
+        run.save_table(table, frame)
+    run.summary({"x": 1.0})
+    run.finish()
+    return Run.read(folder / name)
+
+
+def both(gain: float, *, start: float = 0.0) -> dict[str, pd.DataFrame]:
+    before = evaluation({1.0: [start] * 4, 0.0: [start] * 4}, method="SFT")
+    after = evaluation({1.0: [start + gain] * 4, 0.0: [start + gain] * 4}, kl=1.0)
+    return {"evaluation_before": before, "evaluation": after}
+
+
+def test_equal_names_in_two_folders_are_two_runs_that_started_from_two_policies(tmp_path):
+    runs = [save_in(tmp_path / "a", "06_ppo", **both(1.0)), save_in(tmp_path / "b", "06_ppo", **both(2.0, start=5.0))]
+    points = frontier.run_points(runs).set_index("run")
+    assert points.index.tolist() == ["a/02_sft", "b/02_sft", "a/06_ppo", "b/06_ppo"]
+    assert points["gold"].tolist() == [0.0, 5.0, 1.0, 7.0]
+    assert frontier.gains_over_seeds(runs).set_index("run")["gain"].to_dict() == {"a/06_ppo": 1.0, "b/06_ppo": 2.0}
+
+
+def test_worlds_are_what_was_drawn(tmp_path):
+    gains = {(0, 0): 1.0, (0, 1): 3.0, (1, 0): 6.0, (1, 1): 8.0}
+    runs = [save_in(tmp_path, f"ppo_world{w}_seed{s}", **both(gain)) for (w, s), gain in gains.items()]
+    row = frontier.gains_over_seeds(runs).iloc[0]
+    assert (row["run"], row["runs"], row["gain"]) == ("ppo", 4, 4.5)
+    assert row["gain_se"] == pytest.approx(2.5)  # of the two worlds' means, 2 and 7
+
+
+def test_rows_without_a_score_are_left_out_of_all_and_prompts_stay_paired(tmp_path):
+    tables = both(1.0)
+    tables["evaluation_before"]["gold"] = [0.0, 10.0, 20.0, 30.0] * 2
+    tables["evaluation"]["gold"] = [1.0, math.nan, 22.0, 33.0] * 2
+    run = save_in(tmp_path, "ppo", **tables)
+    assert frontier.gains_over_seeds([run])["gain"].iloc[0] == pytest.approx(2.0)
+    assert frontier.undefined_rows(run) == 2 and frontier.undefined_rows(run, "evaluation_before") == 0
+    assert frontier.run_points([run]).set_index("run").loc["ppo", "gold"] == pytest.approx(56 / 3)
+
+
+def test_the_nth_time_that_a_prompt_was_asked_meets_the_nth_time(tmp_path):
+    tables = both(1.0)
+    for table, gold in (("evaluation_before", [1.0, 2.0, 3.0, 4.0]), ("evaluation", [2.0, 2.0, 3.0, 9.0])):
+        tables[table] = tables[table].assign(prompt=["x", "x", "x", "y"] * 2, gold=gold * 2)
+    row = frontier.gains_over_seeds([save_in(tmp_path, "ppo", **tables)]).iloc[0]
+    assert row["gain"] == pytest.approx(6 / 4) and row["gain_se"] == pytest.approx(math.sqrt(17 / 3) / 2)  # 1, 0, 0, 5
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"evaluation": pd.DataFrame({"prompt": ["a"], "reward": [1.0]})},
+        {"evaluation": both(1.0)["evaluation"].drop(columns="temperature")},
+        {"evaluation": both(1.0)["evaluation"].drop(columns="kl")},
+        {"evaluation": both(1.0)["evaluation"].query("temperature == 0")},
+        {"evaluation": both(1.0)["evaluation"].drop(columns="gold")},
+        {"curve": pd.DataFrame({"size": [1, 2]})},
+    ],
+    ids=["other columns", "no temperature", "no KL", "only greedy", "no score", "another curve"],
+)
+def test_a_run_of_another_version_is_passed_over_and_the_others_stay(tmp_path, broken):
+    good = save_in(tmp_path, "good", **both(1.0))
+    other = save_in(tmp_path, "other", **{"evaluation_before": both(1.0)["evaluation_before"], **broken})
+    assert "other" not in set(frontier.run_points([good, other])["run"])
+    assert "good" in set(frontier.gains_over_seeds([good, other])["run"])
+
+
+def test_a_damaged_table_is_passed_over(tmp_path):
+    good, bad = save_in(tmp_path, "good", **both(1.0)), save_in(tmp_path, "bad", **both(1.0))
+    bad.path("tables/evaluation.jsonl").write_text('{"prompt": \n')
+    assert set(frontier.run_points([good, bad])["run"]) == {"02_sft", "good"}
+    bad.path("summary.json").write_text("{")
+    assert frontier.summaries_over_seeds([good, bad])["stage"].tolist() == ["good"]
+
+
+def test_without_key_numbers_there_are_no_rows(tmp_path):
+    run = save_in(tmp_path, "bad")
+    run.path("summary.json").write_text("{")
+    assert frontier.summaries_over_seeds([run]).empty
+
+
+def test_one_point_per_experiment_is_the_mean_of_its_runs_and_of_each_n(save):
+    curve = pd.DataFrame({"n": [1, 4], "kl": [0.0, 0.6], "gold": [1.0, 2.0], "gold_se": 0.5})
+    points = frontier.run_points(three_seeds(save))
+    single = curve.assign(method="best of n", run=[f"bon, n = {n}" for n in curve["n"]])
+    pairs = [single.assign(run=[f"bon_seed{s}, n = {n}" for n in curve["n"]], gold=curve["gold"] + s) for s in (0, 2)]
+    together = frontier.points_over_seeds(pd.concat([points, single.assign(run="alone" + single["run"]), *pairs]))
+    rows = together.set_index("run")
+    assert rows.index.tolist() == ["sft", "ppo", "alonebon, n = 1", "alonebon, n = 4", "bon, n = 1", "bon, n = 4"]
+    assert rows.loc["ppo", ["gold", "gold_se", "runs"]].tolist() == pytest.approx([19.5 / 3, 2.0, 3])
+    assert rows.loc["bon, n = 4", ["gold", "gold_se", "kl"]].tolist() == pytest.approx([3.0, 1.0, 0.6])
+    assert rows.loc["alonebon, n = 4", "gold_se"] == 0.5 and rows.loc["bon, n = 4", "method"] == "best of n"
+
+
+def test_runs_below_a_folder_are_all_or_none(tmp_path):
+    save_in(tmp_path, "good")
+    assert [run.name for run in frontier.runs_below(str(tmp_path))] == ["good"]
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "run.json").write_text("{")
+    with pytest.raises(WorkbenchError, match="is damaged"):
+        frontier.runs_below(str(tmp_path))

@@ -13,7 +13,15 @@ from transformers import AutoModelForSequenceClassification
 from workbench.errors import WorkbenchError
 from workbench.models import load_reward_model, load_tokenizer
 from workbench.records import LabelledExample, PairExample
-from workbench.rewards import RIDGE, LearnedReward, all_right, make_pessimistic, normalise
+from workbench.rewards import (
+    RIDGE,
+    EnsembleReward,
+    LearnedReward,
+    all_right,
+    learned_rewards,
+    make_pessimistic,
+    normalise,
+)
 from workbench.trainers.reward_model import RewardModelConfig, RewardModelTrainer
 
 PROMPTS = ["user : what colour is the sky assistant :", "user : thanks assistant :", "the grass"] * 3
@@ -230,3 +238,41 @@ def test_pessimism_needs_a_radius_and_comparisons():
     trainer = RewardModelTrainer(reward_for().model, ratings, ratings, RewardModelConfig(objective="outcome"))
     with pytest.raises(WorkbenchError, match=r"pessimism needs completions that were compared, .*'outcome'"):
         trainer.comparisons()
+
+
+# Several rewards at once
+
+
+def members() -> list[LearnedReward]:
+    models = [tiny_model(auto=AutoModelForSequenceClassification, seed=seed) for seed in range(3)]
+    return [LearnedReward(model, word_tokenizer(), max_length=24) for model in models]
+
+
+@pytest.mark.parametrize("how", ["mean", "min", "uncertainty"])
+def test_an_ensemble_judges_each_completion_by_what_its_members_say_of_it_alone(how):
+    together = EnsembleReward(members(), how=how, coef=0.7)(PROMPTS, COMPLETIONS, finished=FINISHED, kind=["qa"] * 9)
+    for row, score in enumerate(together):
+        asked = [PROMPTS[row]], [COMPLETIONS[row]]
+        said = [member(*asked, finished=[FINISHED[row]])[0] for member in members()]
+        expected = {"mean": np.mean(said), "min": min(said), "uncertainty": np.mean(said) - 0.7 * np.var(said)}[how]
+        assert score == pytest.approx(expected, abs=1e-5)
+
+
+def test_reward_models_are_named_by_their_folders_and_read_in_the_order_given(tmp_path):
+    folders = [tmp_path / name for name in ("zoe", "amy")]
+    for folder, member in zip(folders, members()[:2], strict=True):
+        member.model.save_pretrained(folder)
+    found = learned_rewards(f"{folders[0]}, {folders[1]}", word_tokenizer(), max_length=24)
+    assert list(found) == ["zoe", "amy"]
+    for loaded, member in zip(found.values(), members(), strict=False):
+        scores = (reward(PROMPTS, COMPLETIONS, finished=FINISHED) for reward in (loaded, member))
+        assert next(scores) == pytest.approx(next(scores), abs=1e-5)
+        assert not any(weight.requires_grad for weight in loaded.model.parameters())
+    assert learned_rewards("", word_tokenizer(), max_length=24) == {}
+
+
+def test_two_reward_models_of_one_name_are_refused(tmp_path):
+    for place in ("one", "two"):
+        members()[0].model.save_pretrained(tmp_path / place / "same")
+    with pytest.raises(WorkbenchError, match="two reward models 'same'"):
+        learned_rewards(f"{tmp_path}/one/same,{tmp_path}/two/same", word_tokenizer(), max_length=24)

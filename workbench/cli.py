@@ -1,18 +1,22 @@
-"""Command line: run a notebook or a recipe, write the report, list what there is."""
+"""Command line: run a notebook or a recipe, once or for many values, write the report, list what there is."""
 
 import argparse
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from workbench.errors import WorkbenchError
+from workbench.executors import dask_executor
 from workbench.exit_codes import BAD_INPUT, DONE, STOPPED
 from workbench.files import resolve, shown
 from workbench.notebooks import find, notebook_paths, read_notebook
-from workbench.recipes import Plan, plan_notebook, plan_recipe, read_recipe, recipe_paths
+from workbench.recipe_files import read_recipe
+from workbench.recipes import Plan, plan_notebook, plan_recipe, recipe_paths
 from workbench.schedule import run_plan
+from workbench.sweeps import plan_sweep, run_sweep
 
 ABOUT = "Run the workbench's notebooks with checked parameters, and show what came out."
 EXAMPLES = """examples:
@@ -20,6 +24,7 @@ EXAMPLES = """examples:
   workbench list 06_policy_gradient                a notebook's parameters
   workbench run tour                               a recipe: the whole story
   workbench run 06_policy_gradient -p kl_coef=0.05 --out runs/low_kl
+  workbench sweep tour -p kl_coef=0,.05,.15,.5 -p seed=0:3 --jobs 2
   workbench report runs/tour                       an offline page of what was run
 
 exit code: 0 done, 1 a notebook failed, 2 bad input, 130 stopped (run the same command again to continue)"""
@@ -33,9 +38,23 @@ RUN_EXAMPLES = """examples:
 
 Values: default < recipe < preset < -p. Finished stages are skipped, a stopped one continues. Kernels use one thread;
 WORKBENCH_THREADS=4 gives them four."""
+SWEEP_EXAMPLES = """examples:
+  workbench sweep tour -p kl_coef=0,.05,.15,.5 -p seed=0:3 --jobs 2
+  workbench sweep 06 -p algorithm=ppo,rloo,grpo -p steps=50 --out runs/algorithms
+  workbench sweep tour -p 05_reward_model.pairs=250,1000,0 --preset smoke --out runs/pairs
+  workbench sweep 05 -p 'labelers="ana,bo",chi'    values that hold commas, between quotes
+  workbench sweep tour -p seed=0:9 --executor dask://login-node:8786
+
+VALUES: a list 0,.05,.15 or a range 0:3 (0, 1, 2) or 0:10:5 (0, 5) is varied, a single value is the same everywhere. The
+runs are every combination. Stages that do not depend on what varies run once, and folders are named after what does:
+06_policy_gradient_kl_coef=0.15_seed2. What is finished is skipped; what failed stops only what needs it, is named at
+the end, and is tried again by the same command. DIR/sweep.csv has a row per run.
+
+Dask's workers need this checkout and DIR on a file system that all machines share."""
 REPORT_EXAMPLES = """examples:
   workbench report runs/tour                       writes runs/tour/report/index.html
   workbench report runs/low_kl                     of a single notebook
+  workbench report runs/study --only 09_kl_budget,10_overoptimization
   workbench report runs/tour --pictures pictures   also its figures as PNG (needs Chromium, see BROWSER_PATH)"""
 LIST_EXAMPLES = """examples:
   workbench list                                   notebooks and recipes
@@ -63,10 +82,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The three commands with their options and examples."""
+    """The four commands with their options and examples."""
     raw = argparse.RawDescriptionHelpFormatter
     top = argparse.ArgumentParser("workbench", description=ABOUT, epilog=EXAMPLES, formatter_class=raw)
-    commands = top.add_subparsers(required=True, metavar="run | report | list")
+    commands = top.add_subparsers(required=True, metavar="run | sweep | report | list")
 
     run = commands.add_parser("run", help="execute a notebook or recipe", epilog=RUN_EXAMPLES, formatter_class=raw)
     run.set_defaults(command=run_command)
@@ -76,10 +95,11 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--out", default="", metavar="DIR", help="folder for results, from the repository root")
     run.add_argument("--preset", default="", help="smoke (a check in minutes) or laptop (the defaults)")
     run.add_argument("--jobs", type=int, default=0, metavar="N", help="independent stages to run side by side")
-
+    add_sweep_command(commands)
     report = commands.add_parser("report", help="write an offline page", epilog=REPORT_EXAMPLES, formatter_class=raw)
     report.set_defaults(command=report_command)
     report.add_argument("folder", metavar="DIR", help="folder of a recipe or of one notebook")
+    report.add_argument("--only", metavar="STAGES", default="", help="names of the stages to show, with commas")
     report.add_argument("--pictures", metavar="DIR", default="", help="also write the first page's figures as PNG")
 
     listing = commands.add_parser("list", help="show what can be run", epilog=LIST_EXAMPLES, formatter_class=raw)
@@ -89,12 +109,28 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def add_sweep_command(commands) -> None:
+    """`sweep` with its options and examples."""
+    raw = argparse.RawDescriptionHelpFormatter
+    sweep = commands.add_parser("sweep", help="execute for many values", epilog=SWEEP_EXAMPLES, formatter_class=raw)
+    sweep.set_defaults(command=sweep_command)
+    sweep.add_argument("target", metavar="NOTEBOOK|RECIPE", help="a path, a name such as 06_policy_gradient or tour")
+    setting = "vary a parameter (STAGE.NAME=VALUES in one stage)"
+    sweep.add_argument("-p", action="append", default=[], metavar="NAME=VALUES", help=setting)
+    sweep.add_argument("--out", default="", metavar="DIR", help="folder for results, from the repository root")
+    sweep.add_argument("--preset", default="", help="smoke (a check in minutes) or laptop (the defaults)")
+    sweep.add_argument("--jobs", type=int, default=0, metavar="N", help="stages to run side by side on this machine")
+    where = "local (this machine) or dask://HOST:PORT (a Dask scheduler)"
+    sweep.add_argument("--executor", default="local", metavar="WHERE", help=where)
+    sweep.add_argument("--retries", type=int, default=0, metavar="N", help="times to try a failed stage again")
+
+
 def run_command(options: argparse.Namespace) -> int:
     """`workbench run`: check everything, execute, write the report where the recipe asks for it."""
     plan = with_jobs(read_plan(options), options.jobs)
     code = run_plan(plan)
     if code == DONE and plan.report:
-        write_report(plan.folder)
+        write_report(plan.folder, only=plan.shown)
     elif code == DONE:
         print(f"results: {shown(plan.folder)}")
     return code
@@ -114,11 +150,24 @@ def with_jobs(plan: Plan, jobs: int) -> Plan:
     return replace(plan, jobs=jobs or plan.jobs)
 
 
+def sweep_command(options: argparse.Namespace) -> int:
+    """`workbench sweep`: check everything, then run it here or on a Dask cluster."""
+    if options.retries < 0:
+        raise WorkbenchError(f"--retries is {options.retries}: give a whole number, 0 for none.")
+    sweep = plan_sweep(options.target, options.p, out=options.out, preset_name=options.preset)
+    if options.executor == "local":
+        return run_sweep(replace(sweep, plan=with_jobs(sweep.plan, options.jobs)), retries=options.retries)
+    if options.jobs:
+        raise WorkbenchError(f"--jobs {options.jobs} is for this machine: with --executor the cluster decides.")
+    with dask_executor(options.executor) as executor:
+        return run_sweep(sweep, executor=executor, retries=options.retries)
+
+
 def report_command(options: argparse.Namespace) -> int:
     """`workbench report`: the folder may be given from here or from the repository root."""
     here = Path(options.folder).expanduser()
     folder = here.absolute() if here.is_dir() else resolve(options.folder)
-    write_report(folder)
+    write_report(folder, only=[name for name in options.only.split(",") if name])
     if options.pictures:
         from workbench.pictures import write_pictures
 
@@ -127,11 +176,11 @@ def report_command(options: argparse.Namespace) -> int:
     return DONE
 
 
-def write_report(folder: Path) -> None:
-    """Write the report and print where it is."""
+def write_report(folder: Path, *, only: Sequence[str]) -> None:
+    """Write the report, of the stages in `only` or of all, and print where it is."""
     from workbench import report  # seconds of imports that only this command needs
 
-    print(f"report: {report.write_report(folder)}")
+    print(f"report: {report.write_report(folder, only=only)}")
 
 
 def list_command(options: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 from nbclient.exceptions import DeadKernelError
 
-from workbench import files
+from workbench import files, spare_kernel
 from workbench.errors import WorkbenchError
 from workbench.exit_codes import BAD_INPUT, DONE, FAILED, STOPPED
 
@@ -38,7 +38,7 @@ class OwnKernelManager(AsyncKernelManager):
     def kernel_spec(self) -> KernelSpec:
         extension = "--InteractiveShellApp.extensions=workbench.kernel"
         argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", extension]
-        return KernelSpec(argv=argv, display_name="Python 3", language="python")
+        return KernelSpec(argv=argv, display_name="Python 3", language="python", metadata=spare_kernel.metadata())
 
 
 class Stopped(Exception):

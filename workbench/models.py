@@ -363,3 +363,13 @@ def local_folders(**sources: str) -> dict[str, str]:
     """
     folders = {name: _model_folder(source) for name, source in sources.items() if source}
     return {name: folder for name, folder in folders.items() if Path(folder).is_dir()}
+
+
+def listed_folders(**sources: str) -> dict[str, str]:
+    """`local_folders` of lists with commas: the first of each has its list's name, the others a number behind it."""
+    numbered = {
+        f"{name}_{number}" if number > 1 else name: source.strip()
+        for name, listed in sources.items()
+        for number, source in enumerate(listed.split(","), 1)
+    }
+    return local_folders(**numbered)

@@ -1,20 +1,14 @@
 """Plans: one notebook or a recipe of several, with presets and given parameters, checked before anything starts."""
 
 import fnmatch
-import itertools
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
-
-import yaml
 
 from workbench.errors import WorkbenchError
 from workbench.files import repository_root, resolve, shown
 from workbench.notebooks import Notebook, Value, checked, find, nearest, read_notebook, unknown_parameter
-
-RECIPE_KEYS = ("name", "title", "out", "jobs", "report", "each", "stages")
-STAGE_KEYS = ("name", "notebook", "parameters", "each")
+from workbench.recipe_files import read_mapping, read_recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +29,15 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One stage of a recipe before it has its folder."""
+
+    name: str
+    notebook: Notebook
+    given: dict[str, Value]  # parameters that recipe and preset set; {out} stands for the folder
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """The stages of one command, in order."""
 
@@ -43,6 +46,7 @@ class Plan:
     stages: tuple[Stage, ...]
     jobs: int  # stages that may run side by side
     report: bool  # whether the report is written at the end
+    shown: tuple[str, ...] = ()  # stages that it shows, all where it is empty
 
 
 def plan_notebook(path: Path, *, assignments: list[str], out: str, preset_name: str) -> Plan:
@@ -61,25 +65,35 @@ def plan_notebook(path: Path, *, assignments: list[str], out: str, preset_name: 
 
 def plan_recipe(path: Path, *, assignments: list[str], out: str, preset_name: str) -> Plan:
     """Plan of a recipe: default < recipe < preset < -p; `out` "" leaves the recipe's own folder."""
-    recipe, chosen = read_recipe(path), preset(preset_name)
+    recipe = read_recipe(path, preset_name)
     out = out or recipe["out"]
+    entries = recipe_entries(recipe, path, preset_name)
     check_folder(resolve(out))
-    entries = {stage["name"]: stage for stage in recipe["stages"]}
-    notebooks = {name: read_notebook(find_notebook(entry["notebook"], path)) for name, entry in entries.items()}
-    extra = assigned(assignments, notebooks)
+    names = [entry.name for entry in entries]
+    extra = assigned(assignments, {entry.name: entry.notebook for entry in entries})
     stages = []
-    for name, notebook in notebooks.items():
-        given = checked(notebook, entries[name].get("parameters") or {}, f"stage {name} of {path.name}")
-        given |= checked(notebook, chosen.get(notebook.name, {}), f"preset {preset_name}")
-        given |= checked(notebook, extra[name], "-p")
-        stages.append(placed_stage(name, notebook, given=given, out=out, names=list(entries)))
+    for entry in entries:
+        given = entry.given | checked(entry.notebook, extra[entry.name], "-p")
+        stages.append(placed_stage(entry.name, entry.notebook, given=given, out=out, names=names))
     return Plan(
         name=recipe["name"],
         folder=resolve(out),
         stages=tuple(stages),
         jobs=recipe.get("jobs", 1),
-        report=recipe.get("report", False),
+        report=bool(recipe.get("report", False)),
+        shown=tuple(recipe["report"]) if isinstance(recipe.get("report"), list) else (),
     )
+
+
+def recipe_entries(recipe: dict, path: Path, preset_name: str) -> list[Entry]:
+    """The stages of a recipe that `read_recipe` read at `path`, with what recipe and preset set."""
+    chosen, entries = preset(preset_name), []
+    for stage in recipe["stages"]:
+        notebook = read_notebook(find_notebook(stage["notebook"], path))
+        given = checked(notebook, stage.get("parameters") or {}, f"stage {stage['name']} of {path.name}")
+        given |= checked(notebook, chosen.get(notebook.name, {}), f"preset {preset_name}")
+        entries.append(Entry(name=stage["name"], notebook=notebook, given=given))
+    return entries
 
 
 def recipe_paths() -> list[Path]:
@@ -98,104 +112,6 @@ def preset(name: str) -> dict[str, dict[str, Value]]:
     if not isinstance(chosen, dict) or not all(isinstance(given or {}, dict) for given in chosen.values()):
         raise WorkbenchError(f"Preset {name} of {shown(path)} must map names of notebooks to `name: value` lines.")
     return {notebook: given or {} for notebook, given in chosen.items()}
-
-
-def read_recipe(path: Path) -> dict:
-    """A recipe's content with its keys and stage names checked."""
-    recipe = {"name": path.stem, "out": f"runs/{path.stem}"} | read_mapping(path)
-    check_keys(recipe, RECIPE_KEYS, shown(path))
-    if not isinstance(recipe.get("stages"), list) or not recipe["stages"]:
-        raise WorkbenchError(f"{shown(path)} has no stages: list at least one `- name: ...` with its `notebook: ...`.")
-    if type(recipe.get("jobs", 1)) is not int or recipe.get("jobs", 1) < 1:
-        raise WorkbenchError(f"{shown(path)} has jobs {recipe['jobs']!r}: give a whole number of at least 1.")
-    if not isinstance(recipe["out"], str) or not recipe["out"] or type(recipe.get("report", False)) is not bool:
-        raise WorkbenchError(f"{shown(path)} needs the name of a folder as `out` and true or false as `report`.")
-    each = checked_each(recipe, shown(path))
-    stages = (repeated for stage in recipe["stages"] for repeated in repetitions(stage, each, path))
-    recipe["stages"] = [checked_stage(stage, path) for stage in stages]
-    names = [stage["name"] for stage in recipe["stages"]]
-    for name in names:
-        if names.count(name) > 1:
-            raise WorkbenchError(f"{shown(path)} has {names.count(name)} stages named {name}: give each its own name.")
-    return recipe
-
-
-def read_mapping(path: Path) -> dict:
-    """Content of a YAML file; WorkbenchError where it is no YAML mapping."""
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise WorkbenchError(f"{shown(path)} is not valid YAML ({reason}): correct that line.") from error
-    if not isinstance(content, dict):
-        raise WorkbenchError(f"{shown(path)} holds {type(content).__name__} and must hold `name: value` lines.")
-    return content
-
-
-def checked_each(content: dict, owner: str) -> dict[str, list[Value]]:
-    """The lists of `each`, for whose every value a stage is repeated."""
-    each = content.get("each") or {}
-    lists = each.values() if isinstance(each, dict) else [None]
-    plain = all(isinstance(values, list) and values for values in lists)
-    if not plain or not all(isinstance(value, str | int | float) for values in lists for value in values):
-        raise WorkbenchError(
-            f"{owner} has each {each!r}: write `each: {{seed: [0, 1, 2]}}`, one list of values per name."
-        )
-    return each
-
-
-def repetitions(stage: object, each: dict[str, list[Value]], path: Path) -> list[object]:
-    """The stage once for every combination of the values whose {names} its own name holds."""
-    if not isinstance(stage, dict) or not isinstance(stage.get("name"), str):
-        return [stage]
-    lists = each | checked_each(stage, f"Stage {stage['name']} of {shown(path)}")
-    used = [name for name in lists if f"{{{name}}}" in stage["name"]]
-    parameters = stage.get("parameters") if isinstance(stage.get("parameters"), dict) else {}
-    for name in lists:
-        if name not in used and any(f"{{{name}}}" in str(value) for value in parameters.values()):
-            raise WorkbenchError(
-                f"Stage {stage['name']} of {shown(path)} uses {{{name}}} in a parameter: put it into its name as well, "
-                "so that every repetition has a folder of its own."
-            )
-    combinations = itertools.product(*(lists[name] for name in used))
-    plain = {key: value for key, value in stage.items() if key != "each"}
-    return [replaced(plain, dict(zip(used, values, strict=True))) for values in combinations]
-
-
-def replaced(entry: object, values: dict[str, Value]) -> object:
-    """A stage, or a part of it, with {name} replaced; text that is nothing but {name} takes the value's type."""
-    if isinstance(entry, dict):
-        return {key: replaced(part, values) for key, part in entry.items()}
-    if not isinstance(entry, str):
-        return entry
-    for name, value in values.items():
-        if entry == f"{{{name}}}":
-            return value
-        entry = entry.replace(f"{{{name}}}", str(value))
-    return entry
-
-
-def checked_stage(stage: object, path: Path) -> dict:
-    """A recipe's entry with its keys checked; its name defaults to the notebook's."""
-    if not isinstance(stage, dict) or not isinstance(stage.get("notebook"), str):
-        raise WorkbenchError(f"{shown(path)} has the stage {stage!r} without a notebook: write `notebook: 02_sft`.")
-    check_keys(stage, STAGE_KEYS, f"A stage of {shown(path)}")
-    stage = {"name": Path(stage["notebook"]).stem} | stage
-    if not re.fullmatch(r"\w[\w.+=-]*", str(stage["name"])) or stage["name"] == "report":
-        raise WorkbenchError(f"{shown(path)} has a stage named {stage['name']!r}: choose the plain name of a folder.")
-    parameters = stage.get("parameters") or {}
-    if not isinstance(parameters, dict) or "run_dir" in parameters:
-        raise WorkbenchError(
-            f"Stage {stage['name']} of {shown(path)} needs `name: value` parameters without run_dir: "
-            "that is always the recipe's folder and the stage's name."
-        )
-    return stage | {"name": str(stage["name"])}
-
-
-def check_keys(content: dict, known: tuple[str, ...], owner: str) -> None:
-    for key in content:
-        if key not in known:
-            raise WorkbenchError(f"{owner} has the key {key!r}{nearest(str(key), known)}: use {', '.join(known)}.")
 
 
 def find_notebook(text: str, recipe: Path) -> Path:
@@ -220,20 +136,27 @@ def assigned(assignments: list[str], notebooks: dict[str, Notebook]) -> dict[str
     given: dict[str, dict[str, str]] = {stage: {} for stage in notebooks}
     for text in assignments:
         target, value = split_assignment(text)
-        stage, _, name = target.rpartition(".")
-        if stage and stage not in notebooks:
-            choices = f"{nearest(stage, notebooks)}: its stages are {', '.join(notebooks)}"
-            raise WorkbenchError(f"-p {text} names no stage of the recipe{choices}.")
-        if name == "run_dir":
-            raise WorkbenchError(f"-p {text} would take a stage out of the recipe's folder: use --out.")
-        asked = [stage] if stage else list(notebooks)
-        owners = [owner for owner in asked if name in notebooks[owner].parameters]
-        if not owners:
-            known = dict.fromkeys(key for owner in asked for key in notebooks[owner].parameters)
-            raise unknown_parameter(name, known, f"-p {text}: {stage or 'Every stage of the recipe'}")
-        for owner in owners:
-            given[owner][name] = value
+        for owner in owners_of(target, notebooks, f"-p {text}"):
+            given[owner][target.rpartition(".")[2]] = value
     return given
+
+
+def owners_of(target: str, notebooks: dict[str, Notebook], source: str) -> list[str]:
+    """The stages that have the parameter `name` or `STAGE.name`; WorkbenchError where there is none."""
+    stage, _, name = target.rpartition(".")
+    if stage and stage not in notebooks:
+        choices = f"{nearest(stage, notebooks)}: its stages are {', '.join(notebooks)}"
+        raise WorkbenchError(f"{source} names no stage of the recipe{choices}.")
+    if name == "run_dir":
+        raise WorkbenchError(f"{source} would take a stage out of the recipe's folder: use --out.")
+    asked = [stage] if stage else list(notebooks)
+    owners = [owner for owner in asked if name in notebooks[owner].parameters]
+    if not owners:
+        known = dict.fromkeys(key for owner in asked for key in notebooks[owner].parameters)
+        raise unknown_parameter(
+            name, known, f"{source}: {asked[0] if len(asked) == 1 else 'Every stage of the recipe'}"
+        )
+    return owners
 
 
 def placed_stage(name: str, notebook: Notebook, *, given: dict[str, Value], out: str, names: list[str]) -> Stage:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -45,11 +46,17 @@ class Page:
         return f"{self.name}.html"
 
 
-def write_report(folder: Path) -> Path:
-    """Write `folder`/report whole or not at all; path of its index. WorkbenchError where nothing was executed there."""
-    pages = [read_page(path) for path in executed_notebooks(folder)]
-    if not pages:
+def write_report(folder: Path, *, only: Sequence[str] = ()) -> Path:
+    """Write `folder`/report whole or not at all; path of its index.
+
+    `only` names the stages that are shown, all where it is empty. WorkbenchError where nothing was executed there.
+    """
+    found = executed_notebooks(folder)
+    if not found:
         raise WorkbenchError(f"{shown(folder)} holds no executed notebook: make some with `workbench run ... --out`.")
+    if missing := set(only) - {path.parent.name for path in found}:
+        raise WorkbenchError(f"{shown(folder)} holds no executed notebook of stage {', '.join(sorted(missing))}.")
+    pages = [read_page(path) for path in found if not only or path.parent.name in only]
     with replace_folder(folder / "report") as report:
         (report / "plotly.min.js").write_text(get_plotlyjs())
         (report / "style.css").write_text(stylesheet())

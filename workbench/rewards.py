@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 
+from workbench.analysis.ensembles import ensemble_scores
 from workbench.batches import collate, collate_groups, encode_texts
 from workbench.errors import WorkbenchError
+from workbench.models import frozen, load_reward_model
 from workbench.records import Sequences
 from workbench.scoring import completion_states, scalar_head
 
@@ -50,6 +52,33 @@ class LearnedReward:
             batch = collate(*ids, pad_id=self.tokenizer.pad_token_id)
             scores[rows] = raw_rewards(self.model, batch.to(self.model.device)).cpu()
         return scores
+
+
+class EnsembleReward:
+    """Several rewards as one: their mean, the worst of them, or their mean less what they disagree on.
+
+    `how` and `coef` are those of `ensemble_scores` (Coste et al. 2023). Members are on one scale: each scores the
+    starting policy's samples with mean 0 and standard deviation 1.
+    """
+
+    def __init__(self, members: list[LearnedReward], *, how: str, coef: float):
+        self.members, self.how, self.coef = members, how, coef
+
+    def __call__(self, prompts, completions, *, finished, **columns) -> list[float]:
+        scores = [member(prompts, completions, finished=finished) for member in self.members]
+        return ensemble_scores(scores, self.how, coef=self.coef).tolist()
+
+
+def learned_rewards(sources: str, tokenizer, *, max_length: int, device: str = "cpu") -> dict[str, LearnedReward]:
+    """The reward models that `sources` names, with commas, by the names of their folders; none for ""."""
+    rewards = {}
+    for source in filter(None, map(str.strip, sources.split(","))):
+        model = frozen(load_reward_model(source, tokenizer, device=device))
+        name = Path(source).name
+        if name in rewards:
+            raise WorkbenchError(f"{sources!r} names two reward models {name!r}: rename one of the folders.")
+        rewards[name] = LearnedReward(model, tokenizer, max_length=max_length)
+    return rewards
 
 
 def normalise(reward: LearnedReward, prompts, completions, *, finished) -> dict[str, float]:

@@ -186,6 +186,18 @@ class Run:
         files.write_text(path, "".join(f"{row}\n" for row in rows))
         return path
 
+    def add_to_table(self, name: str, frame: pd.DataFrame, *, key: str) -> Path:
+        """Write `frame` below the rows of tables/<name>.jsonl, in place of those that have one of its values of `key`.
+
+        So what is measured again, after a run was killed, does not stand there twice.
+        """
+        import pandas as pd
+
+        if (self.dir / "tables" / f"{_checked_name(name)}.jsonl").exists():
+            held = self.table(name)
+            frame = pd.concat([held[~held[key].isin(frame[key])], frame])
+        return self.save_table(name, frame.sort_values(key, kind="stable"))
+
     def table(self, name: str) -> pd.DataFrame:
         """A saved data frame; WorkbenchError names those that exist."""
         path = self.dir / "tables" / f"{name}.jsonl"

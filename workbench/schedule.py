@@ -2,67 +2,89 @@
 
 import hashlib
 import json
-import os
 import signal
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Protocol, TextIO
 
-from workbench.errors import WorkbenchError
 from workbench.exit_codes import DONE, STOPPED
 from workbench.files import sha256, shown
+from workbench.processes import Processes
 from workbench.progress import duration
 from workbench.recipes import Plan, Stage
 from workbench.run_record import refuse_other_parameters
 
-SECONDS_TO_STOP = 60  # then what still runs is killed
-# On import jsonschema compiles a grammar of web addresses, for 1.7 seconds; checking notebooks works without it.
-START = "import sys; sys.modules['rfc3987_syntax'] = None; from workbench.execute import main; sys.exit(main())"
+Codes = dict[str, int | None]  # exit codes by stage, None for a stage that was not begun
 
 
 def run_plan(plan: Plan) -> int:
     """Execute the stages in order, `plan.jobs` at a time, printing as they go; exit code of the first that failed."""
     for stage in plan.stages:
         refuse_other_parameters(stage.folder, stage.values)
-    execution, waiting, running, codes = Execution(plan), list(plan.stages), {}, {}
-    with stopping_on_signals(execution), ThreadPoolExecutor(plan.jobs) as pool:
-        while waiting or running:
-            if execution.stopped or any(codes.values()):
-                waiting.clear()  # what runs may end, nothing new starts
-            for stage in [stage for stage in waiting if all(name in codes for name in stage.needs)]:
-                if len(running) < plan.jobs:
-                    waiting.remove(stage)
-                    running[pool.submit(execution.run_stage, stage)] = stage
-            collect(running, codes)
-    left = [stage.name for stage in plan.stages if codes.get(stage.name) != DONE]
+    with closing(Processes()) as processes:
+        execution = Execution(plan, processes)
+        codes = run_stages(execution, execution.run_stage, hopeless=after_any_failure)
+    left = [stage.name for stage in plan.stages if codes[stage.name] != DONE]
     if execution.stopped and left:
         print(f"stopped at stage {left[0]}: run the same command again to continue", file=sys.stderr)
         return STOPPED
-    return next((codes[stage.name] for stage in plan.stages if codes.get(stage.name)), DONE)
+    return next((codes[stage.name] for stage in plan.stages if codes[stage.name]), DONE)
 
 
-def collect(running: dict[Future, Stage], codes: dict[str, int]) -> None:
+def after_any_failure(stage: Stage, codes: Codes) -> bool:
+    """Whether anything failed: what runs may end, nothing new starts."""
+    return any(codes.values())
+
+
+def run_stages(
+    execution: "Execution", run_stage: Callable[[Stage], int], *, hopeless: Callable[[Stage, Codes], bool]
+) -> Codes:
+    """Call `run_stage` on the plan's stages, each after those it needs; a stage that is `hopeless` is not begun."""
+    waiting, running, codes = list(execution.plan.stages), {}, {}
+    jobs = execution.plan.jobs
+    with stopping_on_signals(execution), ThreadPoolExecutor(jobs) as pool:
+        while waiting or running:
+            for stage in list(waiting):
+                if execution.stopped or hopeless(stage, codes):
+                    waiting.remove(stage)
+                    codes[stage.name] = None
+                elif len(running) < jobs and all(name in codes for name in stage.needs):
+                    waiting.remove(stage)
+                    running[pool.submit(run_stage, stage)] = stage
+            collect(running, codes)
+    return codes
+
+
+def collect(running: dict[Future, Stage], codes: Codes) -> None:
     """Wait for a running stage and move it to the exit codes by name."""
     ended, _ = wait(running, return_when=FIRST_COMPLETED)
     for future in ended:
         codes[running.pop(future).name] = future.result()
 
 
-class Execution:
-    """The processes of one plan, and the lines that are printed about them."""
+class RunsProcesses(Protocol):
+    """`Processes`, or what has its two methods and runs the stages elsewhere."""
 
-    def __init__(self, plan: Plan):
-        self.plan = plan
-        self.processes: dict[str, subprocess.Popen] = {}  # by stage
+    def run_process(self, job: dict, pass_on: Callable[[str], None]) -> tuple[int, str]: ...
+
+    def stop(self) -> None: ...
+
+
+class Execution:
+    """The stages of one plan as they run, and the lines that are printed about them."""
+
+    def __init__(self, plan: Plan, processes: RunsProcesses):
+        self.plan, self.processes = plan, processes
+        self.numbers = {stage.name: number for number, stage in enumerate(plan.stages, 1)}
+        self.seconds: dict[str, float] = {}  # that stages took, without those that were skipped
+        self.sentences: dict[str, str] = {}  # why stages failed
         self.stopped = False
-        self.environment = environment()
         self.printing = threading.Lock()
 
     def run_stage(self, stage: Stage) -> int:
@@ -72,57 +94,28 @@ class Execution:
             self.say(stage, "... finished before, skipped")
             return DONE
         self.say(stage, "started")
-        code, sentence = self.run_process(stage, key)
-        took = duration(time.monotonic() - began)
+        prefix = f"{stage.name} | " if self.plan.jobs > 1 else ""
+        code, sentence = self.processes.run_process(job(stage, key), lambda line: self.print_line(prefix + line))
+        self.seconds[stage.name] = time.monotonic() - began
         ending = "done in" if code == DONE else "stopped after" if self.stopped else "failed after"
-        self.say(stage, f"... {ending} {took}")
+        self.say(stage, f"... {ending} {duration(self.seconds[stage.name])}")
         if ending == "failed after":
-            print(sentence, file=sys.stderr, flush=True)
+            self.sentences[stage.name] = sentence
+            self.print_line(sentence, file=sys.stderr)
         return code
 
     def say(self, stage: Stage, what: str) -> None:
-        number = 1 + self.plan.stages.index(stage)
-        self.print_line(f"[{number}/{len(self.plan.stages)}] {stage.name} {what}")
+        self.print_line(f"[{self.numbers[stage.name]}/{len(self.plan.stages)}] {stage.name} {what}")
 
-    def print_line(self, line: str) -> None:
+    def print_line(self, line: str, file: TextIO | None = None) -> None:
+        """Print to stdout, or another file, while no other line is printed."""
         with self.printing:
-            print(line, flush=True)
-
-    def run_process(self, stage: Stage, key: str) -> tuple[int, str]:
-        """Run the stage in its own process, passing on what it prints; exit code and the sentence for a failure."""
-        prefix = f"{stage.name} | " if self.plan.jobs > 1 else ""
-        with tempfile.TemporaryFile("w+") as errors:
-            process = subprocess.Popen(
-                [sys.executable, "-c", START],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                env=self.environment,
-                start_new_session=True,  # Ctrl-C in the terminal reaches only us, who pass it on
-            )
-            self.processes[stage.name] = process
-            process.stdin.write(json.dumps(job(stage, key)) + "\n")
-            process.stdin.flush()
-            if self.stopped:
-                process.send_signal(signal.SIGINT)
-            for line in process.stdout:
-                self.print_line(prefix + line.rstrip("\n"))
-            code = process.wait()
-            process.stdin.close()
-            errors.seek(0)
-            lines = errors.read().split("\n")
-        return code, next((line for line in reversed(lines) if line), f"{stage.name} ended with code {code}.")
+            print(line, file=file, flush=True)
 
     def stop(self, number, frame) -> None:
-        """Signal handler: pass it on to every stage that runs, and kill those that do not end in time."""
+        """Signal handler: nothing new starts, and what runs is stopped."""
         self.stopped = True
-        for process in self.processes.values():
-            if process.poll() is None:
-                process.send_signal(signal.SIGINT)
-                killer = threading.Timer(SECONDS_TO_STOP, process.kill)
-                killer.daemon = True
-                killer.start()
+        self.processes.stop()
 
 
 @contextmanager
@@ -135,17 +128,6 @@ def stopping_on_signals(execution: Execution) -> Iterator[None]:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
-
-
-def environment() -> dict[str, str]:
-    """Environment of a stage: one thread unless asked otherwise, which is fastest for tiny models."""
-    threads = os.environ.get("WORKBENCH_THREADS", "1")
-    if not threads.isdecimal() or int(threads) < 1:
-        raise WorkbenchError(f"WORKBENCH_THREADS is {threads!r}: give a whole number of at least 1.")
-    chosen = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} | os.environ
-    chosen.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' bars, too, would fill executed notebooks
-    chosen.pop("JPY_SESSION_NAME", None)  # of the notebook that this was started from: nobody watches this one
-    return chosen
 
 
 def job(stage: Stage, key: str) -> dict:

@@ -27,20 +27,25 @@ def best_of_n_curve(proxy, gold, ns: Sequence[int]) -> pd.DataFrame:
     (nats, upper bound), proxy, proxy_se and, unless `gold` is None, gold, gold_se and random_gold, the control that
     picks at random. Standard errors are over prompts; WorkbenchError for unequal shapes and n outside 1..N.
     """
-    proxy = _sample_matrix(proxy, name="proxy")
-    weights = _rank_weights(proxy.shape[1], ns)  # (N, len(ns))
-    order = np.argsort(proxy, axis=1)
-    ranked = np.take_along_axis(proxy, order, axis=1)
     curve = pd.DataFrame({"n": list(ns), "kl": [best_of_n_kl(n) for n in ns]})
-    curve["proxy"], curve["proxy_se"] = mean_and_error(ranked @ weights)
+    curve["proxy"], curve["proxy_se"] = mean_and_error(expected_of_best(proxy, proxy, ns))
     if gold is not None:
-        gold = _sample_matrix(gold, name="gold")
-        if gold.shape != proxy.shape:
-            raise WorkbenchError(f"gold has shape {gold.shape}, proxy {proxy.shape}: score the same samples with both.")
-        ranked_gold = _average_over_ties(np.take_along_axis(gold, order, axis=1), ranked)
-        curve["gold"], curve["gold_se"] = mean_and_error(ranked_gold @ weights)
-        curve["random_gold"] = gold.mean()
+        curve["gold"], curve["gold_se"] = mean_and_error(expected_of_best(proxy, gold, ns))
+        curve["random_gold"] = np.mean(gold)
     return curve
+
+
+def expected_of_best(proxy, gold, ns: Sequence[int]) -> np.ndarray:
+    """Expected gold reward of the proxy's favourite among n, for each prompt and each n of `ns`, (prompts, len(ns)).
+
+    What `best_of_n_curve` averages over prompts, with its estimator and errors.
+    """
+    proxy, gold = _sample_matrix(proxy, name="proxy"), _sample_matrix(gold, name="gold")
+    if gold.shape != proxy.shape:
+        raise WorkbenchError(f"gold has shape {gold.shape}, proxy {proxy.shape}: score the same samples with both.")
+    order = np.argsort(proxy, axis=1)
+    ranked, ranked_gold = (np.take_along_axis(values, order, axis=1) for values in (proxy, gold))
+    return _average_over_ties(ranked_gold, ranked) @ _rank_weights(proxy.shape[1], ns)  # weights (N, len(ns))
 
 
 def _rank_weights(pool: int, ns: Sequence[int]) -> np.ndarray:
@@ -65,6 +70,63 @@ def _sample_matrix(values, *, name: str) -> np.ndarray:
     if array.ndim != 2:
         raise WorkbenchError(f"{name} has shape {array.shape}: give one row per prompt and one column per sample.")
     return array
+
+
+def measured_best_of_n_kl(proxy, logprob, completions, ns: Sequence[int]) -> pd.DataFrame:
+    """KL(best-of-n || policy) as pools of samples show it, for each n of `ns`: columns n, kl_bound, kl, kl_se (nats).
+
+    `proxy`, `logprob` (nats, of the whole completion under the policy) and `completions` (any labels) are (prompts, N).
+    Best-of-n picks a place u on the policy's completions in the order of the proxy with density n u^(n-1); those of one
+    reward share an interval and its mean density, and what that mean loses is taken off the bound, so that no estimate
+    is above it. Intervals are as long as `logprob` says; where they begin is estimated, with a bias of order 1 / N that
+    is small where n is well below N. Beirami et al. 2024, lemma 1 and theorem 1; their own estimator looks at the
+    winner's probability alone. Errors are over prompts. WorkbenchError for other shapes, values that are not finite and
+    a logprob above 0.
+    """
+    proxy, logprob = _sample_matrix(proxy, name="proxy"), _sample_matrix(logprob, name="logprob")
+    completions = np.asarray(completions)
+    shapes = [proxy.shape, logprob.shape, completions.shape]
+    if len(set(shapes)) > 1:
+        raise WorkbenchError(f"proxy, logprob and completions have shapes {shapes}: give the same samples in each.")
+    if logprob.max() > 1e-4:
+        raise WorkbenchError(f"logprob is {logprob.max():g}: give the log-probability, at most 0, of each completion.")
+    if any(n < 1 for n in ns) or len(ns) == 0:
+        raise WorkbenchError(f"ns is {list(ns)}: give sizes of at least 1.")
+    bounds, sizes = np.array([best_of_n_kl(n) for n in ns]), np.array(ns, dtype=float)
+    rows = zip(proxy, logprob, completions, strict=True)
+    kl, error = mean_and_error(np.array([bounds - _lost_to_coincidence(*row, sizes) for row in rows]))
+    return pd.DataFrame({"n": list(ns), "kl_bound": bounds, "kl": np.maximum(kl, 0.0), "kl_se": error})
+
+
+def _lost_to_coincidence(proxy, logprob, completions, sizes: np.ndarray) -> np.ndarray:
+    """How far below its bound the KL of best-of-n is for one prompt, nats, (len(sizes),), from (N,) samples."""
+    _, first = np.unique(completions, return_index=True)
+    proxy, chance = proxy[first], np.exp(np.minimum(logprob[first], 0.0))  # (K,) different completions
+    # each stands for those like it that the pool missed: Horvitz and Thompson 1952
+    weight = chance / -np.expm1(len(completions) * np.log1p(-np.minimum(chance, 1 - 1e-12)))
+    order = np.argsort(proxy)
+    proxy, chance, weight = proxy[order], chance[order], weight[order]
+    start, end = np.searchsorted(proxy, proxy, "left"), np.searchsorted(proxy, proxy, "right")
+    cumulative = np.concatenate([[0.0], np.cumsum(weight)])
+    others = np.maximum(cumulative[-1] - weight, 1e-300)
+    scale = (1 - chance) / others  # a completion's own probability is known, the others share the rest
+    low = cumulative[start] * scale
+    width = chance + (cumulative[end] - cumulative[start] - weight) * scale
+    return (weight[:, None] * _lost_density(low, np.minimum(low + width, 1.0), sizes)).sum(axis=0)
+
+
+def _lost_density(low: np.ndarray, high: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Mean over the interval of f log(f / mean f), f(u) = n u^(n-1), (K, len(sizes)), for intervals (K,) in [0, 1]."""
+    n, low, high = sizes[None], low[:, None], np.maximum(high, 1e-300)[:, None]
+    width, middle = np.maximum(high - low, 1e-300), (low + high) / 2
+
+    def entropy(u):  # antiderivative of f log f
+        return u**n * (np.log(n) + (n - 1) * np.log(np.maximum(u, 1e-300)) - (n - 1) / n)
+
+    mass = high**n - low**n
+    exact = entropy(high) - entropy(low) - mass * np.log(np.maximum(mass, 1e-300) / width)
+    narrow = n * (n - 1) ** 2 * middle ** (n - 3) * width**3 / 24  # the same to third order, without cancellation
+    return np.maximum(np.where(n * width < 1e-3 * high, narrow, exact), 0.0) / width
 
 
 def powers_of_two(largest: int) -> list[int]:

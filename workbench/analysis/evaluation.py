@@ -1,15 +1,17 @@
 """What a policy does on held-out prompts: samples, rewards, and its distance from a reference."""
 
 from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
 
 import pandas as pd
 import torch
 
 from workbench.control_tokens import unconditioned
-from workbench.losses.policy import exact_kl
-from workbench.records import PromptExample, Rollout
+from workbench.losses.policy import exact_kl, kl_k1, kl_k3
+from workbench.records import PromptExample, Rollout, ScoredRollout
 from workbench.sampling import reward_arguments, sample
-from workbench.scoring import completion_logits
+from workbench.scoring import completion_logits, token_logprobs
 
 Reward = Callable[..., list[float]]
 TEMPERATURES = (1.0, 0.7, 0.5, 0.0)  # a gain that shows at 1 but not at 0 (greedy) is only sharpening
@@ -91,3 +93,47 @@ def sequence_kl(policy, reference, rollout: Rollout, *, temperature: float = 1.0
         reference_logits = completion_logits(reference, unconditioned(part, policy), temperature=temperature)
         sums += (exact_kl(logits, reference_logits) * part.completion_mask).sum(1).tolist()
     return sums
+
+
+def held_out_kl(rollout: ScoredRollout, token_kl: torch.Tensor) -> list[dict[str, Any]]:
+    """Length and KL of each completion, B dicts; `token_kl` (B, R) nats is exact over the vocabulary at every token.
+
+    kl, kl_k1 and kl_k3 are sums over the completion, in nats: of `token_kl`, and of two estimates from the sampled
+    tokens alone (Schulman 2020). token_kl lists the first sum's terms.
+    """
+    lengths = rollout.completion_mask.sum(1).tolist()
+    sampled = (rollout.logprobs, rollout.reference_logprobs)
+    columns = {
+        "finished": rollout.finished.tolist(),
+        "completion_length": lengths,
+        "kl": token_kl.sum(1).tolist(),
+        "kl_k1": kl_k1(*sampled).sum(1).tolist(),
+        "kl_k3": kl_k3(*sampled).sum(1).tolist(),
+        "token_kl": [row[:length] for row, length in zip(token_kl.tolist(), lengths, strict=True)],
+    }
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+@torch.no_grad()
+def held_out_rows(
+    policy,
+    reference,
+    tokenizer,
+    prompts: list[PromptExample],
+    rewards: dict[str, Reward],
+    *,
+    max_completion_length: int,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """A row per prompt: its columns, a completion at temperature 1, every reward, and what `held_out_kl` says."""
+    limits = {"max_completion_length": max_completion_length, "seed": seed}
+    frame, rollout = evaluate_policy(policy, tokenizer, prompts, rewards, **limits)
+    logits = completion_logits(policy, rollout)
+    reference_logits = completion_logits(reference, unconditioned(rollout, policy))
+    scored = ScoredRollout(
+        **{field.name: getattr(rollout, field.name) for field in fields(rollout)},
+        reference_logprobs=token_logprobs(reference_logits, rollout),
+        scores=torch.zeros(len(rollout)),
+    )
+    kl = held_out_kl(scored, exact_kl(logits, reference_logits) * rollout.completion_mask)
+    return [row | measured for row, measured in zip(frame.to_dict("records"), kl, strict=True)]

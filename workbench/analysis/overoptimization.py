@@ -1,8 +1,18 @@
-"""How far a training run went past its best: the peak of gold, and the fall from there. Gao et al. 2022."""
+"""How far training runs went past their best: the peak of gold, and the fall from there. Gao et al. 2022."""
 
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import NamedTuple
+
+import numpy as np
 import pandas as pd
 
+from workbench.analysis.statistics import Interval, interval_over_units, mean_and_error, share_interval, spread_by_level
 from workbench.errors import WorkbenchError
+
+SCORES = ("kl", "kl_k1", "kl_k3", "proxy", "gold", "completion_length", "finished")
+SCORE_PREFIXES = ("gold_", "judge_")
 
 
 def peak_and_fall(metrics: pd.DataFrame, *, window: int = 10) -> dict[str, float]:
@@ -26,3 +36,137 @@ def peak_and_fall(metrics: pd.DataFrame, *, window: int = 10) -> dict[str, float
         "end_gold": float(end["held_out_gold"]),
         "fall": float(after["held_out_gold"] - end["held_out_gold"]),
     }
+
+
+def path_means(path: pd.DataFrame) -> pd.DataFrame:
+    """One row per step of a run's table `path`: prompts, and mean and standard error over prompts of every score.
+
+    Scores are the KL (nats, exact and by estimators), proxy, gold and its components, judges, completion_length and
+    finished, errors are named <score>_se. gold_gain and proxy_gain are taken prompt by prompt over the first step, so
+    their errors are of that difference. A score with NaN at a step has NaN there: a mean of the rest would mislead.
+    """
+    steps = [(step, part) for step, part in path.groupby("step")]
+    measured = {name: _by_prompt(path, name) for name in _scores(path)}
+    for name in ("gold", "proxy"):
+        if name in measured:
+            measured[f"{name}_gain"] = measured[name].sub(measured[name].iloc[0], axis=1)
+    means = pd.DataFrame({"step": [step for step, _ in steps], "prompts": [len(part) for _, part in steps]})
+    for name, rows in measured.items():
+        pairs = [_mean_of_known(row) for row in rows.to_numpy(dtype=float)]
+        means[name], means[f"{name}_se"] = np.array(pairs).T
+    return means
+
+
+def _scores(path: pd.DataFrame) -> list[str]:
+    named = [name for name in path if name in SCORES or name.startswith(SCORE_PREFIXES)]
+    return [name for name in named if path[name].notna().any()]
+
+
+def _by_prompt(path: pd.DataFrame, score: str) -> pd.DataFrame:
+    """Steps by prompts, in order of training; WorkbenchError unless every step answers the same prompts once."""
+    if path.duplicated(["step", "row"]).any() or path.groupby("step")["row"].nunique().nunique() > 1:
+        raise WorkbenchError(
+            "The table path does not hold each prompt once per step: it is of several runs, or cut off."
+        )
+    return path.pivot(index="step", columns="row", values=score)
+
+
+def _mean_of_known(row: np.ndarray) -> tuple[float, float]:
+    return tuple(map(float, mean_and_error(row))) if np.isfinite(row).all() else (np.nan, np.nan)
+
+
+def held_out_peak(path: pd.DataFrame, *, folds: int = 10) -> dict[str, float]:
+    """Where the gold of a run is highest and how far it falls from there to its end, without flattering the peak.
+
+    The highest of several noisy means is too high. So the gold of each prompt of the table `path` is read at the step
+    (step 0, the start, among them) where the mean gold of the prompts outside its fold is highest: chance then places
+    the peak too low on average, never too high. A prompt that stands there twice is in one fold. Keys peak_step,
+    peak_kl (nats), peak_gold, start_gold, end_gold, end_kl, means over prompts; rise (peak - start) and drop (peak -
+    end), with rise_se and drop_se over prompts, the choice taken as given. Raises WorkbenchError without gold, for gold
+    or KL that is NaN, and for fewer than two steps or two prompts.
+    """
+    if "gold" not in path or path["gold"].isna().all():
+        raise WorkbenchError("The table path holds no gold: this run has no gold reward to fall from.")
+    gold, kl = _by_prompt(path, "gold"), _by_prompt(path, "kl")
+    fold = pd.factorize(path.drop_duplicates("row").set_index("row").loc[gold.columns, "prompt"])[0] % folds
+    if len(gold) < 2 or fold.max() < 1:
+        raise WorkbenchError(
+            f"The path has {len(gold)} steps of {gold.shape[1]} prompts: a peak needs 2 steps, 2 prompts."
+        )
+    wrong = gold.index[~(np.isfinite(gold) & np.isfinite(kl)).all(axis=1)]
+    if len(wrong):
+        raise WorkbenchError(f"gold or KL is NaN or infinite at step {wrong[0]}: drop the steps from there on.")
+    steps, gold, kl, prompts = gold.index.to_numpy(), gold.to_numpy(), kl.to_numpy(), np.arange(gold.shape[1])
+    chosen = np.array([gold[:, fold != left_out].mean(axis=1).argmax() for left_out in range(fold.max() + 1)])[fold]
+    at_peak = gold[chosen, prompts]
+    found = {"peak_step": steps[chosen], "peak_kl": kl[chosen, prompts], "peak_gold": at_peak}
+    found |= {"start_gold": gold[0], "end_gold": gold[-1], "end_kl": kl[-1]}
+    means = {name: float(values.mean()) for name, values in found.items()}
+    for name, place in (("rise", 0), ("drop", -1)):
+        means[name], means[f"{name}_se"] = map(float, mean_and_error(at_peak - gold[place]))
+    return means
+
+
+def peaks_of_runs(paths: Mapping[tuple[Hashable, Hashable], pd.DataFrame]) -> pd.DataFrame:
+    """`held_out_peak` of every run, by (world, seed): columns world, seed, its keys, and `missing`.
+
+    `missing` says in a sentence why a run has no peak, and is empty where it has one.
+    """
+    rows = []
+    for (world, seed), path in paths.items():
+        try:
+            found = {**held_out_peak(path), "missing": ""}
+        except WorkbenchError as error:
+            found = {"missing": str(error)}
+        rows.append({"world": world, "seed": seed, **found})
+    return pd.DataFrame(rows)
+
+
+class RiseAndFall(NamedTuple):
+    """How regularly runs rose and then fell; intervals of level .95 over runs, worlds as in `covariance_of_mean`."""
+
+    share: Interval  # of runs that did both; exact (Clopper and Pearson), runs as the draws
+    rise: Interval  # gold units, start to peak
+    drop: Interval  # peak to end
+    runs: int
+    worlds: int
+    whole_worlds: int  # worlds of which every run did both: what to look at where worlds are the draws
+    run_sd: float  # of the drop between the runs of one world; NaN where each has one
+    world_sd: float  # of the drop between worlds, beyond what their runs explain
+    by: float
+
+    @property
+    def sentence(self) -> str:
+        """The finding in words."""
+        count = round(self.share.value * self.runs)
+        text = f"Gold rises by more than {self.by:g} and then falls by more than that in {count} of {self.runs} runs"
+        if self.runs == 1:
+            return f"{text}: up {self.rise.value:.2f}, down {self.drop.value:.2f}; one run has no interval."
+        parts = (f"{value:.2f} ({low:.2f} to {high:.2f})" for value, low, high in (self.rise, self.drop))
+        return (
+            f"{text} ({self.share.low:.0%} to {self.share.high:.0%}): up {next(parts)}, down {next(parts)} on average."
+        )
+
+
+def rise_and_fall(peaks: pd.DataFrame, *, by: float = 0.1) -> RiseAndFall:
+    """Share of runs that rise and then fall by more than `by` gold each, and the mean rise and drop, with intervals.
+
+    `peaks` is of `peaks_of_runs`; runs without a peak are left out. WorkbenchError where none has one.
+    """
+    known = peaks[peaks["missing"] == ""]
+    if known.empty:
+        reasons = " ".join(sorted(set(peaks["missing"])))
+        raise WorkbenchError(f"None of {len(peaks)} runs has a peak to count. {reasons}")
+    both = (known["rise"] > by) & (known["drop"] > by)
+    spread = spread_by_level(known["drop"], known["world"])
+    return RiseAndFall(
+        share=share_interval(int(both.sum()), len(known)),
+        rise=interval_over_units(known["rise"], known["world"]),
+        drop=interval_over_units(known["drop"], known["world"]),
+        runs=len(known),
+        worlds=known["world"].nunique(),
+        whole_worlds=int(both.groupby(known["world"]).all().sum()),
+        run_sd=spread.within,
+        world_sd=spread.between,
+        by=by,
+    )

@@ -5,16 +5,18 @@ One trainer; what tells the algorithms apart is a row of `algorithms.ALGORITHMS`
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from workbench.advantages import adaptive_kl_coef, masked_mean, masked_rescale, masked_whiten, token_rewards
+from workbench.analysis.evaluation import held_out_kl
 from workbench.epochs import EpochBatches
-from workbench.losses.policy import clipped_value_loss, entropy, exact_kl, kl_k1, kl_k2
+from workbench.losses.policy import clipped_value_loss, entropy, exact_kl, kl_k2
 from workbench.models import frozen, without_dropout
 from workbench.optimization import (
     Descent,
@@ -50,9 +52,9 @@ class PolicyGradientTrainer(Stateful):
     """Sample, score, reference log-probabilities, rewards, advantages, updates.
 
     `reward` is any reward callable; `monitors` are others that are evaluated on the same completions and never learned
-    from (the gold reward). `critic` is a token classifier with one output, None where the algorithm has none.
-    `pretraining` are the texts of `ptx_coef`: documents (their first token as prompt) or demonstrations. Left out:
-    value-function warm-up, sharing of policy and critic.
+    from (the gold reward), `judges` those that are asked about held-out prompts alone. `critic` is a token classifier
+    with one output, None where the algorithm has none. `pretraining` are the texts of `ptx_coef`: documents (their
+    first token as prompt) or demonstrations. Left out: value-function warm-up, sharing of policy and critic.
     """
 
     progress_keys = ("kl", "reward", "gold")
@@ -69,18 +71,20 @@ class PolicyGradientTrainer(Stateful):
         config: PolicyGradientConfig,
         *,
         monitors: dict[str, Callable[..., list[float]]],
+        judges: Mapping[str, Callable[..., list[float]]] = MappingProxyType({}),
         pretraining: Sequence[CompletionExample] = (),
     ):
         require_examples(prompts, held_out)
         require_models(policy, reference, critic, config)
         require_texts(prompts, pretraining, config)
         self.policy, self.reference, self.critic = without_dropout(policy), without_dropout(reference), critic
-        self.reward, self.monitors, self.tokenizer = reward, monitors, tokenizer
+        self.reward, self.monitors, self.judges, self.tokenizer = reward, monitors, judges, tokenizer
         self.prompts, self.held_out, self.pretraining = prompts, held_out, pretraining
         self.config, self.algorithm, self.total_steps = config, ALGORITHMS[config.algorithm], config.steps
         self.batches = EpochBatches([1] * len(prompts), config.prompts_per_step, seed=config.seed, whole=True)
         self.generator = torch.Generator().manual_seed(config.seed + 1)
         self.last_samples: list[dict[str, Any]] = []
+        self.last_held_out: list[dict[str, Any]] = []
         self._build_learners()
 
     def _build_learners(self) -> None:
@@ -105,6 +109,7 @@ class PolicyGradientTrainer(Stateful):
     def step(self) -> dict[str, float]:
         """Sample a batch, score it, learn from it; KL is nats per completion, rewards are in the reward's unit."""
         self.step_number += 1
+        self.last_held_out = []
         rollout, self.last_samples, sampling = self.collect()
         experience = self.experience(rollout)
         row = {"step": self.step_number, **batch_means(rollout, self.last_samples, self.monitors), **sampling}
@@ -240,10 +245,21 @@ class PolicyGradientTrainer(Stateful):
         return {"approx_kl": approx_kl, "clip_fraction": masked_mean(outside.float(), mask).item()}
 
     def evaluate(self) -> dict[str, float]:
-        """Reward, KL and monitors on held-out prompts after this step's updates, from the same random numbers."""
+        """Reward, KL and monitors on held-out prompts as the policy is now, from the same random numbers each time.
+
+        `last_held_out` then has a row per prompt: its own columns, completion, rewards and what `held_out_kl` says.
+        """
         rollout, samples = self.rollout(self.held_out, torch.Generator().manual_seed(self.config.seed + 2))
-        kl = kl_k1(rollout.logprobs, rollout.reference_logprobs).sum(1).mean().item()
-        means = batch_means(rollout, samples, self.monitors) | {"kl": kl}
+        with torch.no_grad():
+            kl = held_out_kl(rollout, self._exact_kl(rollout))
+        texts, columns = reward_arguments(self.tokenizer, self.held_out, rollout)
+        judged = {name: judge(*texts, **columns) for name, judge in self.judges.items()}
+        self.last_held_out = [
+            {**prompt.row, **sample, **measured, **{name: scores[row] for name, scores in judged.items()}}
+            for row, (prompt, sample, measured) in enumerate(zip(self.held_out, samples, kl, strict=True))
+        ]
+        means = batch_means(rollout, samples, self.monitors)
+        means["kl"] = sum(row["kl"] for row in kl) / len(kl)
         return {f"held_out_{name}": value for name, value in means.items()}
 
     def samples(self) -> list[dict[str, Any]]:
@@ -282,10 +298,14 @@ class PolicyGradientTrainer(Stateful):
         config = self.config
         if config.kl_estimator in SAMPLED_KL:
             return SAMPLED_KL[config.kl_estimator](logprobs, part.reference_logprobs)
+        return self._exact_kl(part, logits, group_size=config.num_generations)
+
+    def _exact_kl(self, part: Samples, logits: Tensor | None = None, *, group_size: int = 1) -> Tensor:
+        """KL from the reference over the whole vocabulary, (B, R) nats; `logits` as in `_kl`."""
         if logits is None:
-            logits = self._logits(self.policy, part, part.allowed, config.num_generations)
+            logits = self._logits(self.policy, part, part.allowed, group_size)
         with torch.no_grad():
-            reference_logits = self._logits(self.reference, part, part.allowed, config.num_generations)
+            reference_logits = self._logits(self.reference, part, part.allowed, group_size)
         return spread(exact_kl(logits, reference_logits), part)
 
     def _values(self, sequences: Sequences) -> Tensor:

@@ -1,0 +1,321 @@
+"""Figures of the study: what they draw, what their menus and controls show, in a browser and with a kernel."""
+
+import html
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from chromium import opened_chromium
+
+from workbench.errors import WorkbenchError
+from workbench.explore_study import explore_overoptimization
+from workbench.plots import detection, study_effects
+from workbench.plots import overoptimization as plots
+
+HOSTILE = "<script>alert('x')</script>"
+LABELS = ("4000 pairs", "250 pairs <b>")
+
+
+def curves(*, gold=True, units=((0, 0), (0, 1), (1, 0))):
+    rows = [
+        {"label": label, "optimiser": optimiser, "world": world, "seed": seed, "step": step, "kl": kl, "proxy": kl**0.5}
+        | {"prompt": "how ?", "completion": HOSTILE}
+        | ({"gold": 0.1 * world + 0.05 * seed + step - 0.1 * kl - LABELS.index(label)} if gold else {})
+        for label in LABELS
+        for optimiser in ("RL", "best of n")
+        for world, seed in units
+        for step, kl in enumerate((0.0, 1.0, 4.0))
+    ]
+    return pd.DataFrame(rows)
+
+
+def means(frame):
+    grouped = frame.groupby(["label", "optimiser", "kl"], sort=False)
+    table = grouped[[name for name in ("proxy", "gold") if name in frame]].mean().reset_index()
+    several = frame.groupby(["world", "seed"]).ngroups > 1
+    for name in ("proxy", "gold"):
+        if name in table:
+            table[f"{name}_low"], table[f"{name}_high"] = (
+                table[name] + end if several else math.nan for end in (-0.2, 0.2)
+            )
+    return table.assign(runs=3)
+
+
+@pytest.fixture
+def figure():
+    return plots.plot_pushes(curves(), means(curves()))
+
+
+def shown(figure):
+    return [trace for trace in figure.data if trace.visible is not False]
+
+
+def test_the_first_reward_model_is_drawn_with_its_mean_band_and_units(figure):
+    drawn = shown(figure)
+    assert len(drawn) == 2 * 2 * (1 + 3 + 1) and len(figure.data) == 2 * len(drawn)
+    thick = [trace for trace in drawn if trace.name]
+    assert [trace.name for trace in thick] == ["proxy", "gold"] * 2
+    assert list(thick[1].x) == [0, 1, 2] and thick[1].y[-1] == pytest.approx(
+        curves()["gold"].loc[lambda g: g.index % 3 == 2][:3].mean()
+    )
+    bands = [trace for trace in drawn if trace.fill == "toself"]
+    assert len(bands) == 4 and bands[0].y[0] == pytest.approx(-0.2) and bands[0].hoverinfo == "skip"
+    assert figure.layout.yaxis.title.text == "reward" and "√KL" in figure.layout.xaxis.title.text
+    assert [note.text for note in figure.layout.annotations] == ["RL", "best of n"]
+
+
+def test_titles_say_how_far_gold_fell(figure):
+    assert "4000 pairs: gold is highest at the end under RL" in html.unescape(figure.layout.title.text)
+    falling = means(curves()).assign(gold=lambda table: [0.0, 1.0, 0.25] * 4)
+    drawn = plots.plot_pushes(curves(), falling)
+    assert "gold ends 0.75 below its highest mean under RL" in drawn.layout.title.text
+    assert "mine" in plots.plot_pushes(curves(), means(curves()), title="mine").layout.title.text
+
+
+def test_what_a_model_wrote_is_text_in_the_hover_and_in_the_menu(figure):
+    texts = "".join(str(text) for trace in figure.data if trace.customdata is not None for text in trace.customdata)
+    assert "&lt;script&gt;" in texts and "<script" not in texts
+    assert figure.layout.updatemenus[0].buttons[1].label == "250 pairs &lt;b&gt;"
+
+
+def test_one_menu_shows_a_reward_model_and_the_other_brings_a_unit_forward(figure):
+    models, units = figure.layout.updatemenus
+    first, second = (np.array(button.args[0]["visible"]) for button in models.buttons)
+    assert (first ^ second).all() and first.tolist() == [trace.visible is not False for trace in figure.data]
+    assert "250 pairs" in models.buttons[1].args[1]["title.text"]
+    assert [button.label for button in units.buttons] == [
+        plots.MEAN,
+        *(f"world {w}, seed {s}" for w, s in ((0, 0), (0, 1), (1, 0))),
+    ]
+    view = units.buttons[3].args[0]
+    chosen = [trace for trace, opacity in zip(figure.data, view["opacity"], strict=True) if opacity == 1]
+    assert len(chosen) == 2 * 2 * 2 and all("world 1, seed 0" in trace.customdata[0] for trace in chosen)
+    assert all(
+        answer == "skip" for answer, opacity in zip(view["hoverinfo"], view["opacity"], strict=True) if opacity < 1
+    )
+
+
+def test_one_unit_has_no_band_and_no_menu_of_units_and_without_gold_the_proxy_stays():
+    single = curves(units=((0, 0),), gold=False)
+    figure = plots.plot_pushes(single, means(single))
+    assert len(figure.layout.updatemenus) == 1 and not [trace for trace in figure.data if trace.fill == "toself"]
+    assert {trace.name for trace in figure.data if trace.name} == {"proxy"}
+    assert "the proxy rises by 2.00 under RL" in figure.layout.title.text
+
+
+def test_the_menus_of_an_exported_page_work_without_a_kernel(tmp_path, figure):
+    figure.write_html(tmp_path / "page.html")
+    with opened_chromium("that the menus of the study's figure work in an exported page") as browser:
+        page, complaints, outside = browser.new_page(), [], []
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.on("request", lambda request: outside.append(request.url) if not request.url.startswith("file:") else None)
+        page.goto((tmp_path / "page.html").as_uri())
+        page.wait_for_selector("svg.main-svg")
+        visible = "document.querySelector('.plotly-graph-div').data.filter(t => t.visible !== false)"
+        before = page.evaluate(f"{visible}.map(t => t.y[t.y.length - 1])")
+        page.locator(".updatemenu-header").nth(0).click()
+        page.locator(".updatemenu-dropdown-button").nth(1).click()
+        page.wait_for_function("document.querySelector('.gtitle').textContent.includes('250 pairs <b>')")
+        assert page.evaluate(f"{visible}.map(t => t.y[t.y.length - 1])") != before
+        page.locator(".updatemenu-header").nth(1).click()
+        page.locator(".updatemenu-dropdown-button", has_text="world 1, seed 0").click()
+        page.wait_for_function(f"{visible}.some(t => t.opacity === 0)")
+        forward = page.evaluate(f"{visible}.filter(t => t.opacity === 1).map(t => t.customdata[0])")
+        assert len(forward) == 4 and all("world 1, seed 0" in text for text in forward)
+        assert complaints == [] and outside == []
+
+
+def law_tables():
+    kl = np.linspace(0, 4, 5)
+    points = pd.DataFrame({"optimiser": "RL", "run": HOSTILE, "kl": [1.0, 4.0], "gold_gain": [0.5, 0.2]})
+    laws = [
+        pd.DataFrame(
+            {"optimiser": "RL", "law": law, "better": better, "kl": kl, "predicted": 0.2 * kl, "low": 0.0, "high": 1.0}
+        )
+        for law, better in (("d (a - b d)", False), ("d (a - b log d)", True))
+    ]
+    ends = {"kl_low": [0.5, 0.2], "kl_high": [2.0, math.inf]}
+    peaks = pd.DataFrame({"optimiser": "RL", "kind": ["measured", "predicted"], "kl": [1.0, 1.5], **ends, "gain": 0.5})
+    return points, pd.concat(laws), peaks
+
+
+def test_laws_are_drawn_over_their_points_with_a_band_for_the_better_one():
+    points, laws, peaks = law_tables()
+    figure = plots.plot_laws(points, laws, peaks)
+    assert "RL: d (a − b log d) fits better, peak predicted at 1.5 nats, measured at 1 nats" in figure.layout.title.text
+    names = [trace.name for trace in figure.data if trace.name]
+    assert names == ["measured", "d (a − b d)", "d (a − b log d)", "peak, measured", "peak, predicted"]
+    assert len([trace for trace in figure.data if trace.fill == "toself"]) == 1
+    measured = next(trace for trace in figure.data if trace.name == "peak, measured")
+    assert measured.x[0] == 1.0 and measured.error_x.array[0] == pytest.approx(math.sqrt(2) - 1)
+    assert "<script" not in str(figure.data[0].hovertext)
+    low, high = figure.layout.yaxis.range
+    assert low < 0 < 0.5 < high < 0.6  # set by the points, not by where a law runs off to
+
+
+def sweep():
+    rows = [
+        {
+            "optimiser": optimiser,
+            "world": world,
+            "seed": 0,
+            "pairs": pairs,
+            "peak_gold": 0.1 * world + pairs / 1000,
+            "peak_kl": 4.0,
+        }
+        for optimiser in ("RL", "best of n")
+        for world in (0, 1)
+        for pairs in (250, 1000)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_sweeps_have_a_row_for_the_height_and_one_for_the_place():
+    weights = sweep().rename(columns={"pairs": "weights"}).query("optimiser == 'best of n'")
+    figure = study_effects.plot_sweeps({"pairs": sweep(), "weights": weights})
+    thick = [trace for trace in figure.data if trace.name]
+    assert [trace.name for trace in figure.data if trace.showlegend is not False] == ["RL", "best of n"]
+    assert list(thick[0].y) == pytest.approx([0.3, 1.05]) and list(thick[2].y) == [2.0, 2.0]
+    assert len({trace.line.color for trace in thick if trace.name == "best of n"}) == 1  # in both columns
+    title = figure.layout.title.text.replace("<br>", " ")
+    assert "from 250 to 1,000 pairs 0.30 to 1.05 (RL) and 0.30 to 1.05 (best of n)" in title
+    assert (
+        figure.layout.yaxis.title.text == "gold at the peak"
+        and figure.layout.yaxis3.title.text == "√KL of the peak (√nats)"
+    )
+    with pytest.raises(WorkbenchError, match="at least one factor"):
+        study_effects.plot_sweeps({})
+
+
+def effects(**columns):
+    table = {"group": ["RL", "RL"], "level": ["min", HOSTILE], "value": [0.3, -0.1], "units": [9, 9]}
+    return pd.DataFrame(table | {"low": [0.1, -0.3], "high": [0.5, 0.1]} | columns)
+
+
+def test_effects_have_their_intervals_and_a_title_that_counts_those_beyond_chance():
+    figure = study_effects.plot_effects(effects(), axis="gold")
+    assert "1 of 2 differences are beyond chance; most: min, 0.30" in figure.layout.title.text
+    (dots,) = figure.data
+    assert list(dots.error_x.array) == pytest.approx([0.2, 0.2]) and list(dots.error_x.arrayminus) == pytest.approx(
+        [0.2, 0.2]
+    )
+    assert "<script" not in str(dots.y) + str(dots.customdata) and figure.layout.xaxis.title.text == "gold"
+    none = study_effects.plot_effects(effects(low=[-1.0, -1.0], high=[1.0, 1.0]), axis="gold")
+    assert "None of 2 differences is beyond chance" in none.layout.title.text
+
+
+def test_effects_of_a_single_unit_say_that_there_is_no_interval():
+    figure = study_effects.plot_effects(effects(low=math.nan, high=math.nan), axis="gold")
+    assert "One unit only" in figure.layout.title.text and "2 differences in a single unit" in figure.layout.title.text
+
+
+def test_a_priced_run_stands_beside_the_path_of_the_free_one():
+    free = pd.DataFrame({"kl": [0.0, 4.0], "gold": [0.0, 1.0], "gold_low": [-0.1, 0.9], "gold_high": [0.1, 1.1]})
+    ends = pd.DataFrame({"level": ["ppo_kl0.5"], "kl": [1.0], "gold": [0.8], "gold_low": [0.7], "gold_high": [1.0]})
+    figure = study_effects.plot_stopping(free, ends, "t")
+    band, line, marker = figure.data[:3]
+    assert band.fill == "toself" and list(line.x) == [0, 2]
+    assert (marker.name, marker.x[0], marker.y[0]) == ("ppo_kl0.5", 1.0, 0.8)
+    assert marker.error_y.array[0] == pytest.approx(0.2) and marker.error_y.arrayminus[0] == pytest.approx(0.1)
+    alone = study_effects.plot_stopping(free.assign(gold_low=math.nan, gold_high=math.nan), ends, "t")
+    assert "One unit" in alone.layout.title.text
+
+
+def signals(falls=(True, False)):
+    rows = [
+        {"run": f"run{i}", "step": step, "falls": fell, "kl": step * (1 + i), "length": 0.0, "gold": 1.0}
+        for i, fell in enumerate(falls)
+        for step in (0, 10, 20)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_every_measured_signal_has_a_panel_with_its_threshold():
+    figure = detection.plot_signals(signals(), {"kl": 15.0, "length": math.inf, "absent": 1.0})
+    panels = [note.text for note in figure.layout.annotations]
+    assert panels == ["drift of length (tokens)", "KL alone (nats)", "gold reward, unseen"]
+    assert [shape.y0 for shape in figure.layout.shapes] == [15.0]
+    assert [trace.name for trace in figure.data if trace.showlegend] == ["falls", "never falls"]
+    assert "Gold falls in 1 of 2 runs" in figure.layout.title.text
+
+
+def test_signals_of_runs_whose_gold_is_unknown_are_drawn_all_the_same():
+    unknown = signals(falls=(math.nan, math.nan)).drop(columns="gold")
+    figure = detection.plot_signals(unknown, {})
+    assert [trace.name for trace in figure.data if trace.showlegend] == ["gold unknown"]
+    assert "whether their gold falls is not known" in figure.layout.title.text
+
+
+def test_alarms_show_shares_of_verdicts_and_leads_of_runs_that_fell():
+    alarms = pd.DataFrame(
+        {
+            "run": ["a", "b", "a", "b"],
+            "signal": ["kl", "kl", "length", "length"],
+            "verdict": ["in time", "quiet", "late", "false alarm"],
+            "lead_steps": [5.0, math.nan, -10.0, math.nan],
+        }
+    )
+    figure = detection.plot_alarms(alarms, "t")
+    bars = {trace.name: dict(zip(trace.y, trace.x, strict=True)) for trace in figure.data if trace.type == "bar"}
+    assert bars["in time"] == {"drift of length": 0, "KL alone": 0.5} and bars["late"]["drift of length"] == 0.5
+    leads = {trace.y[0]: trace.x[0] for trace in figure.data if trace.type == "scatter" and len(trace.x)}
+    assert leads == {"KL alone": 5.0, "drift of length": -10.0}
+
+
+@pytest.mark.parametrize(
+    "draw, name",
+    [
+        (lambda table: plots.plot_pushes(table, table), "plot_pushes"),
+        (lambda table: plots.plot_laws(table, table, table), "plot_laws"),
+        (lambda table: study_effects.plot_sweeps({"pairs": table}), "plot_sweeps"),
+        (lambda table: study_effects.plot_effects(table, axis="x"), "plot_effects"),
+        (lambda table: study_effects.plot_score_paths(table, "t"), "plot_score_paths"),
+        (lambda table: study_effects.plot_stopping(table, table, "t"), "plot_stopping"),
+        (lambda table: detection.plot_signals(table, {}), "plot_signals"),
+        (lambda table: detection.plot_alarms(table, "t"), "plot_alarms"),
+    ],
+)
+def test_empty_tables_and_other_tables_get_a_sentence(draw, name):
+    with pytest.raises(WorkbenchError, match=f"{name} got a table without rows"):
+        draw(pd.DataFrame({"kl": []}))
+    with pytest.raises(WorkbenchError, match=f"{name} needs the columns"):
+        draw(pd.DataFrame({"banana": [1.0]}))
+
+
+def controls(box):
+    (models, (optimiser, unit, score)), figure, said = (
+        (box.children[0].children[0], box.children[0].children[1].children),
+        box.children[1],
+        box.children[2],
+    )
+    return models, optimiser, unit, score, figure, said
+
+
+def test_the_explorer_follows_its_controls():
+    models, optimiser, unit, score, figure, said = controls(explore_overoptimization(curves(), means(curves())))
+    assert models.value == LABELS[:1] and next(iter(unit.options)) == plots.MEAN
+    models.value = LABELS
+    assert [trace.name for trace in figure.data if trace.name] == ["4000 pairs", "250 pairs &lt;b&gt;"]
+    unit.value = (1, 0)
+    line = next(trace for trace in figure.data if trace.name == "4000 pairs")
+    assert list(line.y) == pytest.approx([0.1, 1.0, 1.7]) and "&lt;script&gt;" in line.customdata[0]
+    score.value, optimiser.value = "proxy", "best of n"
+    line = next(trace for trace in figure.data if trace.name == "4000 pairs")
+    assert list(line.y) == [0.0, 1.0, 2.0] and said.value == ""
+    assert "proxy under best of n: 4000 pairs ends at 2.00" in figure.layout.title.text.replace("<br>", " ")
+
+
+def test_a_choice_that_leaves_nothing_keeps_the_figure_and_says_so():
+    models, _optimiser, _unit, _score, figure, said = controls(explore_overoptimization(curves(), means(curves())))
+    before = figure.layout.title.text
+    models.value = ()
+    assert "No runs of RL against nothing" in said.value and figure.layout.title.text == before
+    models.value = LABELS[1:]
+    assert said.value == "" and figure.layout.title.text != before
+
+
+def test_without_gold_the_explorer_offers_the_proxy():
+    table = curves(gold=False)
+    *_, score, figure, _said = controls(explore_overoptimization(table, means(table)))
+    assert score.options == ("proxy",) and len(figure.data) > 0

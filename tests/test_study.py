@@ -1,0 +1,50 @@
+"""The studies from nothing at smoke size, as `make study` runs them: every stage, both notebooks, the report."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> tuple[Path, str]:
+    """The folder of the smallest study and what its command printed."""
+    folder = tmp_path_factory.mktemp("study")
+    command = [sys.executable, "-m", "workbench.cli", "run", "study", "--preset", "smoke", "--out", str(folder)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-2000:]
+    return folder, ended.stdout
+
+
+def test_every_stage_of_the_study_finishes(study):
+    folder, printed = study
+    records = [json.loads(path.read_text()) for path in folder.glob("*/run.json")]
+    assert len(records) == printed.count("... done in") == 40
+    assert {record["status"] for record in records} == {"finished"}
+
+
+def test_the_report_shows_the_two_studies_and_nothing_else(study):
+    pages = {path.name for path in (study[0] / "report").glob("*.html")}
+    assert pages == {"index.html", "09_kl_budget.html", "10_overoptimization.html"}
+
+
+def test_every_policy_left_its_path_and_every_pool_was_judged_by_all(study):
+    folder, _ = study
+    for run in (*folder.glob("06_*"), *folder.glob("08_*"), *folder.glob("13_*")):
+        rows = [json.loads(line) for line in (run / "tables" / "path.jsonl").read_text().splitlines()]
+        assert rows[0]["step"] == 0
+        assert {"kl", "kl_k1", "kl_k3", "proxy", "gold", "gold_helpful"} <= set(rows[0])
+        assert sum(abs(row["kl"]) for row in rows if row["step"] == 0) < 1e-4
+    pool = json.loads((folder / "07_best_of_n_world0_seed0" / "tables" / "pool.jsonl").open().readline())
+    reward_models = {path.name for path in folder.glob("05_*")} - {"05_reward_model_world0_seed0"}
+    assert {name.removeprefix("judge_") for name in pool if name.startswith("judge_")} == reward_models
+    assert len(reward_models) == 12
+
+
+def test_the_same_command_again_repeats_nothing(study):
+    folder, _ = study
+    command = [sys.executable, "-m", "workbench.cli", "run", "study", "--preset", "smoke", "--out", str(folder)]
+    printed = subprocess.run(command, capture_output=True, text=True, timeout=300).stdout
+    assert printed.count("finished before, skipped") == 40

@@ -1,0 +1,236 @@
+"""What a KL budget buys, drawn: mean paths with their intervals, and where every method stands at a few budgets."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from workbench.errors import WorkbenchError
+from workbench.plots.theme import (
+    GREY,
+    PALETTE,
+    SYMBOLS,
+    add_root_kl_axes,
+    axis_label,
+    headline_of,
+    number,
+    require_columns,
+    root_kl,
+    styled,
+    styled_beside,
+    transparent,
+)
+
+DASHES = ("solid", "dash", "dot")  # one for each round through the colours
+AT_BOUND = " (bound)"  # ends the name of best-of-n that stands at the bound on its KL, and is no method of its own
+FRONTIER_READING = (
+    "Lines: means over runs at equal KL, up to where the first run ends; bands: 95% over runs. Symbols: where runs end "
+    "on average. A line that lies above another buys more with the same KL."
+)
+NAMES_BELOW = 12  # more methods than this, and their names stand beside the figure
+VERDICT_SYMBOLS = {"best": "star", "not told apart": "circle-open", "behind": "circle"}
+VERDICT_COLORS = {"best": PALETTE[3], "not told apart": PALETTE[0], "behind": GREY}
+
+
+def method_looks(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Colour, dash and symbol of each method, in alphabetical order; dashes change when colours come round again."""
+    return {
+        name: {
+            "color": PALETTE[place % len(PALETTE)],
+            "dash": DASHES[place // len(PALETTE) % len(DASHES)],
+            "symbol": SYMBOLS[place % len(SYMBOLS)],
+        }
+        for place, name in enumerate(sorted(set(names)))
+    }
+
+
+def plot_budget_frontier(curves: pd.DataFrame, ends: pd.DataFrame, title: str = "") -> go.Figure:
+    """Every method's mean path and mean end in the plane of √KL and reward; a menu chooses the score.
+
+    `curves` has experiment, kl (nats), measured (points per run), and every score with `_low` and `_high`; `ends` has
+    experiment, kl and the scores, with intervals of kl, too. The first score is shown first. Methods measured at two
+    points only have no line.
+    """
+    scores = frontier_scores(curves, "plot_budget_frontier")
+    figure = go.Figure(frontier_traces(curves, ends, scores[0]))
+    add_root_kl_axes(figure, max(curves["kl"].max(), ends["kl"].max()))
+    figure.update_yaxes(title=axis_label(scores[0]))
+    look = styled if curves["experiment"].nunique() <= NAMES_BELOW else styled_beside
+    figure = look(figure, title=title or frontier_finding(curves, scores[0]), reading=FRONTIER_READING, height=600)
+    findings = {score: headline_of(title or frontier_finding(curves, score), FRONTIER_READING)[0] for score in scores}
+    menu = score_menu(curves, ends, {score: {"title.text": text} for score, text in findings.items()}) | {"y": 1}
+    return figure.update_layout(updatemenus=[menu] if len(scores) > 1 else [])
+
+
+def frontier_scores(curves: pd.DataFrame, figure: str) -> list[str]:
+    """The scores of a table of mean paths: those that have an interval; WorkbenchError where there is none."""
+    require_columns(curves, ["experiment", "kl"], figure)
+    scores = [name.removesuffix("_low") for name in curves if name.endswith("_low") and name != "kl_low"]
+    if not scores:
+        raise WorkbenchError(f"{figure} has nothing to show: neither gold nor a proxy was measured.")
+    return scores
+
+
+def frontier_traces(curves: pd.DataFrame, ends: pd.DataFrame, score: str) -> list[go.Scatter]:
+    """Band, line and end of every method, three traces each, in the order of `curves`."""
+    looks = method_looks(curves["experiment"])
+    traces = []
+    for name, rows in curves.groupby("experiment", sort=False):
+        end = ends[ends["experiment"] == name]
+        traces += [_band(rows, score, name, looks[name]), _line(rows, score, name, looks[name])]
+        traces.append(_end(end, score, name, looks[name]))
+    return traces
+
+
+def _band(rows: pd.DataFrame, score: str, name: str, look: dict[str, str]) -> go.Scatter:
+    known = rows.dropna(subset=[f"{score}_low", f"{score}_high"]) if _measured_often(rows) else rows.iloc[:0]
+    root = root_kl(known["kl"])
+    return go.Scatter(
+        x=[*root, *root[::-1]],
+        y=[*known[f"{score}_low"], *known[f"{score}_high"][::-1]],
+        mode="lines",
+        line={"width": 0},
+        fill="toself",
+        fillcolor=transparent(look["color"], 0.1),
+        legendgroup=name,
+        showlegend=False,
+        hoverinfo="skip",
+    )
+
+
+def _line(rows: pd.DataFrame, score: str, name: str, look: dict[str, str]) -> go.Scatter:
+    known, label = rows.dropna(subset=score), html.escape(name)
+    known = known if _measured_often(rows) else known.iloc[:0]
+    return go.Scatter(
+        x=root_kl(known["kl"]),
+        y=known[score],
+        name=label,
+        legendgroup=name,
+        showlegend=False,
+        mode="lines",
+        line={"color": look["color"], "dash": look["dash"], "width": 2.2},
+        customdata=known[["kl"]],
+        hovertemplate=f"{label}<br>KL %{{customdata[0]:.2f}} nats: %{{y:.2f}}<extra></extra>",
+    )
+
+
+def _measured_often(rows: pd.DataFrame) -> bool:
+    """Whether there is a path at all; between a start and an end alone any line would be invented."""
+    return "measured" not in rows or rows["measured"].min() > 2
+
+
+def _end(end: pd.DataFrame, score: str, name: str, look: dict[str, str]) -> go.Scatter:
+    bars = {"thickness": 1.3, "width": 4, "type": "data"}
+    return go.Scatter(
+        x=root_kl(end["kl"]),
+        y=end[score],
+        error_y={"array": (end[f"{score}_high"] - end[score]).fillna(0), **bars},
+        error_x={"array": (np.sqrt(end["kl_high"]) - np.sqrt(end["kl"])).fillna(0), **bars},
+        name=html.escape(name),
+        legendgroup=name,
+        mode="lines+markers",  # the legend shows both
+        line={"color": look["color"], "dash": look["dash"], "width": 2.2},
+        marker={"size": 10, "color": look["color"], "symbol": look["symbol"]},
+        customdata=end[["kl", "runs"]],
+        hovertemplate=f"{html.escape(name)}, end<br>KL %{{customdata[0]:.2f}} nats: %{{y:.2f}}"
+        "<br>runs: %{customdata[1]}<extra></extra>",
+    )
+
+
+def score_menu(curves: pd.DataFrame, ends: pd.DataFrame, layouts: Mapping[str, dict]) -> dict:
+    """A menu that puts another score into the traces of `frontier_traces`, which must be the first of their figure.
+
+    `layouts` says what else of the figure's layout each score changes.
+    """
+    buttons = []
+    for score in frontier_scores(curves, "score_menu"):
+        traces = frontier_traces(curves, ends, score)
+        errors = [trace.error_y.array for trace in traces]
+        drawn = {
+            "y": [list(trace.y) for trace in traces],
+            "error_y.array": [None if error is None else list(error) for error in errors],
+        }
+        layout = {"yaxis.title.text": axis_label(score), **layouts.get(score, {})}
+        args = [drawn, layout, list(range(len(traces)))]
+        buttons.append({"label": axis_label(score), "method": "update", "args": args})
+    place = {"x": 1, "xanchor": "right", "yanchor": "bottom", "pad": {"b": 34}}
+    opaque = {"bgcolor": "white", "font": {"color": "#444444"}}  # it opens over the lines, on dark pages, too
+    return {"buttons": buttons, "showactive": True, **place, **opaque}
+
+
+def frontier_finding(curves: pd.DataFrame, score: str) -> str:
+    """Who has the most and the least of a score at the KL that half of the methods reach, in a sentence."""
+    measured = curves[~curves["experiment"].str.endswith(AT_BOUND)]
+    parts = {name: rows.dropna(subset=score) for name, rows in measured.groupby("experiment", sort=False)}
+    furthest = pd.Series({name: rows["kl"].max() for name, rows in parts.items() if len(rows)})
+    if furthest.empty:
+        return f"No method was measured by its {axis_label(score)}"
+    kl = furthest.quantile(0.5, interpolation="higher")
+    there = furthest.index[furthest >= kl]
+    values = pd.Series({name: np.interp(kl**0.5, root_kl(parts[name]["kl"]), parts[name][score]) for name in there})
+    best, worst = values.idxmax(), values.idxmin()
+    text = f"At {kl:.2g} nats {best} has the most {axis_label(score)}: {number(values[best])}"
+    return text if best == worst else f"{text}; {worst} the least: {number(values[worst])}"
+
+
+def plot_at_budgets(comparison: pd.DataFrame, title: str = "", score: str = "gold") -> go.Figure:
+    """A panel per budget: every method's mean with its 95% interval, a star for the best.
+
+    Columns of `compared_at_budget`: budget (nats), experiment, value, low, high, verdict, reached, runs.
+    """
+    needed = ["budget", "experiment", "value", "low", "high", "verdict", "reached", "runs"]
+    require_columns(comparison, needed, "plot_at_budgets")
+    budgets = sorted(comparison["budget"].unique())
+    names = [f"at {budget:g} nats" for budget in budgets]
+    figure = make_subplots(rows=1, cols=len(budgets), shared_yaxes=True, subplot_titles=names, horizontal_spacing=0.02)
+    for column, budget in enumerate(budgets, start=1):
+        rows = comparison[comparison["budget"] == budget].dropna(subset="value")
+        for verdict, part in rows.groupby("verdict", sort=False):
+            figure.add_trace(_dots(part, verdict), row=1, col=column)
+    order = sorted(comparison["experiment"].unique(), reverse=True)
+    figure.update_yaxes(categoryorder="array", categoryarray=[html.escape(name) for name in order], automargin=True)
+    figure.update_yaxes(range=[-0.6, len(order) - 0.4]).update_xaxes(title=axis_label(score), matches="x")
+    title = title or _budgets_finding(comparison, score)
+    reading = (
+        "Star: the most at that budget. Open circles: not told apart from it (paired over runs, Holm at 5%); full "
+        "circles: less. Crosses: too few runs to say. Nothing is drawn where no run gets there. Bars: 95% over runs."
+    )
+    if comparison["low"].isna().all():
+        reading = "Star: the most at that budget. One run of each method: nothing says what another seed would do."
+    figure = styled(figure, title=title, reading=reading, height=230 + 26 * len(order))
+    top = {"t": figure.layout.margin.t + 24, "b": 60}
+    return figure.update_annotations(font={"size": 13}).update_layout(showlegend=False, margin=top)
+
+
+def _dots(rows: pd.DataFrame, verdict: str) -> go.Scatter:
+    color = VERDICT_COLORS.get(verdict, GREY)
+    half = (rows["high"] - rows["value"]).fillna(0)
+    return go.Scatter(
+        x=rows["value"],
+        y=[html.escape(name) for name in rows["experiment"]],
+        error_x={"type": "data", "array": half, "thickness": 1.4, "width": 3},
+        mode="markers",
+        marker={"size": 11, "color": color, "symbol": VERDICT_SYMBOLS.get(verdict, "x-thin-open")},
+        name=verdict,
+        customdata=rows[["verdict", "reached", "runs"]],
+        hovertemplate="%{y}: %{x:.2f}<br>%{customdata[0]}<br>%{customdata[1]} of %{customdata[2]} runs spend that much"
+        "<extra></extra>",
+    )
+
+
+def _budgets_finding(comparison: pd.DataFrame, score: str) -> str:
+    """The best method at each budget, in a sentence."""
+    best = comparison[comparison["verdict"] == "best"].sort_values("budget")
+    if best.empty:
+        return "No method spends any of these budgets in most of its runs"
+    if best["experiment"].nunique() == 1:
+        return f"{best['experiment'].iloc[0]} has the most {axis_label(score)} at every budget that is reached"
+    places = best.groupby("experiment", sort=False)["budget"].apply(
+        lambda nats: " and ".join(f"{nat:g}" for nat in nats)
+    )
+    return f"Most {axis_label(score)}: {'; '.join(f'{name} at {nats}' for name, nats in places.items())} nats"

@@ -1,0 +1,75 @@
+"""A menu above a figure that chooses what it shows, in exported pages, too; and what of much is shown at once."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from workbench.plots.theme import GREY, headline_of
+
+AT_ONCE = 15  # experiments drawn in one figure: their colours and dashes can be told apart
+LOOK = {"bgcolor": "white", "bordercolor": GREY, "font": {"color": "#222222"}, "pad": {"b": 4}}
+
+
+def with_menu(
+    figure: go.Figure, states: Mapping[str, Mapping[str, list]], layouts: Mapping[str, Mapping[str, object]]
+) -> go.Figure:
+    """The figure in its first state, with a menu of all: by name the values of each trace, and changes of the layout.
+
+    `states` maps names to lists with a value per trace, by attribute such as "x" or "line.color". One state needs no
+    menu.
+    """
+    first = next(iter(states))
+    for trace, values in zip(figure.data, by_trace(states[first]), strict=True):
+        trace.update({name: value for name, value in values.items() if value is not None})
+    figure.update_layout({name.replace(".", "_"): value for name, value in layouts[first].items()})
+    if len(states) < 2:
+        return figure
+    buttons = [
+        {"label": html.escape(shortened(name)), "method": "update", "args": [dict(state), dict(layouts[name])]}
+        for name, state in states.items()
+    ]
+    return add_buttons(figure, buttons, x=0)
+
+
+def headlines(titles: Mapping[str, str], reading: str, axis: str, labels: Mapping[str, str]) -> dict[str, dict]:
+    """Changes of the layout for `with_menu`: a title by name, and what one axis, such as "xaxis", is then called."""
+    return {
+        name: {"title.text": headline_of(title, reading)[0], f"{axis}.title.text": labels[name]}
+        for name, title in titles.items()
+    }
+
+
+def add_buttons(figure: go.Figure, buttons: Sequence[Mapping], *, x: float) -> go.Figure:
+    """The figure with a drop-down menu right above it, its left end at `x`, 0 to 1 of the figure's width."""
+    where = {"x": x, "xanchor": "left", "y": 1, "yanchor": "bottom", "showactive": True}
+    top = 0 if figure.layout.updatemenus else 46
+    menus = [*figure.layout.updatemenus, {"buttons": list(buttons), **where, **LOOK}]
+    return figure.update_layout(updatemenus=menus, margin={"t": figure.layout.margin.t + top})
+
+
+def by_trace(state: Mapping[str, list]) -> list[dict]:
+    """A dictionary per trace from lists with a value per trace."""
+    return [dict(zip(state, values, strict=True)) for values in zip(*state.values(), strict=True)]
+
+
+def shortened(text: str, limit: int = 80) -> str:
+    """The text, or its beginning with an ellipsis."""
+    return text if len(text) <= limit else f"{text[:limit].rstrip()} …"
+
+
+def spread_out(values: pd.Series, most: int = AT_ONCE) -> list[str]:
+    """Names in the order of their values, the highest first; of more than `most`, both ends and some between."""
+    names = list(values.dropna().sort_values(ascending=False, kind="stable").index)
+    if len(names) <= most:
+        return names
+    return [names[place] for place in np.unique(np.linspace(0, len(names) - 1, most).round().astype(int))]
+
+
+def drawn_of(drawn: int, all_of_them: int) -> str:
+    """How a title ends that does not show everything."""
+    return f"; {drawn} of {all_of_them} drawn" if drawn < all_of_them else ""
