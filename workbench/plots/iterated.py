@@ -118,9 +118,9 @@ def _reach_finding(reach: pd.DataFrame, rounds: pd.DataFrame) -> str:
         return "The final policy's answers are equally good: there is nothing to order"
     share, known = f"{found['accuracy']:.0%}", "The last reward model orders"
     if pd.isna(found["accuracy_se"]):
-        return f"{known} {share} of the final policy's pairs as gold does"
+        return f"{known} {share} of the final pairs like gold"
     error = 1.96 * found["accuracy_se"]
     verdict = "no surer than a coin"
     if abs(found["accuracy"] - 0.5) > error:
         verdict = "better than a coin" if found["accuracy"] > 0.5 else "worse than a coin"
-    return f"{known} {share} of the final policy's pairs as gold does: {verdict}"
+    return f"{known} {share} of the final pairs like gold: {verdict}"
