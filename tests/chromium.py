@@ -23,3 +23,24 @@ def opened_chromium(untested: str) -> Iterator:
         opened = playwright.chromium.launch(executable_path=str(CHROMIUM), args=OPTIONS.split())
         yield opened
         opened.close()
+
+
+@contextmanager
+def watched_page(browser, *, width: int = 1100, height: int = 900) -> Iterator:
+    """A page that asks nobody: what it wanted from elsewhere is in `outside`, errors of its scripts in `complaints`."""
+    context = browser.new_context(viewport={"width": width, "height": height})
+    page = context.new_page()
+    page.outside, page.complaints = [], []
+
+    def guard(route):
+        if route.request.url.startswith(("file:", "data:", "blob:")):
+            route.continue_()
+        else:
+            page.outside.append(route.request.url)
+            route.abort()
+
+    context.route("**/*", guard)
+    page.on("console", lambda message: page.complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: page.complaints.append(str(error)))
+    yield page
+    context.close()

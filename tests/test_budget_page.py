@@ -5,7 +5,7 @@ import json
 import nbformat
 import pytest
 from budget_runs import HOSTILE, write_study
-from chromium import opened_chromium
+from chromium import opened_chromium, watched_page
 
 from workbench import report
 from workbench.analysis import budget, budget_samples, frontier
@@ -37,24 +37,12 @@ def shown(tmp_path_factory):
 @pytest.fixture(scope="module")
 def tab(shown):
     """The page, opened once: nothing may be asked for elsewhere, and nothing complained about, in any of the tests."""
-    with opened_chromium("whether the budget moves in a page") as browser:
-        page = browser.new_context(viewport={"width": 1000, "height": 1400}).new_page()
-        outside, complaints = [], []
-
-        def guard(route):
-            if route.request.url.startswith(("file:", "data:", "blob:")):
-                route.continue_()
-            else:
-                outside.append(route.request.url)
-                route.abort()
-
-        page.route("**/*", guard)
-        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
+    chromium = opened_chromium("whether the budget moves in a page")
+    with chromium as browser, watched_page(browser, width=1000, height=1400) as page:
         page.goto(shown[2].as_uri())
         page.wait_for_selector(".slider-rail-touch-rect", state="attached")
         yield page
-        assert outside == [] and complaints == []
+        assert page.outside == [] and page.complaints == []
 
 
 def move_slider(tab, share: float) -> None:

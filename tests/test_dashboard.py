@@ -8,7 +8,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from chromium import opened_chromium
+from chromium import opened_chromium, watched_page
 from test_notebook_branches import execute
 from tiny_models import tiny_model, word_tokenizer
 from transformers import AutoModelForSequenceClassification
@@ -429,19 +429,8 @@ def browser():
 @pytest.fixture
 def tab(browser):
     """A page that records requests to elsewhere in `outside` and complaints in `complaints`."""
-    context = browser.new_context(viewport={"width": 1100, "height": 900})
-    page = context.new_page()
-    page.outside, page.complaints = [], []
-
-    def note(request):
-        if not request.url.startswith(("file:", "data:", "blob:")):
-            page.outside.append(request.url)
-
-    page.on("request", note)
-    page.on("console", lambda message: page.complaints.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: page.complaints.append(str(error)))
-    yield page
-    context.close()
+    with watched_page(browser) as page:
+        yield page
 
 
 def write_page(folder: Path, figures) -> Path:

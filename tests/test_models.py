@@ -20,10 +20,10 @@ from tiny_models import (
 )
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from workbench.architectures import PRESETS
 from workbench.batches import collate
 from workbench.errors import WorkbenchError
 from workbench.models import (
-    PRESETS,
     add_lora,
     build_policy,
     frozen,

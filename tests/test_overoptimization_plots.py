@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from chromium import opened_chromium
+from chromium import opened_chromium, watched_page
 
 from workbench.errors import WorkbenchError
 from workbench.explore_study import explore_overoptimization
@@ -106,10 +106,8 @@ def test_one_unit_has_no_band_and_no_menu_of_units_and_without_gold_the_proxy_st
 
 def test_the_menus_of_an_exported_page_work_without_a_kernel(tmp_path, figure):
     figure.write_html(tmp_path / "page.html")
-    with opened_chromium("that the menus of the study's figure work in an exported page") as browser:
-        page, complaints, outside = browser.new_page(), [], []
-        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-        page.on("request", lambda request: outside.append(request.url) if not request.url.startswith("file:") else None)
+    chromium = opened_chromium("that the menus of the study's figure work in an exported page")
+    with chromium as browser, watched_page(browser) as page:
         page.goto((tmp_path / "page.html").as_uri())
         page.wait_for_selector("svg.main-svg")
         visible = "document.querySelector('.plotly-graph-div').data.filter(t => t.visible !== false)"
@@ -123,7 +121,7 @@ def test_the_menus_of_an_exported_page_work_without_a_kernel(tmp_path, figure):
         page.wait_for_function(f"{visible}.some(t => t.opacity === 0)")
         forward = page.evaluate(f"{visible}.filter(t => t.opacity === 1).map(t => t.customdata[0])")
         assert len(forward) == 4 and all("world 1, seed 0" in text for text in forward)
-        assert complaints == [] and outside == []
+        assert page.complaints == [] and page.outside == []
 
 
 def law_tables():

@@ -9,7 +9,7 @@ import nbformat
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
-from chromium import opened_chromium
+from chromium import opened_chromium, watched_page
 
 from workbench import markdown, plots, report
 from workbench.analysis.statistics import Interval
@@ -207,22 +207,8 @@ def browser():
 @pytest.fixture
 def tab(browser):
     """A page that records requests to elsewhere in `outside` and complaints in `complaints`."""
-    context = browser.new_context(viewport={"width": 1100, "height": 900})
-    page = context.new_page()
-    page.outside, page.complaints = [], []
-
-    def guard(route):
-        if route.request.url.startswith(("file:", "data:", "blob:")):
-            route.continue_()
-        else:
-            page.outside.append(route.request.url)
-            route.abort()
-
-    context.route("**/*", guard)
-    page.on("console", lambda message: page.complaints.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: page.complaints.append(str(error)))
-    yield page
-    context.close()
+    with watched_page(browser) as page:
+        yield page
 
 
 @pytest.mark.parametrize("name", ["index.html", "00_tour.html", "06_policy.html"])

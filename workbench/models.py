@@ -19,21 +19,13 @@ from transformers import (
 from transformers.activations import NewGELUActivation
 from transformers.utils import logging
 
+from workbench.architectures import preset_config
 from workbench.control_tokens import control_token_ids
 from workbench.errors import WorkbenchError
 from workbench.files import resolve
 from workbench.hub import hub_answers
 from workbench.scoring import scalar_head
 from workbench.value_guided import ValueGuidedPolicy  # noqa: F401  known to AutoModelForCausalLM from now on
-
-# Architectures that are built from nothing: small enough for a CPU, and the two families of position encodings.
-PRESETS = {
-    "llama-32x1": {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4},
-    "llama-64x2": {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
-    "llama-96x3": {"model_type": "llama", "hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4},
-    "qwen2-64x2": {"model_type": "qwen2", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
-    "gpt2-64x2": {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4},
-}
 
 
 @contextlib.contextmanager
@@ -46,37 +38,11 @@ def seeded(seed: int):
 
 def build_policy(preset: str, tokenizer, *, context: int = 128, seed: int = 0, device: str = "cpu"):
     """A causal LM with random weights for `tokenizer`; raises WorkbenchError for an unknown preset."""
-    config = _preset_config(preset, tokenizer, context)
+    config = preset_config(preset, tokenizer, context)
+    _note_control_tokens(config, tokenizer)
     _require_device(device)
     with seeded(seed):
         return _quicker(AutoModelForCausalLM.from_config(config)).to(device)
-
-
-def _preset_config(preset: str, tokenizer, context: int):
-    """The configuration of an architecture preset for `tokenizer` and `context` tokens."""
-    if preset not in PRESETS:
-        raise WorkbenchError(f"There is no model preset {preset!r}: choose one of {', '.join(PRESETS)}.")
-    if context < 2:
-        raise WorkbenchError(f"context is {context}: give at least 2 tokens, one to read and one to predict.")
-    sizes = dict(PRESETS[preset])
-    family = sizes.pop("model_type")
-    if family == "gpt2":
-        sizes |= {"n_positions": context, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-    else:
-        sizes |= {"intermediate_size": sizes["hidden_size"] * 8 // 3 // 8 * 8, "max_position_embeddings": context}
-        sizes |= {"num_key_value_heads": sizes["num_attention_heads"]}
-    config = AutoConfig.for_model(
-        family,
-        vocab_size=len(tokenizer),
-        tie_word_embeddings=True,
-        initializer_range=0.05,  # 1/sqrt(width) is .1-.125 at these widths; .02 trains several times more slowly
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        **sizes,
-    )
-    _note_control_tokens(config, tokenizer)
-    return config
 
 
 def load_tokenizer(source: str):
@@ -200,7 +166,8 @@ def _load_scalar(
         if start == "scratch":
             config = AutoConfig.from_pretrained(_model_folder(source), num_labels=1)
             if preset:
-                config = _preset_config(preset, tokenizer, _context(config))
+                config = preset_config(preset, tokenizer, _context(config))
+                _note_control_tokens(config, tokenizer)
                 config.num_labels = 1
             model = _quicker(auto_class.from_config(config)).to(device=device, dtype=getattr(torch, dtype))
         else:

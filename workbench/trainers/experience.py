@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from workbench.analysis.kl import sequence_kl_summary
 from workbench.errors import NonFiniteLoss
 from workbench.losses.policy import kl_k1
 from workbench.optimization import tensors_of
-from workbench.records import ScoredRollout
+from workbench.records import PromptExample, ScoredRollout
 
 if TYPE_CHECKING:
     from workbench.trainers.policy_gradient_config import PolicyGradientConfig
@@ -95,6 +95,15 @@ def batch_means(rollout: Samples, samples: list[dict[str, Any]], monitors: Itera
         "completion_length": rollout.completion_mask.sum(1).float().mean().item(),
         "finished": rollout.finished.float().mean().item(),
     }
+
+
+def held_out_table(
+    prompts: list[PromptExample], samples: list[dict], kl: list[dict], judged: Mapping[str, list[float]]
+) -> list[dict[str, Any]]:
+    """A row per prompt: its own columns, what was sampled and earned, its KL, and what each judge says."""
+    scores = [dict(zip(judged, row, strict=True)) for row in zip(*judged.values(), strict=True)] or [{}] * len(samples)
+    rows = zip(prompts, samples, kl, scores, strict=True)
+    return [{**prompt.row, **sample, **measured, **said} for prompt, sample, measured, said in rows]
 
 
 def divergence(experience: Experience, config: PolicyGradientConfig) -> dict[str, float]:

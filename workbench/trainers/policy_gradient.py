@@ -38,6 +38,7 @@ from workbench.trainers.experience import (
     divergence,
     earned,
     equal_groups,
+    held_out_table,
     joined,
     require_finite,
     rows_of_groups,
@@ -254,10 +255,7 @@ class PolicyGradientTrainer(Stateful):
             kl = held_out_kl(rollout, self._exact_kl(rollout))
         texts, columns = reward_arguments(self.tokenizer, self.held_out, rollout)
         judged = {name: judge(*texts, **columns) for name, judge in self.judges.items()}
-        self.last_held_out = [
-            {**prompt.row, **sample, **measured, **{name: scores[row] for name, scores in judged.items()}}
-            for row, (prompt, sample, measured) in enumerate(zip(self.held_out, samples, kl, strict=True))
-        ]
+        self.last_held_out = held_out_table(self.held_out, samples, kl, judged)
         means = batch_means(rollout, samples, self.monitors)
         means["kl"] = sum(row["kl"] for row in kl) / len(kl)
         return {f"held_out_{name}": value for name, value in means.items()}
