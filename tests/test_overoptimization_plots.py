@@ -12,6 +12,7 @@ from workbench.errors import WorkbenchError
 from workbench.explore_study import explore_overoptimization
 from workbench.plots import detection, study_effects
 from workbench.plots import overoptimization as plots
+from workbench.plots.iterated import plot_arms
 
 HOSTILE = "<script>alert('x')</script>"
 LABELS = ("4000 pairs", "250 pairs <b>")
@@ -270,6 +271,7 @@ def test_alarms_show_shares_of_verdicts_and_leads_of_runs_that_fell():
         (lambda table: study_effects.plot_effects(table, axis="x"), "plot_effects"),
         (lambda table: study_effects.plot_score_paths(table, "t"), "plot_score_paths"),
         (lambda table: study_effects.plot_stopping(table, table, "t"), "plot_stopping"),
+        (lambda table: plot_arms(table), "plot_arms"),
         (lambda table: detection.plot_signals(table, {}), "plot_signals"),
         (lambda table: detection.plot_alarms(table, "t"), "plot_alarms"),
     ],

@@ -11,6 +11,7 @@ from workbench.analysis import iterated_arms, study_findings, study_levels, stud
 from workbench.analysis.frontier import runs_below
 from workbench.analysis.gallery import hacked_samples
 from workbench.analysis.overoptimization_study import read_study
+from workbench.plots.iterated import plot_arms
 
 WHO = {"main": "05_reward_model", "policy": "02_sft"}
 
@@ -255,9 +256,18 @@ def test_fresh_labels_are_compared_with_the_control_of_their_unit(tmp_path):
     assert effects.loc["gold at the end", "value"] == pytest.approx(0.5)
     assert effects.loc["less fall from the peak", "value"] == pytest.approx(0.5)
     assert effects.loc["accuracy of the last reward model", "value"] == pytest.approx(0.3)
-    means = iterated_arms.mean_arms(curves)
-    last = means.groupby("label")["gold"].last()
-    assert last["fresh labels"] - last["none fresh, refitted"] == pytest.approx(0.5)
+
+
+def test_arms_are_drawn_along_training_with_their_means(tmp_path):
+    runs = [write_arm(tmp_path, "fresh", f"_world0_seed{seed}", end) for seed, end in enumerate((0.2, 0.6))]
+    figure = plot_arms(iterated_arms.iterated_arms([*runs, write_arm(tmp_path, "none", "_world0_seed0", -0.5)])[0])
+    drawn = {axis: [trace for trace in figure.data if trace.yaxis == axis] for axis in ("y", "y2")}
+    means = {trace.name: list(trace.y) for trace in drawn["y"] if trace.line.width == 3}
+    rows = 0.1 * (PROMPTS - 1) / 2  # what the prompts add
+    assert means["fresh labels"] == pytest.approx([rows, 1 + rows, 0.4 + rows])
+    assert means["none fresh, refitted"] == pytest.approx([rows, 1 + rows, -0.5 + rows])
+    assert len(drawn["y"]) == 5 and all(list(trace.y) == [0, 1, 4] for trace in drawn["y2"])
+    assert f"Gold ends at {0.4 + rows:.2f} with fresh labels" in figure.layout.title.text
 
 
 def test_arms_without_a_control_or_accuracy_and_folders_without_arms(tmp_path):

@@ -214,10 +214,13 @@ def alarms_sentence(scores: pd.DataFrame) -> str:
     """What the best signal of `alarm_scores` is worth beside KL alone, in words."""
     best, naive = scores.iloc[0], scores[scores["signal"] == "kl"]
     rates = "right in {right:.0%} of runs, false alarms in {false_alarms:.0%}".format
-    text = f"{best['signal'].replace('_', ' ')} keeps most gold: {rates(**best[['right', 'false_alarms']])}"
+    name = "KL alone" if best["signal"] == "kl" else best["signal"].replace("_", " ").capitalize()
+    text = f"{name} keeps most gold: {rates(**best[['right', 'false_alarms']])}"
     if np.isfinite(best["lead_steps"]):
         text += f", {abs(best['lead_steps']):.0f} steps {'before' if best['lead_steps'] >= 0 else 'after'} the peak"
-    return f"{text}; KL alone {rates(**naive.iloc[0][['right', 'false_alarms']])}" if len(naive) else text
+    if best["signal"] == "kl" or naive.empty:
+        return text
+    return f"{text}; KL alone {rates(**naive.iloc[0][['right', 'false_alarms']])}"
 
 
 def readable_scores(scores: pd.DataFrame) -> pd.DataFrame:

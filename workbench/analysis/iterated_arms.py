@@ -7,7 +7,6 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from workbench.analysis.budget import mean_paths
 from workbench.analysis.measured_paths import unit_of
 from workbench.analysis.overoptimization import held_out_peak
 from workbench.analysis.overoptimization_study import curve_of
@@ -44,12 +43,6 @@ def iterated_arms(runs: Iterable[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
         ends.append(about | last | {"saved": -_drop(path), "accuracy": np.nan if accuracy is None else accuracy})
     columns = ["label", "world", "seed", "run", "kl", "gold", "saved", "accuracy"]
     return pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(), pd.DataFrame(ends, columns=columns)
-
-
-def mean_arms(curves: pd.DataFrame) -> pd.DataFrame:
-    """`mean_paths` of the gold of each arm: label, kl, runs, gold, gold_low, gold_high."""
-    columns = ["run", "world", "seed", "step", "kl", "gold"]
-    return mean_paths(curves[columns].assign(experiment=curves["label"])).rename(columns={"experiment": "label"})
 
 
 def arm_effects(ends: pd.DataFrame) -> pd.DataFrame:

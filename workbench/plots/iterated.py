@@ -75,6 +75,37 @@ def _rounds_finding(means: pd.DataFrame) -> str:
     return f"{ended}, {number(fall)} below its highest point" if fall >= 0.05 else f"{ended}, about its highest"
 
 
+def plot_arms(curves: pd.DataFrame) -> go.Figure:
+    """Gold against the training step for each way of asking for labels, KL below: a thin line per run, and their means.
+
+    `curves` is that of `iterated_arms.iterated_arms`: label, run, step, gold, kl.
+    """
+    require_columns(curves, ["label", "run", "step", "gold", "kl"], "plot_arms")
+    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.6, 0.4], vertical_spacing=0.06)
+    labels, ends = sorted(curves["label"].unique()), []
+    for label, color in zip(labels, PALETTE, strict=False):
+        runs = curves[curves["label"] == label]
+        mean = runs.groupby("step", as_index=False)[["gold", "kl"]].mean()
+        ends.append(f"{number(mean['gold'].iloc[-1])} with {label}")
+        for place, column in enumerate(("gold", "kl"), start=1):
+            for run, part in runs.groupby("run"):
+                thin = {"color": transparent(color, 0.4), "width": 1}
+                figure.add_trace(_plain_line(part, column, line=thin, name=run, showlegend=False), row=place, col=1)
+            thick = {"line": {"color": color, "width": 3}, "legendgroup": label, "showlegend": place == 1}
+            figure.add_trace(_plain_line(mean, column, name=label, **thick), row=place, col=1)
+    figure.update_yaxes(title="gold reward", row=1, col=1)
+    figure.update_yaxes(title="KL (nats)", rangemode="tozero", row=2, col=1)
+    figure.update_xaxes(title=axis_label("step"), row=2, col=1)
+    reading = "Thick: means over units (one world and seed each); thin: single units."
+    return styled(figure, title="Gold ends at " + ", ".join(ends), reading=reading, height=520)
+
+
+def _plain_line(frame: pd.DataFrame, column: str, **look) -> go.Scatter:
+    """A line of a column against the step, whose hover names it."""
+    found = {"x": frame["step"], "y": frame[column], "mode": "lines"}
+    return go.Scatter(**found, hovertemplate=f"step %{{x}}: {axis_label(column)} %{{y:.2f}}", **look)
+
+
 def plot_reward_model_reach(reach: pd.DataFrame, rounds: pd.DataFrame, title: str = "") -> go.Figure:
     """Accuracy against gold of every round's reward model on what the policy said at each step.
 
