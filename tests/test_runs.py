@@ -227,6 +227,33 @@ def test_ctrl_c_waits_for_the_step_and_a_second_one_falls_back_to_the_last_check
     assert rows_on_disk(tmp_path / "run") == rows_on_disk(undisturbed.dir)
 
 
+def test_the_caller_sees_the_row_during_which_ctrl_c_came(tmp_path):
+    run, seen = Run.open(tmp_path / "run", PARAMETERS), []
+    with pytest.raises(KeyboardInterrupt):
+        for row in run.train(InterruptedWalk()):
+            seen.append(row["step"])
+    assert seen == list(range(1, 10))
+    seen += [row["step"] for row in Run.open(tmp_path / "run", PARAMETERS).train(Walk())]
+    assert seen == list(range(1, 41))
+
+
+def test_a_caller_who_breaks_at_that_row_is_interrupted_nevertheless(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        rows = Run.open(tmp_path / "run", PARAMETERS).train(InterruptedWalk())
+        while next(rows)["step"] < 9:
+            pass
+        rows.close()
+    assert next(Run.open(tmp_path / "run", PARAMETERS).train(Walk()))["step"] == 10
+
+
+def test_a_row_is_in_no_checkpoint_before_the_caller_has_dealt_with_it(tmp_path):
+    run, found = Run.open(tmp_path / "run", PARAMETERS), []
+    for row in run.train(Walk(), checkpoint_every=10):
+        found.append(checkpoints.load_checkpoint(run.dir / "checkpoint" / "train.pt")["step"])
+        assert found[-1] < row["step"]
+    assert sorted(set(found)) == [0, 10, 20, 30]
+
+
 def test_a_trainer_that_failed_halfway_can_be_used_again(tmp_path, undisturbed):
     run, trainer = Run.open(tmp_path / "run", PARAMETERS), Walk()
     with pytest.raises(KeyboardInterrupt):

@@ -122,13 +122,12 @@ class Training:
 
 
 @contextmanager
-def interrupt_waits() -> Iterator[None]:
-    """Let Ctrl-C take effect after the block, so that a step is whole; a second Ctrl-C takes effect at once."""
-    previous = signal.getsignal(signal.SIGINT)
+def interrupt_held() -> Iterator[list[int]]:
+    """Hold Ctrl-C back during the block, and say in the list whether it came; a second one takes effect at once."""
+    received, previous = [], signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(previous):
-        yield
+        yield received
         return
-    received = []
 
     def hold(number, frame):
         received.append(number)
@@ -136,9 +135,16 @@ def interrupt_waits() -> Iterator[None]:
 
     signal.signal(signal.SIGINT, hold)
     try:
-        yield
+        yield received
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+@contextmanager
+def interrupt_waits() -> Iterator[None]:
+    """Let Ctrl-C take effect after the block, so that it is whole; a second Ctrl-C takes effect at once."""
+    with interrupt_held() as received:
+        yield
     if received:
         raise KeyboardInterrupt
 

@@ -24,7 +24,7 @@ from workbench import files
 from workbench.errors import WorkbenchError
 from workbench.progress import open_progress
 from workbench.provenance import Session, now, provenance
-from workbench.resumable import Trainer, Training, interrupt_waits, plain, rows_path
+from workbench.resumable import Trainer, Training, interrupt_held, interrupt_waits, plain, rows_path
 from workbench.run_record import held_record, read_record, requested
 from workbench.sinks import check_sinks, open_sinks
 
@@ -101,8 +101,10 @@ class Run:
     ) -> Iterator[dict[str, float]]:
         """Yield each new row up to `steps` (default `trainer.total_steps`), continuing from the checkpoint.
 
-        The caller may break: the checkpoint then stands at the row it saw last. A finished run yields nothing and only
-        restores the trainer. Another `name` is another training in the same run, with its own metrics and checkpoint.
+        The caller may break: the checkpoint then stands at the row it saw last. What the caller does with a row comes
+        before that row's checkpoint, and before a Ctrl-C that arrived during the step: neither can part them. A
+        finished run yields nothing and only restores the trainer. Another `name` is another training in the same run,
+        with its own metrics and checkpoint.
         """
         self._refuse_when_read_only()
         _check_positive(checkpoint_every=checkpoint_every, sample_every=sample_every)
@@ -120,16 +122,21 @@ class Run:
         with self._open_progress(training) as progress, self._open_sinks(training) as sinks:
             try:
                 while training.step < training.steps:
-                    with interrupt_waits():
+                    with interrupt_held() as interrupted:
                         began = time.perf_counter()
                         row = training.advance(sample_every=sample_every)
                         self._session.add_step(time.perf_counter() - began)
-                        if training.step % checkpoint_every == 0:
-                            self._save(training)
                     progress.update(row)
                     for sink in sinks:
                         sink.write(row)
-                    yield row
+                    try:
+                        yield row
+                    finally:  # the caller has dealt with the row, perhaps for the last time
+                        if interrupted:
+                            raise KeyboardInterrupt
+                    if training.step % checkpoint_every == 0:
+                        with interrupt_waits():
+                            self._save(training)
             finally:  # also when the caller breaks or Ctrl-C arrives between two steps
                 self._save(training)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from workbench.resumable import interrupt_waits
 from workbench.runs import Run
 
 Components = Callable[[str, str, bool], dict[str, float]]
@@ -29,8 +30,9 @@ def record_path(
     positions = kl_positions(path).assign(step=step, **columns)
     path = with_components(path.drop(columns="token_kl"), components)
     path.insert(0, "row", range(len(path)))
-    run.add_to_table("path", path.assign(step=step, **columns), key="step")
-    run.add_to_table("kl_positions", positions, key="step")
+    with interrupt_waits():
+        run.add_to_table("path", path.assign(step=step, **columns), key="step")
+        run.add_to_table("kl_positions", positions, key="step")
 
 
 def with_components(frame: pd.DataFrame, components: Components | None) -> pd.DataFrame:
