@@ -79,6 +79,17 @@ def test_the_menu_holds_every_score_with_the_values_of_its_lines(means):
     rows = means[0][means[0]["experiment"] == means[0]["experiment"].iloc[0]]
     np.testing.assert_allclose(data["y"][line], rows["proxy"])
     assert layout["yaxis.title.text"] == "reward model's score (proxy)" and "proxy" in layout["title.text"]
+    assert layout["yaxis.range"] == figures.score_range(*means, "proxy") != list(figure.layout.yaxis.range)
+
+
+def test_a_long_bar_leaves_the_figure_and_the_lines_keep_their_height(means):
+    curves, ends = means[0], means[1].assign(gold_low=-100.0, gold_high=100.0)
+    low, high = figures.plot_budget_frontier(curves, ends).layout.yaxis.range
+    shown = np.array([*curves["gold"], *ends["gold"]])
+    assert low < shown.min() and high > shown.max() and high - low < 2 * np.ptp(shown)
+    flat = curves.assign(gold=0.5), ends.assign(gold=0.5)
+    assert figures.score_range(*flat, "gold") == [0.0, 1.0]
+    assert figures.score_range(*(table.assign(gold=np.nan) for table in means), "gold") == [0.0, 1.0]
 
 
 def test_the_title_says_who_has_most_and_least_where_half_of_the_methods_are(means):

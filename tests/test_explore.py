@@ -88,8 +88,9 @@ def test_another_score_changes_the_lines_and_what_is_compared(study):
     runs, paths = study
     slider, score, _unit, figure, numbers, _texts, _said = budget_parts(explore_budget(runs, paths))
     slider.value = 2.0
-    gold, place = list(figure.data[1].y), figure.layout.shapes[0].x0
+    gold, place, span = list(figure.data[1].y), figure.layout.shapes[0].x0, figure.layout.yaxis.range
     score.value = "proxy"
+    assert figure.layout.yaxis.range != span
     assert figure.layout.yaxis.title.text == "reward model's score (proxy)" and "most proxy" in figure.layout.title.text
     curve = budget.mean_paths(paths[paths["experiment"] == paths["experiment"].iloc[0]])
     assert list(figure.data[1].y) == pytest.approx(curve["proxy"].tolist()) and list(figure.data[1].y) != gold

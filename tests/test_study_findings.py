@@ -162,6 +162,9 @@ def test_effects_of_ensembles_are_named_by_optimiser_and_members(study, models):
     mean = table[table["how"] == "mean"]
     assert saved["share"] == pytest.approx(mean["saved"].sum() / mean["drop"].sum())
     assert f"RL: mean saves {saved['share']:.0%} of the fall" in study_remedies.ensemble_sentence(effects)
+    rows = pd.DataFrame([saved.to_dict() | {"share": share} for share in (-0.001, -0.2)])
+    said = study_remedies.ensemble_sentence(rows)
+    assert "saves nothing of the fall" in said and "adds 20% to the fall" in said
     assert study_remedies.ensemble_effects(study, {}, main="absent", policy="02_sft", coef=0.5).empty
     errors = study_remedies.errors_over_units(study, sets)
     assert errors["members"].tolist() == ["seeds", "split", "bases"] and errors["units"].eq(4).all()

@@ -15,7 +15,7 @@ from workbench.errors import WorkbenchError
 from workbench.feedback.agreement import agreement_matrix, pairwise_agreement
 from workbench.feedback.quality import keep
 from workbench.plots.agreement import plot_agreement_filters
-from workbench.plots.budget import FRONTIER_READING, frontier_traces, plot_budget_frontier
+from workbench.plots.budget import FRONTIER_READING, frontier_traces, plot_budget_frontier, score_range
 from workbench.plots.tables import text_table
 from workbench.plots.theme import GREY, axis_label, headline_of
 from workbench.runs import Run
@@ -100,7 +100,8 @@ class _BudgetExplorer:
             self.figure.layout.shapes[0].update(x0=place, x1=place)
             self.figure.layout.title.text = headline_of(sentence, FRONTIER_READING)[0]
             if change["owner"] is self.score:
-                self.figure.layout.yaxis.title.text = axis_label(self.score.value)
+                span = score_range(self.curves, self.ends, self.score.value)
+                self.figure.layout.yaxis.update(title={"text": axis_label(self.score.value)}, range=span)
                 traces = frontier_traces(self.curves, self.ends, self.score.value)
                 for shown, drawn in zip(self.figure.data, traces, strict=False):
                     shown.update(x=drawn.x, y=drawn.y, error_y=drawn.error_y)

@@ -148,8 +148,14 @@ def ensemble_sentence(effects: pd.DataFrame) -> str:
     saved = effects[(effects["group"] == ENSEMBLE_OUTCOMES["saved"]) & effects["share"].notna()]
     rl = saved[saved["level"].str.startswith("RL")]
     rows = (rl if len(rl) else saved).to_dict("records")
-    parts = [f"{row['level']} saves {row['share']:.0%} of the fall{_chance(row)}" for row in rows]
+    parts = [f"{row['level']} {_saved(row['share'])} the fall{_chance(row)}" for row in rows]
     return "; ".join(parts) or "Nothing falls that ensembles could save"
+
+
+def _saved(share: float) -> str:
+    if abs(share) < 0.005:
+        return "saves nothing of"
+    return f"saves {share:.0%} of" if share > 0 else f"adds {-share:.0%} to"
 
 
 def _chance(row: Mapping) -> str:

@@ -59,7 +59,7 @@ def plot_budget_frontier(curves: pd.DataFrame, ends: pd.DataFrame, title: str = 
     scores = frontier_scores(curves, "plot_budget_frontier")
     figure = go.Figure(frontier_traces(curves, ends, scores[0]))
     add_root_kl_axes(figure, max(curves["kl"].max(), ends["kl"].max()))
-    figure.update_yaxes(title=axis_label(scores[0]))
+    figure.update_yaxes(title=axis_label(scores[0]), range=score_range(curves, ends, scores[0]))
     look = styled if curves["experiment"].nunique() <= NAMES_BELOW else styled_beside
     figure = look(figure, title=title or frontier_finding(curves, scores[0]), reading=FRONTIER_READING, height=600)
     findings = {score: headline_of(title or frontier_finding(curves, score), FRONTIER_READING)[0] for score in scores}
@@ -74,6 +74,16 @@ def frontier_scores(curves: pd.DataFrame, figure: str) -> list[str]:
     if not scores:
         raise WorkbenchError(f"{figure} has nothing to show: neither gold nor a proxy was measured.")
     return scores
+
+
+def score_range(curves: pd.DataFrame, ends: pd.DataFrame, score: str) -> list[float]:
+    """From where to where the axis of a score goes: around lines and ends. Long bars and wide bands may leave it."""
+    shown = pd.concat([curves[score], ends[score]]).dropna()
+    if shown.empty:
+        return [0.0, 1.0]
+    low, high = shown.min(), shown.max()
+    room = 0.25 * (high - low) or 0.5
+    return [float(low - room), float(high + room)]
 
 
 def frontier_traces(curves: pd.DataFrame, ends: pd.DataFrame, score: str) -> list[go.Scatter]:
@@ -155,7 +165,8 @@ def score_menu(curves: pd.DataFrame, ends: pd.DataFrame, layouts: Mapping[str, d
             "y": [list(trace.y) for trace in traces],
             "error_y.array": [None if error is None else list(error) for error in errors],
         }
-        layout = {"yaxis.title.text": axis_label(score), **layouts.get(score, {})}
+        axis = {"yaxis.title.text": axis_label(score), "yaxis.range": score_range(curves, ends, score)}
+        layout = {**axis, **layouts.get(score, {})}
         args = [drawn, layout, list(range(len(traces)))]
         buttons.append({"label": axis_label(score), "method": "update", "args": args})
     place = {"x": 1, "xanchor": "right", "yanchor": "bottom", "pad": {"b": 34}}

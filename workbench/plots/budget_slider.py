@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.plots.budget import frontier_scores, frontier_traces, score_menu
+from workbench.plots.budget import frontier_scores, frontier_traces, score_menu, score_range
 from workbench.plots.theme import (
     FAINT,
     GREY,
@@ -52,7 +52,7 @@ def plot_budget_slider(
     active = int(np.argmin(np.abs(np.sqrt(budgets) - shown**0.5)))
     figure = go.Figure([*frontier_traces(curves, ends, scores[0]), *places[active]["tables"]])
     add_root_kl_axes(figure, max(curves["kl"].max(), ends["kl"].max(), budgets[0]))
-    figure.update_yaxes(title=axis_label(scores[0]))
+    figure.update_yaxes(title=axis_label(scores[0]), range=score_range(curves, ends, scores[0]))
     figure = styled(figure, title=places[active]["title"], reading=READING)
     heights = [FRONTIER, BETWEEN, ROW * (methods + 3), *([TEXT_ROW * (methods + 1)] if len(completions) else [])]
     middle = _stack(figure, heights)
