@@ -9,9 +9,9 @@ import nbformat
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
-from chromium import opened_chromium, watched_page
+from chromium import CHROMIUM, opened_chromium, watched_page
 
-from workbench import markdown, plots, report
+from workbench import cli, markdown, plots, report
 from workbench.analysis.statistics import Interval
 from workbench.errors import WorkbenchError
 
@@ -123,6 +123,17 @@ def test_an_error_on_the_way_leaves_the_old_report(executed, monkeypatch):
         report.write_report(executed)
     assert read(executed, "index.html") == before
     assert len(list(executed.iterdir())) == 4
+
+
+@pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} IS MISSING: pictures of figures are not tested")
+def test_pictures_are_of_the_named_stages_or_of_the_tour(executed, monkeypatch):
+    monkeypatch.setenv("BROWSER_PATH", str(CHROMIUM))
+    pictures = executed / "pictures"
+    for options, name in (["--only", "06_policy"], "06_policy-1.png"), ([], "00_tour-1.png"):
+        assert cli.main(["report", str(executed), *options, "--pictures", str(pictures)]) == 0
+        drawn = (pictures / name).read_bytes()
+        assert drawn.startswith(b"\x89PNG") and int.from_bytes(drawn[16:20], "big") == 1350  # 900 points wide, 1.5 each
+    assert sorted(path.name for path in pictures.iterdir()) == ["00_tour-1.png", "06_policy-1.png"]
 
 
 def test_a_folder_without_executed_notebooks_and_a_damaged_one_are_refused_in_a_sentence(tmp_path):

@@ -100,7 +100,12 @@ def parser() -> argparse.ArgumentParser:
     report.set_defaults(command=report_command)
     report.add_argument("folder", metavar="DIR", help="folder of a recipe or of one notebook")
     report.add_argument("--only", metavar="STAGES", default="", help="names of the stages to show, with commas")
-    report.add_argument("--pictures", metavar="DIR", default="", help="also write the first page's figures as PNG")
+    report.add_argument(
+        "--pictures",
+        metavar="DIR",
+        default="",
+        help="also write the figures of those stages, or of the first page, as PNG",
+    )
 
     listing = commands.add_parser("list", help="show what can be run", epilog=LIST_EXAMPLES, formatter_class=raw)
     listing.set_defaults(command=list_command)
@@ -167,12 +172,14 @@ def report_command(options: argparse.Namespace) -> int:
     """`workbench report`: the folder may be given from here or from the repository root."""
     here = Path(options.folder).expanduser()
     folder = here.absolute() if here.is_dir() else resolve(options.folder)
-    write_report(folder, only=[name for name in options.only.split(",") if name])
+    only = [name for name in options.only.split(",") if name]
+    write_report(folder, only=only)
     if options.pictures:
         from workbench.pictures import write_pictures
 
-        first = folder / "00_tour" if (folder / "00_tour").is_dir() else folder
-        print(*map(shown, write_pictures(first / "notebook.ipynb", resolve(options.pictures))), sep="\n")
+        first = [folder / "00_tour" if (folder / "00_tour").is_dir() else folder]
+        for stage in [folder / name for name in only] or first:
+            print(*map(shown, write_pictures(stage / "notebook.ipynb", resolve(options.pictures))), sep="\n")
     return DONE
 
 
