@@ -189,7 +189,7 @@ def test_sweeps_have_a_row_for_the_height_and_one_for_the_place():
 
 def effects(**columns):
     table = {"group": ["RL", "RL"], "level": ["min", HOSTILE], "value": [0.3, -0.1], "units": [9, 9]}
-    return pd.DataFrame(table | {"low": [0.1, -0.3], "high": [0.5, 0.1]} | columns)
+    return pd.DataFrame(table | {"low": [0.1, -0.3], "high": [0.5, 0.1], "significant": [True, False]} | columns)
 
 
 def test_effects_have_their_intervals_and_a_title_that_counts_those_beyond_chance():
@@ -200,12 +200,15 @@ def test_effects_have_their_intervals_and_a_title_that_counts_those_beyond_chanc
         [0.2, 0.2]
     )
     assert "<script" not in str(dots.y) + str(dots.customdata) and figure.layout.xaxis.title.text == "gold"
-    none = study_effects.plot_effects(effects(low=[-1.0, -1.0], high=[1.0, 1.0]), axis="gold")
+    assert list(dots.marker.symbol) == ["circle", "circle-open"]
+    none = study_effects.plot_effects(
+        effects(significant=False), axis="gold"
+    )  # not even where an interval leaves out 0
     assert "None of 2 differences is beyond chance" in none.layout.title.text
 
 
 def test_effects_of_a_single_unit_say_that_there_is_no_interval():
-    figure = study_effects.plot_effects(effects(low=math.nan, high=math.nan), axis="gold")
+    figure = study_effects.plot_effects(effects(low=math.nan, high=math.nan, significant=False), axis="gold")
     assert "One unit only" in figure.layout.title.text and "2 differences in a single unit" in figure.layout.title.text
 
 

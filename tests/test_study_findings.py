@@ -139,7 +139,10 @@ def test_a_priced_run_on_the_path_of_the_free_one_gives_nothing_over_stopping(st
 
 def test_one_unit_has_differences_without_any_verdict():
     row = {"group": "at equal KL", "level": "ppo_kl0.5", "value": -0.25, "low": math.nan, "high": math.nan}
+    row["significant"] = False
     assert study_remedies.price_sentence(pd.DataFrame([row])).endswith("ppo_kl0.5 −0.25")
+    known = pd.DataFrame([row | {"low": -0.4, "high": -0.1}])  # alone beyond chance, but not beside the other prices
+    assert study_remedies.price_sentence(known).endswith("ppo_kl0.5 −0.25 (within chance)")
 
 
 def test_ensembles_under_rl_save_what_was_planted(study):

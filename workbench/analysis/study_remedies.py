@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 
 from workbench.analysis.detection import watched_runs
@@ -159,5 +160,5 @@ def _saved(share: float) -> str:
 
 
 def _chance(row: Mapping) -> str:
-    """What to add to a difference whose interval holds 0; nothing where there is no interval."""
-    return " (within chance)" if row["low"] <= 0 <= row["high"] else ""
+    """What to add to a difference that is not significant; nothing where there is no interval."""
+    return "" if row["significant"] or np.isnan(row["low"]) else " (within chance)"

@@ -94,9 +94,10 @@ def _levels(rows: pd.DataFrame, factor: str, outcome: str, *, color: str, symbol
 def plot_effects(effects: pd.DataFrame, title: str = "", *, axis: str) -> go.Figure:
     """Mean differences with 95% intervals, one line each, grouped; the dashed line is no difference.
 
-    Columns group (a colour), level, value, low, high (NaN without an interval), units. `axis` names the difference.
+    Columns group (a colour), level, value, low, high (NaN without an interval), units, significant (a full symbol, the
+    others are open). `axis` names the difference.
     """
-    require_columns(effects, ["group", "level", "value", "low", "high", "units"], "plot_effects")
+    require_columns(effects, ["group", "level", "value", "low", "high", "units", "significant"], "plot_effects")
     effects = effects.assign(level=[html.escape(str(level)) for level in effects["level"]])
     figure = go.Figure()
     figure.add_vline(x=0, line={"color": GREY, "width": 1, "dash": "dash"})
@@ -109,7 +110,8 @@ def plot_effects(effects: pd.DataFrame, title: str = "", *, axis: str) -> go.Fig
     figure.update_xaxes(title=axis, range=[np.nanmin(ends) - room, np.nanmax(ends) + room])
     figure.update_layout(scattermode="group", scattergap=0.5)
     reading = (
-        "Differences within units (one world and seed); bars: 95% over units. A bar across the line is no finding."
+        "Differences within units (one world and seed); bars: 95% over units. Full symbols are beyond chance "
+        "when all differences that answer one question are judged together (Holm at 5%), open ones are no finding."
     )
     if effects["low"].isna().all():
         reading = "One unit only, so there are no intervals: take nothing here for a finding."
@@ -121,6 +123,8 @@ def _differences(rows: pd.DataFrame, name: str, place: int) -> go.Scatter:
     """The dots of one group with their intervals."""
     bar = {"array": rows["high"] - rows["value"], "arrayminus": rows["value"] - rows["low"], "symmetric": False}
     told = [f"{row.level}<br>{number(row.value)}, {row.units} units" for row in rows.itertuples()]
+    symbol = SYMBOLS[place % len(SYMBOLS)]
+    symbols = [symbol if significant else f"{symbol}-open" for significant in rows["significant"]]
     return go.Scatter(
         x=rows["value"],
         y=rows["level"],
@@ -128,15 +132,15 @@ def _differences(rows: pd.DataFrame, name: str, place: int) -> go.Scatter:
         orientation="h",  # so that groups stand beside each other on their line
         mode="markers",
         name=name,
-        marker={"size": 9, "color": PALETTE[place % len(PALETTE)], "symbol": SYMBOLS[place % len(SYMBOLS)]},
+        marker={"size": 9, "color": PALETTE[place % len(PALETTE)], "symbol": symbols, "line": {"width": 2}},
         customdata=told,
         hovertemplate="%{customdata}<extra>" + name + "</extra>",
     )
 
 
 def _effects_finding(effects: pd.DataFrame) -> str:
-    """How many differences leave out 0, and the largest of them."""
-    beyond = effects[(effects["low"] > 0) | (effects["high"] < 0)]
+    """How many differences are significant, and the largest of them."""
+    beyond = effects[effects["significant"].astype(bool)]
     if effects["low"].isna().all():
         return f"{len(effects)} differences in a single unit"
     if beyond.empty:
