@@ -143,6 +143,10 @@ def test_one_unit_has_differences_without_any_verdict():
     assert study_remedies.price_sentence(pd.DataFrame([row])).endswith("ppo_kl0.5 −0.25")
     known = pd.DataFrame([row | {"low": -0.4, "high": -0.1}])  # alone beyond chance, but not beside the other prices
     assert study_remedies.price_sentence(known).endswith("ppo_kl0.5 −0.25 (within chance)")
+    both = pd.concat([known, known.assign(level="ppo-kl0.1", value=0.5)])
+    assert study_remedies.price_sentence(both).endswith("ppo_kl0.5 −0.25, ppo-kl0.1 +0.50 (all within chance)")
+    both["significant"] = [True, False]
+    assert study_remedies.price_sentence(both).endswith("ppo_kl0.5 −0.25, ppo-kl0.1 +0.50 (within chance)")
 
 
 def test_ensembles_under_rl_save_what_was_planted(study):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
 
 from workbench.analysis.detection import watched_runs
@@ -140,25 +139,29 @@ def means_of(table: pd.DataFrame, column: str, values: list[str]) -> pd.DataFram
 def price_sentence(prices: pd.DataFrame) -> str:
     """What each price on KL gives at equal KL, in words."""
     equal = prices[prices["group"] == PRICE_OUTCOMES["difference"]]
-    parts = [f"{row['level']} {row['value']:+.2f}{_chance(row)}" for row in equal.to_dict("records")]
-    return "Gold against the free run stopped at equal KL: " + ", ".join(parts).replace("-", "−")
+    values = [f"{value:+.2f}".replace("-", "−") for value in equal["value"]]
+    texts = [f"{level} {value}" for level, value in zip(equal["level"], values, strict=True)]
+    return "Gold against the free run stopped at equal KL: " + _judged(texts, equal)
 
 
 def ensemble_sentence(effects: pd.DataFrame) -> str:
     """How much of the fall under RL each ensemble saves, in words; of best-of-n where no RL run had one."""
     saved = effects[(effects["group"] == ENSEMBLE_OUTCOMES["saved"]) & effects["share"].notna()]
     rl = saved[saved["level"].str.startswith("RL")]
-    rows = (rl if len(rl) else saved).to_dict("records")
-    parts = [f"{row['level']} {_saved(row['share'])} the fall{_chance(row)}" for row in rows]
-    return "; ".join(parts) or "Nothing falls that ensembles could save"
+    rows = rl if len(rl) else saved
+    texts = [f"{level} {_saved(share)} the fall" for level, share in zip(rows["level"], rows["share"], strict=True)]
+    return _judged(texts, rows) or "Nothing falls that ensembles could save"
+
+
+def _judged(texts: list[str], rows: pd.DataFrame) -> str:
+    """The texts of differences in one line, with a word where they are not significant; none without an interval."""
+    doubtful = (~rows["significant"].astype(bool) & rows["low"].notna()).tolist()
+    if len(texts) > 1 and all(doubtful):
+        return f"{', '.join(texts)} (all within chance)"
+    return ", ".join(text + " (within chance)" * doubt for text, doubt in zip(texts, doubtful, strict=True))
 
 
 def _saved(share: float) -> str:
     if abs(share) < 0.005:
         return "saves nothing of"
     return f"saves {share:.0%} of" if share > 0 else f"adds {-share:.0%} to"
-
-
-def _chance(row: Mapping) -> str:
-    """What to add to a difference that is not significant; nothing where there is no interval."""
-    return "" if row["significant"] or np.isnan(row["low"]) else " (within chance)"

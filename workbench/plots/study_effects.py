@@ -123,7 +123,7 @@ def _differences(rows: pd.DataFrame, name: str, place: int) -> go.Scatter:
     """The dots of one group with their intervals."""
     bar = {"array": rows["high"] - rows["value"], "arrayminus": rows["value"] - rows["low"], "symmetric": False}
     told = [f"{row.level}<br>{number(row.value)}, {row.units} units" for row in rows.itertuples()]
-    symbol = SYMBOLS[place % len(SYMBOLS)]
+    color, symbol = PALETTE[place % len(PALETTE)], SYMBOLS[place % len(SYMBOLS)]
     symbols = [symbol if significant else f"{symbol}-open" for significant in rows["significant"]]
     return go.Scatter(
         x=rows["value"],
@@ -132,7 +132,7 @@ def _differences(rows: pd.DataFrame, name: str, place: int) -> go.Scatter:
         orientation="h",  # so that groups stand beside each other on their line
         mode="markers",
         name=name,
-        marker={"size": 9, "color": PALETTE[place % len(PALETTE)], "symbol": symbols, "line": {"width": 2}},
+        marker={"size": 9, "color": color, "symbol": symbols, "line": {"width": 2, "color": color}},
         customdata=told,
         hovertemplate="%{customdata}<extra>" + name + "</extra>",
     )
