@@ -97,6 +97,16 @@ def test_without_a_tour_the_index_is_the_table(tmp_path):
     assert "<section" not in read(tmp_path, "index.html")
 
 
+def test_without_a_tour_the_index_shows_the_first_figure_of_each_chosen_stage(tmp_path):
+    write_stage(tmp_path / "02_sft", figure())
+    write_stage(tmp_path / "09_budget", table("words"), figure(), figure())
+    write_stage(tmp_path / "10_more", table("words"))
+    report.write_report(tmp_path, only=["09_budget", "10_more"])
+    index = read(tmp_path, "index.html")
+    assert '<h2><a href="09_budget.html">What does 09_budget ask?</a></h2>' in index
+    assert index.count('<div class="figure">') == 1 and "secret_code" not in index and '<h2><a href="10' not in index
+
+
 def test_the_folder_of_a_single_notebook_has_a_report_too(tmp_path):
     report.write_report(write_stage(tmp_path / "low_kl"))
     assert "What does low_kl ask?" in read(tmp_path / "low_kl", "low_kl.html")

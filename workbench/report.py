@@ -60,17 +60,29 @@ def write_report(folder: Path, *, only: Sequence[str] = ()) -> Path:
     with replace_folder(folder / "report") as report:
         (report / "plotly.min.js").write_text(get_plotlyjs())
         (report / "style.css").write_text(stylesheet())
-        (report / "index.html").write_text(index_html(pages, shown(folder)))
+        (report / "index.html").write_text(index_html(pages, shown(folder), chosen=bool(only)))
         for page in pages:
             (report / page.file).write_text(page_html(page, pages))
     return folder / "report" / "index.html"
 
 
-def index_html(pages: list[Page], place: str) -> str:
-    """The table of the stages, then the tour where it was executed."""
+def index_html(pages: list[Page], place: str, *, chosen: bool) -> str:
+    """The table of the stages, then the tour where it was executed, else the first figure of each `chosen` stage."""
     tour = next((page for page in pages if page.notebook == TOUR), None)
-    cells = rendered(without_title(tour.cells), "index", pages) if tour else []
+    cells = rendered(without_title(tour.cells), "index", pages) if tour else first_figures(pages) if chosen else []
     return template().render(page=None, pages=pages, cells=cells, title=tour.title if tour else place, place=place)
+
+
+def first_figures(pages: list[Page]) -> list[dict]:
+    """For the template: the question of each page as a link to it, and the first figure there."""
+    cells = []
+    for page in pages:
+        outputs = (output for cell in page.cells for output in cell.get("outputs", []))
+        figure = next((output["data"] for output in outputs if PLOTLY in output.get("data", {})), None)
+        if figure:
+            cells.append({"text": f'<h2><a href="{page.file}">{escape(page.title)}</a></h2>'})
+            cells.append({"outputs": [data_html(figure, f"index-{page.name}")]})
+    return cells
 
 
 def page_html(page: Page, pages: list[Page]) -> str:
