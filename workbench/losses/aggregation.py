@@ -26,3 +26,8 @@ def constant_length(values: Tensor, mask: Tensor, *, length: float) -> Tensor:
     or 1 (the gradient of an expected reward: REINFORCE, RLOO).
     """
     return torch.where(mask, values, 0).sum() / (len(values) * length)
+
+
+def per_token(logprobs: Tensor, lengths: Tensor) -> Tensor:
+    """Mean over the completion's tokens, nats per token."""
+    return logprobs / lengths.clamp(min=1)

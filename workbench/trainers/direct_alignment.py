@@ -20,7 +20,9 @@ from workbench.alignment_data import (
 from workbench.epochs import EpochBatches
 from workbench.errors import WorkbenchError
 from workbench.losses import direct
+from workbench.losses.aggregation import per_token
 from workbench.losses.log_ratio import log_ratio
+from workbench.losses.reference_free import cpo_loss, nll_loss, orpo_loss, rrhf_loss, simpo_loss, slic_loss
 from workbench.models import model_context, without_dropout
 from workbench.optimization import Descent, require_examples, require_in, require_positive
 from workbench.records import Sequences
@@ -32,7 +34,7 @@ class Objective:
     """A row of LOSSES. What the loss needs is read off the names of its parameters."""
 
     title: str
-    loss: Callable[..., Tensor]  # of `losses.direct`
+    loss: Callable[..., Tensor]  # of `losses`
     settings: Mapping[str, float]  # its keyword arguments as they did well on the embedded world
     learning_rate: float = 2e-4  # peak, at width 64
     nll_coef: float = 0.0  # weight of the chosen completion's negative log-likelihood
@@ -94,9 +96,7 @@ LOSSES = {
     "hinge": Objective(
         title="hinge on DPO's reward", loss=direct.hinge_loss, settings={"beta": 0.1}, paper="Liu et al. 2023"
     ),
-    "slic": Objective(
-        title="SLiC", loss=direct.slic_loss, settings={"delta": 1.0}, nll_coef=10.0, paper="Zhao et al. 2023"
-    ),
+    "slic": Objective(title="SLiC", loss=slic_loss, settings={"delta": 1.0}, nll_coef=10.0, paper="Zhao et al. 2023"),
     "kto": Objective(
         title="KTO",
         loss=direct.kto_loss,
@@ -104,13 +104,9 @@ LOSSES = {
         data="labelled",
         paper="Ethayarajh et al. 2024",
     ),
-    "orpo": Objective(
-        title="ORPO", loss=direct.orpo_loss, settings={"beta": 1.0}, nll_coef=1.0, paper="Hong et al. 2024"
-    ),
-    "simpo": Objective(
-        title="SimPO", loss=direct.simpo_loss, settings={"beta": 2.0, "gamma": 1.0}, paper="Meng et al. 2024"
-    ),
-    "cpo": Objective(title="CPO", loss=direct.cpo_loss, settings={"beta": 0.1}, nll_coef=1.0, paper="Xu et al. 2024"),
+    "orpo": Objective(title="ORPO", loss=orpo_loss, settings={"beta": 1.0}, nll_coef=1.0, paper="Hong et al. 2024"),
+    "simpo": Objective(title="SimPO", loss=simpo_loss, settings={"beta": 2.0, "gamma": 1.0}, paper="Meng et al. 2024"),
+    "cpo": Objective(title="CPO", loss=cpo_loss, settings={"beta": 0.1}, nll_coef=1.0, paper="Xu et al. 2024"),
     "apo_zero": Objective(
         title="APO-zero", loss=direct.apo_zero_loss, settings={"beta": 0.1}, paper="D'Oosterlinck et al. 2024"
     ),
@@ -122,7 +118,7 @@ LOSSES = {
         paper="D'Oosterlinck et al. 2024",
     ),
     "rrhf": Objective(
-        title="RRHF", loss=direct.rrhf_loss, settings={}, nll_coef=10.0, data="rankings", paper="Yuan et al. 2023"
+        title="RRHF", loss=rrhf_loss, settings={}, nll_coef=10.0, data="rankings", paper="Yuan et al. 2023"
     ),
     "f_dpo_forward_kl": Objective(
         title="f-DPO, forward KL", loss=direct.forward_kl_dpo_loss, settings={"beta": 0.1}, paper="Wang et al. 2023"
@@ -140,7 +136,7 @@ LOSSES = {
         paper="Wang et al. 2023",
     ),
     "sft_chosen": Objective(
-        title="fine-tuning on chosen", loss=direct.nll_loss, settings={}, paper="control without any comparison"
+        title="fine-tuning on chosen", loss=nll_loss, settings={}, paper="control without any comparison"
     ),
 }
 SETTINGS = sorted({name for objective in LOSSES.values() for name in objective.settings})
@@ -303,9 +299,7 @@ class DirectAlignmentTrainer(Stateful):
         losses = self.objective.loss(**inputs, **self.config.settings)
         if self.config.nll_coef == 0:
             return losses
-        return losses + self.config.nll_coef * direct.nll_loss(
-            arguments["chosen_logprobs"], arguments["chosen_lengths"]
-        )
+        return losses + self.config.nll_coef * nll_loss(arguments["chosen_logprobs"], arguments["chosen_lengths"])
 
     @torch.no_grad()
     def _common_inputs(self, examples: list) -> Arguments:
@@ -321,7 +315,7 @@ class DirectAlignmentTrainer(Stateful):
     def _rewards(self, scored: Scored) -> Tensor:
         """Implied rewards, (B, K)."""
         ratio = log_ratio(scored.logprobs, scored.reference_logprobs).detach()
-        reward = direct.per_token(ratio, scored.lengths) if self.objective.normalised else ratio
+        reward = per_token(ratio, scored.lengths) if self.objective.normalised else ratio
         return self.config.settings.get("beta", 1.0) * reward
 
     def _reward_statistics(self, rewards: Tensor, examples: list) -> dict[str, float | None]:
