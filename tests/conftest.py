@@ -1,6 +1,7 @@
 """Fixtures that several test files share, the order of the files, and the table of bad inputs at the end of a run."""
 
 import pytest
+from chromium import opened_chromium, watched_page
 
 from workbench.world import World
 
@@ -21,6 +22,20 @@ LONGEST_FIRST = (
 def world() -> World:
     """The embedded world with seed 0."""
     return World.load()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """One Chromium for all tests of a worker."""
+    with opened_chromium("what pages do in a browser") as opened:
+        yield opened
+
+
+@pytest.fixture
+def tab(browser):
+    """A page that records requests to elsewhere in `outside` and complaints in `complaints`."""
+    with watched_page(browser) as page:
+        yield page
 
 
 def pytest_collection_modifyitems(items) -> None:

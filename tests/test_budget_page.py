@@ -5,7 +5,7 @@ import json
 import nbformat
 import pytest
 from budget_runs import HOSTILE, write_study
-from chromium import opened_chromium, watched_page
+from chromium import watched_page
 
 from workbench import report
 from workbench.analysis import budget, budget_samples, frontier
@@ -35,10 +35,9 @@ def shown(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def tab(shown):
+def tab(shown, browser):
     """The page, opened once: nothing may be asked for elsewhere, and nothing complained about, in any of the tests."""
-    chromium = opened_chromium("whether the budget moves in a page")
-    with chromium as browser, watched_page(browser, width=1000, height=1400) as page:
+    with watched_page(browser, width=1000, height=1400) as page:
         page.goto(shown[2].as_uri())
         page.wait_for_selector(".slider-rail-touch-rect", state="attached")
         yield page

@@ -8,7 +8,6 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from chromium import opened_chromium, watched_page
 from test_notebook_branches import execute
 from tiny_models import tiny_model, word_tokenizer
 from transformers import AutoModelForSequenceClassification
@@ -418,19 +417,6 @@ def test_the_notebook_does_without_any_policy(tmp_path, capsys):
 
 
 # In a browser
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with opened_chromium("whether the dashboard works in a browser") as opened:
-        yield opened
-
-
-@pytest.fixture
-def tab(browser):
-    """A page that records requests to elsewhere in `outside` and complaints in `complaints`."""
-    with watched_page(browser) as page:
-        yield page
 
 
 def write_page(folder: Path, figures) -> Path:

@@ -202,6 +202,19 @@ def test_a_policy_that_says_one_thing_only_is_refused_in_a_sentence(monkeypatch)
         iterated.pairs_to_judge(None, None, ["1", "2"], wanted=2, **HOW)
 
 
+def test_prompts_that_are_answered_alike_first_of_all_end_nothing(monkeypatch):
+    Writer(monkeypatch)
+    items = iterated.pairs_to_judge(None, None, ["1", "2", "3"], wanted=1, **HOW)
+    assert [item["prompt"] for item in items] == ["3"]
+
+
+def test_labelers_who_decide_nothing_are_named_in_a_sentence(world, monkeypatch):
+    monkeypatch.setattr(iterated, "preference_rows", lambda items, judgements: ([], []))
+    item = {"item_id": "a", "prompt": world.prompts(1, random.Random(0))[0]["prompt"], "completions": ["x", "y"]}
+    with pytest.raises(WorkbenchError, match="None of 1 pairs was decided: ask for more pairs"):
+        iterated.judged(world, open_task("world").labelers("noise"), [item | {"finished": [True, True]}], seed=0)
+
+
 def test_what_was_cut_is_judged_and_learned_without_an_end(world):
     tokens = open_task("world").tokenizer()
     prompt = world.prompts(1, random.Random(0))[0]["prompt"]

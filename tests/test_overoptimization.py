@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from workbench.analysis.overoptimization import held_out_peak, path_means, peak_and_fall, peaks_of_runs, rise_and_fall
+from workbench.analysis.overoptimization import held_out_peak, path_means, peak_and_fall, rise_and_fall
 from workbench.errors import WorkbenchError
 
 RISE_AND_FALL = [0.0, 0.3, 0.5, 0.2, -0.4]
@@ -118,34 +118,29 @@ def test_a_run_without_a_peak_says_why():
     for reason, wrong in reasons.items():
         with pytest.raises(WorkbenchError, match=reason):
             held_out_peak(wrong)
-    peaks = peaks_of_runs({(0, 0): path, (0, 1): diverged, (1, 0): path.drop(columns="gold")})
-    assert list(peaks["missing"] == "") == [True, False, False] and "step 30" in peaks["missing"][1]
-    assert peaks["drop"].notna().tolist() == [True, False, False]
+    peaks = pd.DataFrame([{"world": 0, **held_out_peak(path)}, {"world": 0, "rise": math.nan, "drop": 0.5}])
     assert rise_and_fall(peaks).runs == 1
-    with pytest.raises(WorkbenchError, match=r"None of 1 runs has a peak to count\. .*no gold"):
+    with pytest.raises(WorkbenchError, match="None of 1 runs has a peak to count: they need gold at the start"):
         rise_and_fall(peaks.tail(1))
 
 
 def test_runs_are_counted_and_averaged_with_their_intervals():
     drops = [0.5, 0.6, 0.7, 0.9, 1.0, 1.1, 0.3, 0.4, 0.05]
     peaks = pd.DataFrame({"world": np.repeat([0, 1, 2], 3), "seed": [0, 1, 2] * 3, "rise": 0.2, "drop": drops})
-    peaks["missing"] = ""
     found = rise_and_fall(peaks)
     theirs = stats.binomtest(8, 9).proportion_ci(method="exact")
     assert found.share == pytest.approx((8 / 9, theirs.low, theirs.high))
     worlds = np.reshape(drops, (3, 3))  # far more alike within: worlds are the draws
     interval = stats.ttest_1samp(worlds.mean(axis=1), 0).confidence_interval()
     assert found.drop == pytest.approx((np.mean(drops), *interval)) and found.rise == pytest.approx((0.2, 0.2, 0.2))
-    assert (found.runs, found.worlds, found.whole_worlds) == (9, 3, 2)
-    assert found.run_sd == pytest.approx(math.sqrt(worlds.var(axis=1, ddof=1).mean()))
-    assert found.world_sd == pytest.approx(math.sqrt(worlds.mean(axis=1).var(ddof=1) - found.run_sd**2 / 3))
+    assert (found.runs, found.worlds) == (9, 3)
     assert "in 8 of 9 runs (52% to 100%)" in found.sentence and "up 0.20" in found.sentence
     assert rise_and_fall(peaks, by=0.2).share.value == 0  # a rise of just as much is not more
 
 
 def test_a_single_run_is_shown_without_an_interval():
-    found = rise_and_fall(peaks_of_runs({(0, 0): simulated_path(RISE_AND_FALL)}))
-    assert found.runs == 1 and math.isnan(found.drop.low) and math.isnan(found.run_sd)
+    found = rise_and_fall(pd.DataFrame([{"world": 0, **held_out_peak(simulated_path(RISE_AND_FALL))}]))
+    assert found.runs == 1 and math.isnan(found.drop.low)
     assert "1 of 1 runs" in found.sentence and "no interval" in found.sentence and "nan" not in found.sentence
 
 

@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from chromium import opened_chromium, watched_page
 
 from workbench.errors import WorkbenchError
 from workbench.explore_study import explore_overoptimization
@@ -105,24 +104,22 @@ def test_one_unit_has_no_band_and_no_menu_of_units_and_without_gold_the_proxy_st
     assert "the proxy rises by 2.00 under RL" in figure.layout.title.text
 
 
-def test_the_menus_of_an_exported_page_work_without_a_kernel(tmp_path, figure):
+def test_the_menus_of_an_exported_page_work_without_a_kernel(tmp_path, figure, tab):
     figure.write_html(tmp_path / "page.html")
-    chromium = opened_chromium("that the menus of the study's figure work in an exported page")
-    with chromium as browser, watched_page(browser) as page:
-        page.goto((tmp_path / "page.html").as_uri())
-        page.wait_for_selector("svg.main-svg")
-        visible = "document.querySelector('.plotly-graph-div').data.filter(t => t.visible !== false)"
-        before = page.evaluate(f"{visible}.map(t => t.y[t.y.length - 1])")
-        page.locator(".updatemenu-header").nth(0).click()
-        page.locator(".updatemenu-dropdown-button").nth(1).click()
-        page.wait_for_function("document.querySelector('.gtitle').textContent.includes('250 pairs <b>')")
-        assert page.evaluate(f"{visible}.map(t => t.y[t.y.length - 1])") != before
-        page.locator(".updatemenu-header").nth(1).click()
-        page.locator(".updatemenu-dropdown-button", has_text="world 1, seed 0").click()
-        page.wait_for_function(f"{visible}.some(t => t.opacity === 0)")
-        forward = page.evaluate(f"{visible}.filter(t => t.opacity === 1).map(t => t.customdata[0])")
-        assert len(forward) == 4 and all("world 1, seed 0" in text for text in forward)
-        assert page.complaints == [] and page.outside == []
+    tab.goto((tmp_path / "page.html").as_uri())
+    tab.wait_for_selector("svg.main-svg")
+    visible = "document.querySelector('.plotly-graph-div').data.filter(t => t.visible !== false)"
+    before = tab.evaluate(f"{visible}.map(t => t.y[t.y.length - 1])")
+    tab.locator(".updatemenu-header").nth(0).click()
+    tab.locator(".updatemenu-dropdown-button").nth(1).click()
+    tab.wait_for_function("document.querySelector('.gtitle').textContent.includes('250 pairs <b>')")
+    assert tab.evaluate(f"{visible}.map(t => t.y[t.y.length - 1])") != before
+    tab.locator(".updatemenu-header").nth(1).click()
+    tab.locator(".updatemenu-dropdown-button", has_text="world 1, seed 0").click()
+    tab.wait_for_function(f"{visible}.some(t => t.opacity === 0)")
+    forward = tab.evaluate(f"{visible}.filter(t => t.opacity === 1).map(t => t.customdata[0])")
+    assert len(forward) == 4 and all("world 1, seed 0" in text for text in forward)
+    assert tab.complaints == [] and tab.outside == []
 
 
 def law_tables():

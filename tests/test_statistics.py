@@ -17,7 +17,6 @@ from workbench.analysis.statistics import (
     p_value_over_units,
     ratio_interval,
     share_interval,
-    spread_by_level,
 )
 from workbench.errors import WorkbenchError
 
@@ -132,22 +131,6 @@ def test_unbalanced_worlds_still_cover():
     values = effects[:, worlds] + generator.normal(size=(1000, 9)) * 0.7
     inside = [interval.low <= 0 <= interval.high for interval in (interval_over_units(row, worlds) for row in values)]
     assert 0.91 <= np.mean(inside) <= 0.98
-
-
-def test_the_spread_is_told_apart_by_level():
-    generator, squares = np.random.default_rng(6), []
-    worlds = np.repeat(np.arange(4), [2, 2, 2, 14])
-    for _ in range(2000):
-        values = 2.0 * generator.normal(size=4)[worlds] + 0.3 * generator.normal(size=20)
-        squares.append(np.square(spread_by_level(values, worlds)))
-    np.testing.assert_allclose(np.mean(squares, axis=0), [4.0, 0.09], rtol=0.1)  # unbiased where runs are missing, too
-    values = generator.normal(size=9) + np.repeat([0.0, 3.0, 6.0], 3)
-    between, within = spread_by_level(values, WORLDS)
-    assert stats.f_oneway(*values.reshape(3, 3)).statistic == pytest.approx(1 + 3 * between**2 / within**2)
-    assert within == pytest.approx(np.sqrt(values.reshape(3, 3).var(axis=1, ddof=1).mean()))
-    assert spread_by_level([1.0, 2.0, 1.0, 2.0], [0, 0, 1, 1]).between == 0
-    assert all(map(math.isnan, spread_by_level([1.0, 2.0], [0, 1])))
-    assert math.isnan(spread_by_level([1.0, 2.0], [0, 0]).between)
 
 
 def test_the_interval_of_a_ratio_holds_just_the_ratios_that_are_not_rejected():

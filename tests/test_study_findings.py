@@ -160,6 +160,16 @@ def test_ensembles_under_rl_save_what_was_planted(study):
     assert study_remedies.ensemble_runs(study, main="absent", policy="02_sft").empty
 
 
+def test_an_ensemble_that_paid_for_kl_is_not_taken_for_a_free_one(tmp_path):
+    folder = write_study(tmp_path)
+    study = read_study(runs_below(str(folder)))
+    members = "05_reward_model,05_seed101"
+    write_policy(folder, "06_priced_mean", "_world0_seed0", members, kl_coef=0.5, ensemble="mean", gold=True)
+    both = read_study(runs_below(str(folder)))
+    assert len(both.peaks) == len(study.peaks) + 1
+    pd.testing.assert_frame_equal(study_remedies.ensemble_runs(both, **WHO), study_remedies.ensemble_runs(study, **WHO))
+
+
 def test_effects_of_ensembles_are_named_by_optimiser_and_members(study, models):
     sets = study_levels.member_sets(models, WHO["main"])
     effects = study_remedies.ensemble_effects(study, sets, **WHO, coef=0.5)
@@ -173,7 +183,7 @@ def test_effects_of_ensembles_are_named_by_optimiser_and_members(study, models):
     said = study_remedies.ensemble_sentence(rows)
     assert "saves nothing of the fall" in said and "adds 20% to the fall" in said
     assert study_remedies.ensemble_effects(study, {}, main="absent", policy="02_sft", coef=0.5).empty
-    errors = study_remedies.errors_over_units(study, sets)
+    errors = study_remedies.errors_over_units(study, sets, policy="02_sft")
     assert errors["members"].tolist() == ["seeds", "split", "bases"] and errors["units"].eq(4).all()
 
 

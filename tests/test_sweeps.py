@@ -9,9 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-import nbformat
 import pandas as pd
 import pytest
+from test_cli import RUN_DIR, write_notebook
 
 from workbench import cli, files, notebooks, recipes
 from workbench.analysis.frontier import SEED
@@ -21,7 +21,6 @@ from workbench.ledger import seconds_left
 from workbench.notebooks import Parameter
 from workbench.sweeps import Sweep, plan_sweep, sweep_table
 
-RUN_DIR = 'run_dir: str = "runs/unused"  # folder for results\n'
 MODEL = 'model: str = "runs/elsewhere/02_sft"\nseed: int = 0\n'
 POLICY = MODEL + 'reward_model: str = "runs/elsewhere/05_reward_model"\nkl_coef: float = 0.15\nwhiten: bool = False\n'
 TOUR = """
@@ -36,12 +35,6 @@ TOUR = """
   parameters: {model: "{out}/02_sft", reward_model: "{out}/05_reward_model,{out}/02_sft"}
 - {notebook: 12_compare_runs, parameters: {runs: "{out}"}}
 - {notebook: 00_tour, parameters: {runs: "{out}"}}"""
-
-
-def write_notebook(path: Path, *code: str, parameters: str = "") -> Path:
-    cells = [nbformat.v4.new_code_cell(RUN_DIR + parameters, metadata={"tags": ["parameters"]})]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells + [nbformat.v4.new_code_cell(text) for text in code]), path)
-    return path
 
 
 @pytest.fixture
@@ -59,7 +52,7 @@ def repository(tmp_path, monkeypatch):
         "00_tour": 'runs: str = "runs/tour"\npolicy: str = "06_policy"\n',
     }
     for name, parameters in texts.items():
-        write_notebook(tmp_path / "notebooks" / f"{name}.ipynb", parameters=parameters)
+        write_notebook(tmp_path / "notebooks" / f"{name}.ipynb", parameters=RUN_DIR + parameters)
     (tmp_path / "notebooks" / "presets.yaml").write_text("smoke: {01_pretrain: {steps: 2}}\n")
     (tmp_path / "notebooks" / "recipes" / "tour.yaml").write_text(f"jobs: 2\nstages:{TOUR}\n")
     return tmp_path
@@ -326,11 +319,15 @@ assert kl_coef != 2 or (folder.parent / "repaired").exists(), "not repaired"
 @pytest.fixture
 def small(tmp_path):
     """A recipe of three stages: a base, a policy that fails at some coefficients, and one that reads the policy."""
-    write_notebook(tmp_path / "base.ipynb", BASE, parameters="size: int = 10\n")
+    write_notebook(tmp_path / "base.ipynb", BASE, parameters=RUN_DIR + "size: int = 10\n")
     write_notebook(
-        tmp_path / "policy.ipynb", FAILS, parameters='base: str = ""\nkl_coef: float = 9.0\nflag: bool = False'
+        tmp_path / "policy.ipynb",
+        FAILS,
+        parameters=RUN_DIR + 'base: str = ""\nkl_coef: float = 9.0\nflag: bool = False',
     )
-    write_notebook(tmp_path / "after.ipynb", "assert open(f'{policy}/summary.json')", parameters='policy: str = ""')
+    write_notebook(
+        tmp_path / "after.ipynb", "assert open(f'{policy}/summary.json')", parameters=RUN_DIR + 'policy: str = ""'
+    )
     (tmp_path / "small.yaml").write_text(
         f"out: '{tmp_path}/out'\nstages:\n- {{notebook: base.ipynb}}\n"
         "- {notebook: policy.ipynb, parameters: {base: '{out}/base'}}\n"
@@ -381,7 +378,9 @@ def test_one_failed_point_stops_only_what_needs_it_and_the_same_command_tries_it
 
 def test_ctrl_c_stops_in_order_and_a_second_sweep_into_the_folder_is_refused(tmp_path):
     write_notebook(
-        tmp_path / "slow.ipynb", "import time\nopen(run_dir + '/here', 'w')\ntime.sleep(100)", parameters="n: int = 0"
+        tmp_path / "slow.ipynb",
+        "import time\nopen(run_dir + '/here', 'w')\ntime.sleep(100)",
+        parameters=RUN_DIR + "n: int = 0",
     )
     out = tmp_path / "out"
     command = [

@@ -129,3 +129,8 @@ def test_only_known_modules_are_imported_for_a_notebook(tmp_path):
     names = imported_by(str(write_notebook(tmp_path / "x.ipynb", code, "!ls", "import torch")))
     assert names == ["pandas.api", "plotly", "plotly.graph_objects", "torch"]
     assert "my_own_module" not in sys.modules
+
+
+def test_nothing_is_imported_for_a_notebook_that_is_gone_or_half_written(tmp_path):
+    (tmp_path / "half.ipynb").write_text('{"cells": [')
+    assert imported_by(str(tmp_path / "half.ipynb")) == imported_by(str(tmp_path / "gone.ipynb")) == []

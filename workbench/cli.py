@@ -172,7 +172,7 @@ def report_command(options: argparse.Namespace) -> int:
     """`workbench report`: the folder may be given from here or from the repository root."""
     here = Path(options.folder).expanduser()
     folder = here.absolute() if here.is_dir() else resolve(options.folder)
-    only = [name for name in options.only.split(",") if name]
+    only = [name.strip() for name in options.only.split(",") if name.strip()]
     write_report(folder, only=only)
     if options.pictures:
         from workbench.pictures import write_pictures

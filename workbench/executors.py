@@ -25,7 +25,7 @@ from workbench.schedule import executed
 SECONDS_TO_CONNECT = 3
 SECONDS_FOR_A_PREDECESSOR = 120  # to notice that whoever started it is gone, and to stop
 SECONDS_BETWEEN_LOOKS = 0.5
-SPARE: list[Processes] = []  # of this worker
+SPARE: list[tuple[str, Processes]] = []  # of this worker, and the call that they imported everything for
 T = TypeVar("T")
 
 
@@ -138,22 +138,28 @@ def run_job(job: dict) -> tuple[int, str]:
         return STOPPED, "stopped"
     if executed(folder).get("key") == job["metadata"]["key"]:
         return DONE, ""
-    with spare_processes() as processes, watching(ticket, job["call"], processes):
+    with spare_processes(job["call"]) as processes, watching(ticket, job["call"], processes):
         return processes.run_process(job, lambda line: print(f"{job['name']} | {line}", flush=True))
 
 
 @contextmanager
-def spare_processes() -> Iterator[Processes]:
-    """Processes that one stage has for itself, kept for the next one, which need not import everything again."""
-    try:
-        processes = SPARE.pop()
-    except IndexError:
-        processes = Processes()
+def spare_processes(call: str) -> Iterator[Processes]:
+    """Processes that one stage has for itself, kept for the next one, which need not import everything again.
+
+    Another call imports anew: the code may have changed since.
+    """
+    processes = Processes()
+    with suppress(IndexError):
+        known, kept = SPARE.pop()
+        if known == call:
+            processes = kept
+        else:
+            kept.close()
     yield processes
     if processes.stopped:
         processes.close()
     else:
-        SPARE.append(processes)
+        SPARE.append((call, processes))
 
 
 def refuse_other_place(job: dict) -> None:

@@ -20,8 +20,6 @@ from workbench.plots.tables import text_table
 from workbench.plots.theme import GREY, axis_label, headline_of
 from workbench.runs import Run
 
-BUDGET_STEPS = 40  # places of the slider
-
 
 def explore_agreement(judgements: pd.DataFrame) -> ipywidgets.VBox:
     """Agreement of the labelers that are ticked, in answers of one kind that took long enough.
@@ -71,9 +69,9 @@ class _BudgetExplorer:
     def __init__(self, runs: Sequence[Run], paths: pd.DataFrame, *, prompts: int):
         self.runs, self.paths, self.prompts, self.samples = runs, paths, prompts, {}
         self.curves, self.ends = budgets.mean_paths(paths), budgets.mean_ends(paths)
-        choices = budgets.round_budgets(paths, most=BUDGET_STEPS)
+        choices = budgets.round_budgets(paths)
         options = [(f"{value:g} nats", value) for value in choices]
-        middle = choices[len(choices) // 2]
+        middle = min(choices, key=lambda budget: abs(budget - 2))  # nats
         self.budget = ipywidgets.SelectionSlider(options=options, value=middle, description="budget")
         self.budget.layout.width = "600px"
         self.score = ipywidgets.Dropdown(options=score_columns(paths), description="score")

@@ -79,13 +79,12 @@ def pairs_to_judge(
     The more decided a policy is, the more prompts it answers alike twice; further prompts take their place, so that
     every batch costs the labelers as much. WorkbenchError where no two answers differ.
     """
-    generator, answers, items, asked = torch.Generator().manual_seed(seed), [], [], 0
-    while len(items) < wanted and asked < len(prompts):
-        more = prompts[asked : asked + SPARE * (wanted - len(items))] if asked else prompts[:wanted]
+    generator, answers, asked = torch.Generator().manual_seed(seed), [], 0
+    while (missing := wanted - len(_differing(answers))) > 0 and asked < len(prompts):
+        more = prompts[asked : asked + SPARE * missing] if asked else prompts[:wanted]
         answers += _two_answers(policy, tokenizer, more, max_completion_length, temperature, generator)
         asked += len(more)
-        items = different_pairs(answers)
-    return items[:wanted]
+    return different_pairs(answers)[:wanted]
 
 
 def different_pairs(answers: Rows) -> Rows:
@@ -94,13 +93,7 @@ def different_pairs(answers: Rows) -> Rows:
     People are spared answers that were cut; here they are judged as what they are, for a policy that forgets how to end
     must hear of it. Of `max_completion_length`, they are learned without an end. WorkbenchError where none differ.
     """
-    items = []
-    for number, (first, second) in enumerate(zip(answers[::2], answers[1::2], strict=True)):
-        if first["completion"].split() != second["completion"].split():
-            both = {"completions": [first["completion"], second["completion"]]}
-            both["finished"] = [first["finished"], second["finished"]]
-            about = {name: value for name, value in first.items() if name != "completion"}
-            items.append({"item_id": f"pair-{number:06d}", **about, **both})
+    items = _differing(answers)
     if not items:
         raise WorkbenchError(
             f"All {len(answers) // 2} pairs of answers read the same, so nobody can prefer one: raise the temperature, "
@@ -109,9 +102,25 @@ def different_pairs(answers: Rows) -> Rows:
     return items
 
 
+def _differing(answers: Rows) -> Rows:
+    items = []
+    for number, (first, second) in enumerate(zip(answers[::2], answers[1::2], strict=True)):
+        if first["completion"].split() != second["completion"].split():
+            both = {"completions": [first["completion"], second["completion"]]}
+            both["finished"] = [first["finished"], second["finished"]]
+            about = {name: value for name, value in first.items() if name != "completion"}
+            items.append({"item_id": f"pair-{number:06d}", **about, **both})
+    return items
+
+
 def judged(world: World, labelers: Sequence[Labeler], items: Rows, *, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The comparisons that simulated labelers decided, one judgement an item, and the ties and skips among them."""
+    """The comparisons that simulated labelers decided, one judgement an item, and the ties and skips among them.
+
+    WorkbenchError where they decided none.
+    """
     rows, undecided = preference_rows(items, judge_pairs(world, labelers, items, random.Random(seed)))
+    if not rows:
+        raise WorkbenchError(f"None of {len(items)} pairs was decided: ask for more pairs.")
     about = pd.DataFrame(items)[[name for name in ("item_id", "kind", "tier") if name in items[0]]]
     columns = ["prompt", "completions", "reason", "labeler", "item_id"]
     return pd.DataFrame(rows).merge(about, on="item_id", how="left"), pd.DataFrame(undecided, columns=columns)

@@ -10,7 +10,7 @@ from workbench.errors import WorkbenchError
 def selected_rows(rows: Dataset, *, count: int, half: int = 0, labelers: str = "") -> Dataset:
     """At most `count` rows (0 = all) of one half of the data (1 or 2; 0 = both) that `labelers` (with commas) judged.
 
-    The halves are the odd and the even rows: two reward models of different halves make independent mistakes.
+    The halves are the odd and the even rows: reward models of different halves share no comparison.
     WorkbenchError where nothing is left, or a labeler is not in the data.
     """
     if count < 0 or half not in (0, 1, 2):

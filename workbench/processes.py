@@ -69,7 +69,7 @@ class Processes:
     def stop(self) -> None:
         """Interrupt every stage that runs, and kill those that do not end in time."""
         self.stopped = True
-        for process in self.running.values():
+        for process in list(self.running.values()):  # others may begin meanwhile
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
                 killer = threading.Timer(SECONDS_TO_STOP, process.kill)

@@ -173,10 +173,15 @@ def serve(asked: socket.socket) -> Callable[[], int] | None:
 
 
 def imported_by(notebook: str) -> list[str]:
-    """The known modules that a notebook's cells import; those of a cell that is not plain Python are left out."""
-    names = []
-    for cell in json.loads(Path(notebook).read_text())["cells"]:
-        with contextlib.suppress(SyntaxError):
+    """The known modules that a notebook's cells import; those of a cell that is not plain Python are left out.
+
+    None of a file that can not be read: the server lives on, and the stage itself will say what is wrong.
+    """
+    names, cells = [], []
+    with contextlib.suppress(Exception):
+        cells = json.loads(Path(notebook).read_text())["cells"]
+    for cell in cells:
+        with contextlib.suppress(Exception):
             for node in ast.walk(ast.parse("".join(cell["source"]) if cell["cell_type"] == "code" else "")):
                 if isinstance(node, ast.Import):
                     names += [alias.name for alias in node.names]

@@ -101,12 +101,6 @@ def positions_at(runs: Iterable[Run], landings: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def kinds_at(positions: pd.DataFrame) -> pd.DataFrame:
-    """Mean KL of each kind of prompt from `positions_at`: experiment, kind, kl (nats per completion)."""
-    kinds = positions[positions["kind"] != "all"]
-    return kinds.groupby(["experiment", "kind"], sort=False)["kl"].sum().reset_index()
-
-
 def training_over_units(runs: Iterable[Run], columns: Sequence[str], *, window: int = 5) -> pd.DataFrame:
     """Training metrics of each experiment, the mean over its runs per step: experiment, step, runs, and of `columns`
     that were written the mean, `_low` and `_high`, of running means over `window` steps.

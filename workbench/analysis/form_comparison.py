@@ -82,7 +82,7 @@ def forms_sentence(table: pd.DataFrame) -> str:
     text = f"{best['law']} fits better: R² {best['own_r2']:.2f} against {other['own_r2']:.2f} of each run's own fit"
     low, high = other["own_excess_low"], other["own_excess_high"]
     if np.isnan(low):
-        return f"{text}, AIC lower by {other['aic_difference']:.1f}; one run, so by chance or not is open."
+        return f"{text}, AIC lower by {other['aic'] - best['aic']:.1f}; one run, so by chance or not is open."
     verdict = "" if low > 0 else ": the two can not be told apart"
     return (
         f"{text}, a run's points are {other['own_excess']:.2g} further from the other law "

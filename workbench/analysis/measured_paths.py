@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.analysis.best_of_n import best_of_n_curve, measured_best_of_n_kl
-from workbench.analysis.statistics import interval_over_units
+from workbench.analysis.statistics import interval_over_units, mean_and_error
 from workbench.errors import WorkbenchError
 from workbench.runs import Run
 
@@ -111,8 +111,8 @@ def _means(table: pd.DataFrame) -> pd.DataFrame:
         if len(known) == 0:
             continue
         counts = {"completions": len(known), "left_out": len(part) - len(known)}
-        kl_se = known["kl"].std() / len(known) ** 0.5
-        rows.append({"step": step, "kl": known["kl"].mean(), "kl_se": kl_se, **known[scores].mean(), **counts})
+        kl, kl_se = map(float, mean_and_error(known["kl"]))
+        rows.append({"step": step, "kl": kl, "kl_se": kl_se, **known[scores].mean(), **counts})
     return pd.DataFrame(rows, columns=None if rows else ["step", "kl"])
 
 
@@ -145,6 +145,8 @@ def _bounded(run: Run) -> pd.DataFrame:
 def _pooled(run: Run) -> pd.DataFrame:
     """Best-of-n from a pool, with the KL that it measures."""
     pool = run.table("pool")
+    if "logprob" not in pool:
+        return _bounded(run)
     scores = score_columns(pool)
     bad = pool.loc[pool[["logprob", *scores]].isna().any(axis=1), "prompt_index"]
     left_out = len(pool)
@@ -152,14 +154,18 @@ def _pooled(run: Run) -> pd.DataFrame:
     left_out -= len(pool)
     size = pool.groupby("prompt_index").size().min()
     matrices = {name: _matrix(pool, name, size) for name in ("logprob", *scores)}
-    texts = pool["completion"] + pool["finished"].map({True: "", False: " …"})  # cut or ended: two different events
-    texts = _matrix(pool.assign(text=texts), "text", size)
+    texts = _matrix(pool.assign(text=marked_texts(pool)), "text", size)
     ns = sizes_up_to(size)
     path = measured_best_of_n_kl(matrices["proxy"], matrices["logprob"], texts, ns).rename(columns={"n": "step"})
     for name in scores:
         gold = None if name == "proxy" else matrices[name]
         path[name] = best_of_n_curve(matrices["proxy"], gold, ns)["proxy" if gold is None else "gold"]
     return path.assign(completions=texts.size, left_out=left_out)
+
+
+def marked_texts(pool: pd.DataFrame) -> pd.Series:
+    """What the completions of a pool say, those that were cut marked: cut or ended are two different events."""
+    return pool["completion"] + pool["finished"].map({True: "", False: " …"})
 
 
 def _matrix(pool: pd.DataFrame, column: str, size: int) -> np.ndarray:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from workbench.analysis.statistics import Interval, interval_over_units, mean_and_error, share_interval, spread_by_level
+from workbench.analysis.statistics import Interval, interval_over_units, mean_and_error, share_interval
 from workbench.errors import WorkbenchError
 
 SCORES = ("kl", "kl_k1", "kl_k3", "proxy", "gold", "completion_length", "finished")
@@ -107,21 +106,6 @@ def held_out_peak(path: pd.DataFrame, *, folds: int = 10) -> dict[str, float]:
     return means
 
 
-def peaks_of_runs(paths: Mapping[tuple[Hashable, Hashable], pd.DataFrame]) -> pd.DataFrame:
-    """`held_out_peak` of every run, by (world, seed): columns world, seed, its keys, and `missing`.
-
-    `missing` says in a sentence why a run has no peak, and is empty where it has one.
-    """
-    rows = []
-    for (world, seed), path in paths.items():
-        try:
-            found = {**held_out_peak(path), "missing": ""}
-        except WorkbenchError as error:
-            found = {"missing": str(error)}
-        rows.append({"world": world, "seed": seed, **found})
-    return pd.DataFrame(rows)
-
-
 class RiseAndFall(NamedTuple):
     """How regularly runs rose and then fell; intervals of level .95 over runs, worlds as in `covariance_of_mean`."""
 
@@ -130,9 +114,6 @@ class RiseAndFall(NamedTuple):
     drop: Interval  # peak to end
     runs: int
     worlds: int
-    whole_worlds: int  # worlds of which every run did both: what to look at where worlds are the draws
-    run_sd: float  # of the drop between the runs of one world; NaN where each has one
-    world_sd: float  # of the drop between worlds, beyond what their runs explain
     by: float
 
     @property
@@ -151,22 +132,17 @@ class RiseAndFall(NamedTuple):
 def rise_and_fall(peaks: pd.DataFrame, *, by: float = 0.1) -> RiseAndFall:
     """Share of runs that rise and then fall by more than `by` gold each, and the mean rise and drop, with intervals.
 
-    `peaks` is of `peaks_of_runs`; runs without a peak are left out. WorkbenchError where none has one.
+    `peaks` has a row per run: world, rise, drop. Runs whose rise is NaN are left out; WorkbenchError where all are.
     """
-    known = peaks[peaks["missing"] == ""]
+    known = peaks[peaks["rise"].notna()]
     if known.empty:
-        reasons = " ".join(sorted(set(peaks["missing"])))
-        raise WorkbenchError(f"None of {len(peaks)} runs has a peak to count. {reasons}")
+        raise WorkbenchError(f"None of {len(peaks)} runs has a peak to count: they need gold at the start and later.")
     both = (known["rise"] > by) & (known["drop"] > by)
-    spread = spread_by_level(known["drop"], known["world"])
     return RiseAndFall(
         share=share_interval(int(both.sum()), len(known)),
         rise=interval_over_units(known["rise"], known["world"]),
         drop=interval_over_units(known["drop"], known["world"]),
         runs=len(known),
         worlds=known["world"].nunique(),
-        whole_worlds=int(both.groupby(known["world"]).all().sum()),
-        run_sd=spread.within,
-        world_sd=spread.between,
         by=by,
     )

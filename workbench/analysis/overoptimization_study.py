@@ -15,7 +15,7 @@ import pandas as pd
 
 from workbench.analysis.best_of_n import best_of_n_kl, expected_of_best, measured_best_of_n_kl, powers_of_two
 from workbench.analysis.budget import mean_paths
-from workbench.analysis.measured_paths import unit_of
+from workbench.analysis.measured_paths import marked_texts, unit_of
 from workbench.analysis.overoptimization import held_out_peak, path_means, peak_and_fall
 from workbench.analysis.run_folders import experiment_of, repetition_of
 from workbench.errors import WorkbenchError
@@ -242,5 +242,5 @@ def measured_kl(pool: pd.DataFrame, reward_model: str) -> pd.DataFrame:
     if "logprob" not in pool:
         return pd.DataFrame(columns=["n", "kl_bound", "kl", "kl_se"])
     names = (JUDGE + reward_model, "logprob", "completion")
-    matrices = [pool_scores(pool, name) for name in names]
+    matrices = [pool_scores(pool.assign(completion=marked_texts(pool)), name) for name in names]
     return measured_best_of_n_kl(*matrices, powers_of_two(matrices[0].shape[1]))

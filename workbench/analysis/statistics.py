@@ -40,13 +40,6 @@ class MeanCovariance(NamedTuple):
     freedom: float
 
 
-class Spread(NamedTuple):
-    """Standard deviation between clusters (such as worlds) and between the rows (such as seeds) of one cluster."""
-
-    between: float
-    within: float
-
-
 def mean_and_error(values, clusters: Sequence | None = None) -> MeanAndError:
     """Mean over the rows of `values`, (M,) or (M, K), with its cluster-robust standard error.
 
@@ -75,7 +68,7 @@ def covariance_of_mean(rows, clusters: Sequence | None = None) -> MeanCovariance
     """
     rows = finite_array(rows, name="rows")
     groups = np.arange(len(rows)) if clusters is None else _group_indices(clusters, rows)
-    mean, (between, within, _) = rows.mean(axis=0), _mean_squares(rows, groups)
+    mean, (between, within) = rows.mean(axis=0), _mean_squares(rows, groups)
     if (between > within).any():  # False where either is NaN: one cluster, or one row in each
         residuals = np.zeros((groups.max() + 1, rows.shape[1]))
         np.add.at(residuals, groups, rows - mean)
@@ -136,31 +129,14 @@ def _mean_error_freedom(values, clusters: Sequence | None) -> tuple[float, float
     return float(mean[0]), float(covariance[0, 0] ** 0.5), freedom
 
 
-def spread_by_level(values, clusters: Sequence) -> Spread:
-    """How far clusters, and rows within one, differ: standard deviations by analysis of variance of `values` (M,).
-
-    Between is 0 where clusters differ no more than chance makes them; NaN is what the design can not tell.
-    """
-    rows = finite_array(values, name="values").reshape(-1, 1)
-    groups = _group_indices(clusters, rows)
-    between, within, size = _mean_squares(rows, groups)
-    between, within = float(between[0]), float(within[0])
-    above = (between - within) / size
-    return Spread(math.sqrt(max(above, 0.0)) if not math.isnan(above) else math.nan, math.sqrt(within))
-
-
-def _mean_squares(rows: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Mean squares between and within groups, (K,) each, NaN without freedom, and the typical size of a group.
-
-    The size is the one by which between exceeds within in expectation, per unit of variance between (Searle 1971).
-    """
+def _mean_squares(rows: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean squares between and within groups, (K,) each, NaN without freedom."""
     sizes = np.bincount(groups)
     means = np.array([np.bincount(groups, weights=column) / sizes for column in rows.T]).T
     between = (sizes[:, None] * (means - rows.mean(axis=0)) ** 2).sum(axis=0)
     within = ((rows - means[groups]) ** 2).sum(axis=0)
     among, inside = len(sizes) - 1, len(rows) - len(sizes)
-    size = (len(rows) - (sizes**2).sum() / len(rows)) / among if among else math.nan
-    return between / (among or math.nan), within / (inside or math.nan), size
+    return between / (among or math.nan), within / (inside or math.nan)
 
 
 def _group_indices(clusters: Sequence, rows: np.ndarray) -> np.ndarray:

@@ -93,9 +93,8 @@ def risen_and_fallen(peaks: pd.DataFrame, *, by: float = 0.1) -> pd.DataFrame:
     """
     rows = []
     for optimiser, part in peaks.groupby("optimiser", sort=False):
-        known = part.assign(missing=part["rise"].isna().map({True: "no start", False: ""}))
-        if (known["missing"] == "").any():
-            found = rise_and_fall(known, by=by)
+        if part["rise"].notna().any():
+            found = rise_and_fall(part, by=by)
             row = {"optimiser": optimiser, "runs": found.runs, "share": found.share.value, "rise": found.rise.value}
             rows.append(row | {"drop": found.drop.value, "sentence": f"{optimiser}: {found.sentence}"})
     return pd.DataFrame(rows, columns=["optimiser", "runs", "share", "rise", "drop", "sentence"])

@@ -51,7 +51,7 @@ def ensemble_runs(study: Study, *, main: str, policy: str) -> pd.DataFrame:
     peaks = study.peaks[study.peaks["policy"] == policy]
     single = plain_pushes(peaks)
     single = single[(single["optimiser"] == RL) & (single["reward_model"] == main)]
-    several = peaks[peaks["ensemble"] != ""]
+    several = peaks[peaks["free"].astype(bool) & (peaks["ensemble"] != "")]
     if several.empty or single.empty:
         return pd.DataFrame(columns=[*UNIT, "how", "saved", "end", "difference", "drop"])
     both = several.merge(single[[*UNIT, "drop", "end_gold"]], on=UNIT, suffixes=("", "_single"))
@@ -97,10 +97,12 @@ def ensemble_effects(
     return pd.concat(effects, ignore_index=True) if effects else pd.DataFrame()
 
 
-def errors_over_units(study: Study, sets: Mapping[str, list[str]]) -> pd.DataFrame:
-    """`errors_in_common` of every pool, means over units with _low and _high; without rows where nothing is known."""
-    units = study.pushes.drop_duplicates("run").set_index("run")[UNIT]
-    tables = [errors_in_common(pool, sets).assign(**units.loc[run]) for run, pool in study.pools.items()]
+def errors_over_units(study: Study, sets: Mapping[str, list[str]], *, policy: str) -> pd.DataFrame:
+    """`errors_in_common` of every pool of `policy`, means over units with _low and _high; no rows without any."""
+    own = study.pushes[study.pushes["policy"] == policy]
+    units = own.drop_duplicates("run").set_index("run")[UNIT]
+    pools = {run: pool for run, pool in study.pools.items() if run in units.index}
+    tables = [errors_in_common(pool, sets).assign(**units.loc[run]) for run, pool in pools.items()]
     known = [table for table in tables if len(table)]
     return means_of(pd.concat(known), "members", ["errors", "errors_given_gold"]) if known else pd.DataFrame()
 

@@ -1,7 +1,7 @@
 """Direct alignment objectives without a reference, one value per pair or ranking, to minimise.
 
 Log-probabilities are sums over a completion's tokens, EOS included, in nats; lengths count those tokens. What keeps
-the policy near where it began is `nll_loss` of the chosen completion, or nothing. Infinite ones count as in `direct`.
+the policy near where it began is `nll_loss` of the chosen completion, or nothing. Infinite sums count as in `direct`.
 """
 
 import torch.nn.functional as F

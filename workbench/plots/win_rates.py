@@ -58,9 +58,9 @@ def _heat(cells: pd.DataFrame, order: list[str]) -> go.Heatmap:
     )
 
 
-def beyond_chance(rates: pd.DataFrame) -> pd.Series:
-    """Whether each win rate's 95% interval leaves out one half."""
-    return (rates["win_rate"] - 0.5).abs() > 1.96 * rates["win_rate_se"]
+def beyond_chance(rates: pd.DataFrame | pd.Series) -> pd.Series | bool:
+    """Whether the 95% interval of each win rate, or of that of one row, leaves out one half."""
+    return abs(rates["win_rate"] - 0.5) > 1.96 * rates["win_rate_se"]
 
 
 def _written(cells: pd.DataFrame, one: str, other: str) -> str:
@@ -68,7 +68,7 @@ def _written(cells: pd.DataFrame, one: str, other: str) -> str:
         return ""
     row = cells.loc[(one, other)]
     text = f"{100 * row['win_rate']:.0f}"
-    return f"<b>{text}</b>" if abs(row["win_rate"] - 0.5) > 1.96 * row["win_rate_se"] else text
+    return f"<b>{text}</b>" if beyond_chance(row) else text
 
 
 def _details(cells: pd.DataFrame, one: str, other: str) -> str:

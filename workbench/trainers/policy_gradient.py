@@ -253,7 +253,7 @@ class PolicyGradientTrainer(Stateful):
         rollout, samples = self.rollout(self.held_out, torch.Generator().manual_seed(self.config.seed + 2))
         with torch.no_grad():
             kl = held_out_kl(rollout, self._exact_kl(rollout))
-        texts, columns = reward_arguments(self.tokenizer, self.held_out, rollout)
+        texts, columns = reward_arguments(self.tokenizer, self.held_out, rollout) if self.judges else ((), {})
         judged = {name: judge(*texts, **columns) for name, judge in self.judges.items()}
         self.last_held_out = held_out_table(self.held_out, samples, kl, judged)
         means = batch_means(rollout, samples, self.monitors)
