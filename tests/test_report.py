@@ -160,6 +160,7 @@ def test_streams_errors_and_pictures_are_shown_and_plain_text_is_escaped(tmp_pat
         "error", ename="ValueError", evalue="no", traceback=["\x1b[31mValueError\x1b[0m: <no>"]
     )
     stream = nbformat.v4.new_output("stream", name="stdout", text="loss < 1\n")
+    assert report.output_html(nbformat.v4.new_output("stream", name="stdout", text="\n"), "x") == ""
     picture, drawing = output("image/png", "iVBORw0=\n"), output("image/svg+xml", "<svg><script>x</script></svg>")
     write_stage(tmp_path / "a", error, stream, picture, drawing, output("text/plain", "<Figure>"))
     report.write_report(tmp_path)

@@ -169,9 +169,10 @@ def rendered(cells: list[dict], name: str, pages: list[Page]) -> list[dict]:
 
 
 def output_html(output: dict, name: str) -> str:
-    """HTML of one output of a cell; `name` is unique on its page."""
+    """HTML of one output of a cell, none of empty lines; `name` is unique on its page."""
     if output["output_type"] == "stream":
-        return f'<pre class="{output["name"]}">{ansi2html(joined(output["text"]).rstrip())}</pre>'
+        text = joined(output["text"]).rstrip()
+        return f'<pre class="{output["name"]}">{ansi2html(text)}</pre>' if text else ""
     if output["output_type"] == "error":
         return f'<pre class="error">{ansi2html(chr(10).join(output["traceback"]))}</pre>'
     return data_html(output["data"], name)
