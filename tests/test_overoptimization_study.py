@@ -208,6 +208,12 @@ def test_the_measured_kl_of_best_of_n_stays_below_the_bound(study):
     table = studies.measured_kl(pool, "05_reward_model")
     assert table["n"].tolist() == [1, 2, 4, 8, 16] and (table["kl"] <= table["kl_bound"] + 1e-9).all()
     assert studies.measured_kl(pool.drop(columns="logprob"), "05_reward_model").empty
+    alike = pool.assign(completion="the same", logprob=-1.0)
+    merged = studies.measured_kl(alike.assign(finished=True), "05_reward_model")
+    told_apart = studies.measured_kl(alike.assign(finished=np.arange(len(alike)) % 2 == 0), "05_reward_model")
+    assert merged["kl"].iloc[-1] != pytest.approx(told_apart["kl"].iloc[-1])
+    texts = np.where(np.arange(len(alike)) % 2 == 0, "the same", "another")
+    pd.testing.assert_frame_equal(told_apart, studies.measured_kl(alike.assign(completion=texts), "05_reward_model"))
 
 
 def test_reward_models_are_described_by_what_they_learned_from(models):

@@ -164,7 +164,12 @@ def _pooled(run: Run) -> pd.DataFrame:
 
 
 def marked_texts(pool: pd.DataFrame) -> pd.Series:
-    """What the completions of a pool say, those that were cut marked: cut or ended are two different events."""
+    """What the completions of a pool say, those that were cut marked: cut or ended are two different events.
+
+    A pool that does not say which were cut is taken as it is.
+    """
+    if "finished" not in pool:
+        return pool["completion"]
     return pool["completion"] + pool["finished"].map({True: "", False: " …"})
 
 
