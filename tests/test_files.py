@@ -1,11 +1,18 @@
 """Files are whole or as they were, whatever happens while they are written."""
 
+import datetime
+import decimal
 import hashlib
+import json
+import math
 import os
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from workbench import files
@@ -190,6 +197,60 @@ def test_numbers_keep_every_digit(tmp_path):
     files.append_lines(tmp_path / "rows.jsonl", [files.json_line({"a": value})])
     assert files.read_json_lines(tmp_path / "rows.jsonl") == [{"a": value}]
     assert hashlib.sha256(b'{"a": 0.30000000000000004}\n').hexdigest() == files.sha256(tmp_path / "rows.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (datetime.datetime(2024, 3, 31, 2, 30, tzinfo=datetime.UTC), '"2024-03-31 02:30:00+00:00"'),
+        (datetime.timedelta(seconds=90), '"0:01:30"'),
+        (decimal.Decimal("0.10"), '"0.10"'),
+        (uuid.UUID(int=3), '"00000000-0000-0000-0000-000000000003"'),
+        (pd.Timestamp("2024-03-31"), '"2024-03-31 00:00:00"'),
+        (b"\x00\xff", '"2 bytes"'),
+        (2**70, "1180591620717411303424"),
+        (math.nan, "null"),
+        (-math.inf, "null"),
+        (np.float32("nan"), "null"),
+        (decimal.Decimal("NaN"), "null"),
+        (pd.NaT, "null"),
+        (pd.NA, "null"),
+        (np.array([[1.5, np.nan]]), "[[1.5, null]]"),
+        ({1: {"a": (math.nan, True)}}, '{"1": {"a": [null, true]}}'),
+        (Path("a/b"), '"a/b"'),
+    ],
+    ids=str,
+)
+def test_what_json_cannot_hold_is_written_as_text_a_size_or_nothing_and_read_by_strict_readers(
+    value, written, tmp_path
+):
+    files.append_lines(tmp_path / "rows.jsonl", [files.json_line({"a": value})])
+    assert (tmp_path / "rows.jsonl").read_text() == f'{{"a": {written}}}\n'
+    json.loads((tmp_path / "rows.jsonl").read_text(), parse_constant=pytest.fail)  # NaN is none of JSON's constants
+
+
+def test_half_a_character_never_ends_the_writing_and_comes_back(tmp_path):
+    files.append_lines(tmp_path / "rows.jsonl", [files.json_line({"a": "hm \ud83d"})])
+    assert files.read_json_lines(tmp_path / "rows.jsonl") == [{"a": "hm \ud83d"}]
+    files.write_json(tmp_path / "run.json", {"dataset": "caf\udce9.jsonl"})  # how Python names a file that is not UTF-8
+    assert json.loads((tmp_path / "run.json").read_text(encoding="utf-8")) == {"dataset": "caf\udce9.jsonl"}
+
+
+@pytest.mark.parametrize("text", ["plain é😀", "\ufeff\u0000", ""])
+def test_whole_characters_stay_as_they_are(text):
+    assert files.whole_characters(text) == text
+
+
+@pytest.mark.parametrize("half", ["\ud83d", "\ude00", "\udcff"])
+def test_half_a_character_becomes_the_sign_for_one_that_is_lost(half):
+    assert files.whole_characters(f"a{half}b{half}") == "a\ufffdb\ufffd"
+    assert files.parse_json(json.dumps({half: [f"{half} 😀"]})) == {"\ufffd": ["\ufffd 😀"]}
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, "1" * 5_000])
+def test_json_that_python_cannot_hold_is_a_value_error(text):
+    with pytest.raises(ValueError):
+        files.parse_json(text)
 
 
 LOCK = "import sys\nfrom workbench import files\nwith files.locked(sys.argv[1]): print('in')"

@@ -4,15 +4,18 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from workbench.errors import WorkbenchError
 
+HALF = re.compile(r"\\u[dD][89a-fA-F]")  # how JSON escapes half of an emoji, with its other half or alone
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG}
 
@@ -58,8 +61,8 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """`write_bytes` of UTF-8 text."""
-    write_bytes(path, text.encode())
+    """`write_bytes` of UTF-8 text; half a character (of a file's odd name, say) is escaped as JSON does."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 @contextmanager
@@ -105,7 +108,7 @@ def replace_folder(path: str | Path) -> Iterator[Path]:
 
 def append_lines(path: str | Path, lines: Iterable[str]) -> None:
     """Append lines in one write: an error leaves the file as it was, a killed process at most half a last line."""
-    path, data = resolve(path), "".join(f"{line}\n" for line in lines).encode()
+    path, data = resolve(path), "".join(f"{line}\n" for line in lines).encode(errors="backslashreplace")
     with explain_write_errors(path), open(path, "ab", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         try:
@@ -122,9 +125,39 @@ def write_json(path: str | Path, value: dict) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def json_line(row: dict) -> str:
-    """One line of a JSON-lines file; numbers keep every digit, NaN is refused."""
-    return json.dumps(row, ensure_ascii=False, allow_nan=False)
+def json_line(row: Mapping) -> str:
+    """One line of a JSON-lines file, `plain`; numbers keep every digit."""
+    return json.dumps(plain(row), ensure_ascii=False, allow_nan=False)
+
+
+def plain(value: Any) -> Any:
+    """What JSON holds: numpy and torch values unpacked, None for NaN and infinity, a size for bytes, else text."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    text = f"{len(value)} bytes" if isinstance(value, bytes) else str(value)  # of a date, a Decimal, a UUID, a picture
+    return None if text in ("NaT", "<NA>", "NaN") else text
+
+
+def parse_json(text: str) -> Any:
+    """What JSON says, in whole characters; ValueError where it is none (or nested too deep, or of endless digits)."""
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    return json.loads(whole_characters(json.dumps(value, ensure_ascii=False))) if HALF.search(text) else value
+
+
+def whole_characters(text: str) -> str:
+    """The text with U+FFFD for each half of a character (a lone surrogate), which no file and no table can hold."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def read_json_lines(path: str | Path) -> list[dict]:

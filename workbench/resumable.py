@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from workbench import files
 from workbench.errors import NonFiniteLoss, WorkbenchError
@@ -72,7 +72,7 @@ class Training:
         self.step += 1
         files.append_lines(self.metrics, [files.json_line(row)])
         if hasattr(self.trainer, "samples") and (self.step in (1, self.steps) or self.step % sample_every == 0):
-            rows = ({"step": self.step, **plain(sample)} for sample in self.trainer.samples())
+            rows = ({"step": self.step, **sample} for sample in self.trainer.samples())
             files.append_lines(self.samples, [files.json_line(row) for row in rows])
         self.whole = True
         return {key: math.nan if value is None else value for key, value in row.items()}
@@ -94,7 +94,7 @@ class Training:
 
     def _checked_row(self, row: dict) -> dict:
         """The row as JSON holds it; WorkbenchError where it has other than numbers or another step than the next."""
-        row = plain(row)
+        row = files.plain(row)
         for key, value in row.items():
             if value is not None and not isinstance(value, int | float):
                 raise WorkbenchError(f"The metric {key} is {value!r}: give a number, or None where it is undefined.")
@@ -161,17 +161,6 @@ def _cut_after(path: Path, step: int) -> int:
     with files.explain_write_errors(path):
         os.truncate(path, kept_bytes)
     return rows
-
-
-def plain(value: Any) -> Any:
-    """Plain Python for JSON: numpy and torch values unpacked, None for NaN and infinity, which JSON lacks."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def rows_path(folder: Path, kind: str, name: str) -> Path:

@@ -24,7 +24,7 @@ from workbench import files
 from workbench.errors import WorkbenchError
 from workbench.progress import open_progress
 from workbench.provenance import Session, now, provenance
-from workbench.resumable import Trainer, Training, interrupt_held, interrupt_waits, plain, rows_path
+from workbench.resumable import Trainer, Training, interrupt_held, interrupt_waits, rows_path
 from workbench.run_record import held_record, read_record, requested
 from workbench.sinks import check_sinks, open_sinks
 
@@ -173,7 +173,7 @@ class Run:
         merged = json.loads(path.read_text()) if path.exists() else {}
         if values:
             self._refuse_when_read_only()
-            merged |= plain(dict(values))
+            merged |= files.plain(values)
             files.write_json(path, merged)
         return merged
 
@@ -189,7 +189,7 @@ class Run:
         """Write a data frame, without its index, to tables/<name>.jsonl; every digit is kept."""
         self._refuse_when_read_only()
         path = self.dir / "tables" / f"{_checked_name(name)}.jsonl"
-        rows = (files.json_line(plain(row)) for row in frame.to_dict("records"))
+        rows = (files.json_line(row) for row in frame.to_dict("records"))
         files.write_text(path, "".join(f"{row}\n" for row in rows))
         return path
 
