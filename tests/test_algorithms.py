@@ -573,12 +573,13 @@ def test_the_exact_kl_is_that_of_the_whole_vocabulary_at_every_token(kl_in):
     assert row["kl_exact"] == pytest.approx(np.mean(sums), abs=1e-4)
 
 
-@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3", "k3_weighted"])
 def test_the_estimator_is_the_one_asked_for(estimator):
     trainer = small(algorithm="reinforce", kl_estimator=estimator)
     row, seen = trainer.step(), trainer.seen
     log_ratio = (seen.logprobs - seen.reference_logprobs)[seen.completion_mask].double()
-    expected = {"k1": log_ratio, "k2": log_ratio**2 / 2, "k3": torch.exp(-log_ratio) - 1 + log_ratio}[estimator]
+    k3 = torch.exp(-log_ratio) - 1 + log_ratio
+    expected = {"k1": log_ratio, "k2": log_ratio**2 / 2, "k3": k3, "k3_weighted": k3}[estimator]  # the ratio is still 1
     torch.testing.assert_close(seen.kl[seen.completion_mask].double(), expected, rtol=1e-4, atol=1e-5)
     assert row["kl"] == pytest.approx(log_ratio.sum().item() / 8, abs=1e-4)  # whatever the price is made of
 
@@ -591,7 +592,7 @@ def test_the_error_of_the_kl_counts_prompts_and_not_their_completions():
     assert row["kl_se"] == pytest.approx(groups.std().item() / 2, abs=1e-4)
 
 
-@pytest.mark.parametrize("estimator", ["k2", "k3", "exact"])
+@pytest.mark.parametrize("estimator", ["k2", "k3", "k3_weighted", "exact"])
 def test_a_dear_kl_in_the_loss_keeps_the_policy_near_the_reference(estimator):
     def final_kl(kl_coef):
         models = tiny_model(layers=1), tiny_model(layers=1)
@@ -772,7 +773,7 @@ def test_two_updates_without_a_ratio_are_refused(algorithm):
         ({"algorithm": "grpo", "batch_size": 8, "num_mini_batches": 3}, "num_mini_batches is 3 .* at most 2"),
         ({"algorithm": "reinforce_baseline", "batch_size": 1}, "batch_size is 1 but reinforce_baseline compares"),
         ({"kl_in": "advantage"}, "kl_in is 'advantage': choose one of reward, loss"),
-        ({"kl_estimator": "k4"}, "kl_estimator is 'k4': choose one of k1, k2, k3, exact"),
+        ({"kl_estimator": "k4"}, "kl_estimator is 'k4': choose one of k1, k2, k3, k3_weighted, exact"),
         ({"kl_stop": -1.0}, "kl_stop is -1"),
         ({"entropy_coef": math.nan}, "entropy_coef is nan"),
         ({"ptx_coef": -0.1}, "ptx_coef is -0.1"),

@@ -191,6 +191,19 @@ def test_with_k3_in_its_loss_dr_grpo_ends_where_enumeration_says_it_rests(start,
     assert rows[-1]["exact_kl_to_optimum"] > 2 * distance
 
 
+def test_with_one_update_per_batch_weighted_k3_trains_as_k2_does(start, reference, world):
+    """Their gradients are one on the policy's own samples, sample by sample, though their values are not."""
+    settings = {"num_generations": 8, "num_mini_batches": 1, "steps": 10}
+    found = []
+    for estimator in ("k2", "k3_weighted", "k3"):
+        trainer = on_policy(start, reference, world, "dr_grpo", kl_estimator=estimator, **settings)
+        for _ in range(10):
+            trainer.step()
+        found.append(world.probabilities(trainer.trainer.policy))
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-3, atol=1e-6)
+    assert np.abs(found[2] - found[0]).max() > 1e-3
+
+
 def test_ipo_ends_at_the_optimum_of_win_rates(start, reference, world):
     trainer = from_pairs(start, reference, world, "ipo", beta=0.2, epochs=5)
     rows = [trainer.step() for _ in range(trainer.total_steps)]

@@ -11,7 +11,15 @@ import torch
 from workbench.advantages import gae, token_rewards
 from workbench.analysis import exact
 from workbench.analysis import exact_gradients as gradients
-from workbench.losses.policy import clipped_surrogate_loss, kl_k1, kl_k2, kl_k3, policy_gradient_loss
+from workbench.losses.policy import (
+    clipped_surrogate_loss,
+    kl_k1,
+    kl_k2,
+    kl_k3,
+    kl_k3_weighted,
+    policy_gradient_loss,
+    sequence_ratio_loss,
+)
 
 EOS = 1
 COMPLETIONS = exact.enumerate_completions([2, 3], eos=EOS, longest=3)
@@ -152,6 +160,7 @@ def test_as_a_loss_k1_pushes_nowhere_and_k2_and_k3_push_down_the_kl_of_each_toke
     assert math.isnan(table.loc["k1 as a loss", "cosine"])
     assert table.loc["k1 in the reward", "error"] < 1e-8
     assert 0.02 < table.loc["k2 as a loss", "error"] < table.loc["k3 as a loss", "error"]
+    assert table.loc["weighted k3 as a loss", "error"] == pytest.approx(table.loc["k2 as a loss", "error"], rel=1e-9)
 
 
 def test_for_a_single_token_k2_has_the_gradient_of_the_kl_itself():
@@ -187,7 +196,12 @@ def test_a_first_ppo_update_follows_the_gradient_of_the_objective():
 
 @pytest.mark.parametrize("beta", [0.3, 1.0])
 def test_where_a_penalty_in_the_loss_rests_the_mean_of_its_gradients_is_zero(beta):
-    for answer, penalty in ((exact.optimal_policy, kl_k2), (exact.rational_policy, kl_k3)):
+
+    def weighted(logprobs, reference_logprobs):
+        return kl_k3_weighted(logprobs, logprobs.detach(), reference_logprobs)
+
+    answers = {kl_k2: exact.optimal_policy, weighted: exact.optimal_policy, kl_k3: exact.rational_policy}
+    for penalty, answer in answers.items():
         policy = exact.penalty_in_loss_optimum(REFERENCE, REWARDS, TREE, partial(answer, beta=beta))
         np.testing.assert_allclose(policy.sum(1), 1, rtol=1e-12)
         scene = samples(policy)
@@ -203,17 +217,23 @@ def test_where_a_penalty_in_the_loss_rests_the_mean_of_its_gradients_is_zero(bet
         assert away.abs().max() > 1e-3
 
 
-def test_where_grpo_rests_rewards_in_deviations_balance_its_penalty():
+def clipped_tokens(logprobs, old_logprobs, advantages, mask):
+    return clipped_surrogate_loss(logprobs, old_logprobs, advantages)
+
+
+@pytest.mark.parametrize("surrogate", [clipped_tokens, sequence_ratio_loss], ids=["GRPO", "GSPO"])
+def test_where_grpo_and_gspo_rest_rewards_in_deviations_balance_their_penalty(surrogate):
     policy = exact.group_relative_optimum(REFERENCE, REWARDS, TREE, 0.5)
     scene = samples(policy)
     means = (policy * REWARDS).sum(1, keepdims=True)
     deviations = np.sqrt((policy * (REWARDS - means) ** 2).sum(1, keepdims=True))
     scores = torch.from_numpy((REWARDS - means) / deviations).flatten()[:, None].expand_as(scene.old_logprobs)
-    mean, _ = scene.moments(
-        scene.gradients(
-            lambda logprobs: policy_gradient_loss(logprobs, scores) + 0.5 * kl_k3(logprobs, scene.reference_logprobs)
-        )
-    )
+
+    def loss(logprobs):  # a completion is the mean of its tokens
+        penalty = 0.5 * kl_k3(logprobs, scene.reference_logprobs)
+        return (surrogate(logprobs, scene.old_logprobs, scores, scene.mask) + penalty) / scene.mask.sum(1)[:, None]
+
+    mean, _ = scene.moments(scene.gradients(loss))
     assert mean.abs().max() < 1e-9
 
 

@@ -152,5 +152,7 @@ def test_the_fall_of_one_run_is_read_from_the_next_held_out_measurement():
     assert found == {"peak_step": 3, "peak_kl": 1.5, "peak_gold": 1.9, "end_gold": -0.5, "fall": pytest.approx(2.4)}
     metrics.loc[2, "held_out_gold"] = math.nan
     assert peak_and_fall(metrics, window=3)["peak_step"] == 5
+    stopped = metrics.iloc[:7].assign(gold=range(7))  # the budget was spent between two measurements: the best is last
+    assert peak_and_fall(stopped, window=3)["peak_step"] == 5
     with pytest.raises(WorkbenchError, match="no held_out_gold"):
         peak_and_fall(metrics.drop(columns="held_out_gold"))

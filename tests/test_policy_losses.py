@@ -22,6 +22,7 @@ from workbench.losses.policy import (
     kl_k1,
     kl_k2,
     kl_k3,
+    kl_k3_weighted,
     kl_penalised_surrogate_loss,
     policy_gradient_loss,
     sequence_ratio_loss,
@@ -360,7 +361,10 @@ def surrogate(case: str, logprobs: torch.Tensor, rows: slice) -> torch.Tensor:
     if case == "gspo":
         return sequence_mean(sequence_ratio_loss(logprobs, old, per_token, mask, **clip), mask)
     losses = clipped_surrogate_loss(logprobs, old, per_token, **clip)
-    losses = losses + settings.get("beta", 0.0) * kl_k3(logprobs, SAMPLES["reference_logprobs"][rows])
+    reference = SAMPLES["reference_logprobs"][rows]
+    weighted = case == "grpo_with_weighted_kl"
+    kl = kl_k3_weighted(logprobs, old, reference) if weighted else kl_k3(logprobs, reference)
+    losses = losses + settings.get("beta", 0.0) * kl
     longest, mean = settings["max_completion_length"], SAMPLES["mask"].sum().item() / len(SAMPLES["mask"])
     aggregate = {
         "grpo": sequence_mean,
@@ -369,7 +373,7 @@ def surrogate(case: str, logprobs: torch.Tensor, rows: slice) -> torch.Tensor:
         "dr_grpo": partial(constant_length, length=longest),
         "dapo_mini_batch": partial(constant_length, length=mean),
     }
-    return aggregate[case.removesuffix("_with_kl")](losses, mask)
+    return aggregate[case.removesuffix("_with_kl").removesuffix("_with_weighted_kl")](losses, mask)
 
 
 CASES = [name for name in TRL_POLICY if "loss" in TRL_POLICY[name]]
@@ -502,6 +506,28 @@ def test_as_a_loss_k1_has_no_gradient_k2_that_of_the_kl_and_k3_that_of_the_kl_th
     for estimate, exact in ((kl_k1, 0 * forwards), (kl_k2, forwards), (kl_k3, backwards)):
         found = gradient(expectation(estimate, parameters.log_softmax(-1), reference).sum(), parameters)
         torch.testing.assert_close(found, exact, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("moved", [0.0, 0.7])
+def test_weighted_k3_has_the_value_and_the_gradient_of_the_kl_wherever_the_policy_went_since_it_sampled(moved):
+    _, reference = every_token(49)
+    old = random_logits(50, (12, 7)).double()
+    parameters = (old + moved * random_logits(51, (12, 7))).requires_grad_()
+    old = old.log_softmax(-1)
+    exact = (parameters.softmax(-1) * (parameters.log_softmax(-1) - reference)).sum()
+    found = (old.exp() * kl_k3_weighted(parameters.log_softmax(-1), old, reference)).sum()
+    assert found.item() == pytest.approx(exact.item(), rel=1e-12)
+    torch.testing.assert_close(gradient(found, parameters), gradient(exact, parameters), rtol=1e-9, atol=1e-12)
+
+
+def test_weighted_k3_of_a_token_that_was_given_up_is_its_limit_and_of_one_that_the_reference_excludes_infinite():
+    logprobs = torch.tensor([-INF, -1e4, -40.0], dtype=torch.double, requires_grad=True)
+    old, reference = torch.full((3,), -1.0).double(), torch.full((3,), -2.0).double()
+    costs = kl_k3_weighted(logprobs, old, reference)
+    np.testing.assert_allclose(costs.detach(), math.exp(-1), rtol=1e-12)  # reference / old
+    costs.sum().backward()
+    assert logprobs.grad.isfinite().all()
+    assert kl_k3_weighted(old, old, -INF * torch.ones(3)).tolist() == [INF] * 3
 
 
 @pytest.mark.parametrize("estimate", [kl_k1, kl_k3])

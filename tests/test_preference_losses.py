@@ -197,6 +197,14 @@ def test_the_best_of_k_is_what_plackett_luce_says_of_the_first_place_alone():
 
 
 @pytest.mark.parametrize("loss", [pairwise_ranking_loss, plackett_luce_loss])
+def test_a_ranking_of_one_says_nothing(loss):
+    rewards = torch.tensor([[3.0], [-1.0]], requires_grad=True)
+    costs = loss(rewards, torch.zeros(2, 1, dtype=torch.long))
+    costs.sum().backward()
+    assert costs.tolist() == [0, 0] and rewards.grad.tolist() == [[0], [0]]
+
+
+@pytest.mark.parametrize("loss", [pairwise_ranking_loss, plackett_luce_loss])
 def test_rankings_pull_the_best_up_and_the_worst_down_and_the_sum_nowhere(loss):
     (pull,) = gradient(lambda values: loss(values, torch.tensor([[2, 0, 1]])), torch.zeros(1, 3))
     assert pull[0, 2] < 0 < pull[0, 1]

@@ -119,7 +119,8 @@ class Ours:
         return self.policy_gradient("rloo", words_score, None, num_generations=self.case.group, kl_coef=self.case.beta)
 
     def grpo(self):
-        return self.policy_gradient("grpo", words_score, None, num_generations=self.case.group, kl_coef=self.case.beta)
+        settings = {"num_generations": self.case.group, "kl_coef": self.case.beta, "kl_estimator": "k3_weighted"}
+        return self.policy_gradient("grpo", words_score, None, **settings)
 
     def policy_gradient(self, algorithm: str, reward, critic, **settings):
         case = self.case

@@ -158,7 +158,7 @@ class Peer:
         return trl.RewardTrainer(self.model("reward"), config, train_dataset=self.pairs(), **self.parts())
 
     def grpo(self):
-        return self.group_trainer(trl.GRPOTrainer, trl.GRPOConfig, loss_type="grpo", use_bias_correction_kl=False)
+        return self.group_trainer(trl.GRPOTrainer, trl.GRPOConfig, loss_type="grpo")
 
     def rloo(self):
         return self.group_trainer(trl.RLOOTrainer, trl.RLOOConfig)

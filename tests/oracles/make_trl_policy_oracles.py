@@ -33,6 +33,7 @@ METRICS = ("kl", "clip_ratio/low_mean", "clip_ratio/high_mean")
 GRPO = {
     "grpo": {"loss_type": "grpo"},
     "grpo_with_kl": {"loss_type": "grpo", "beta": 0.3, "use_bias_correction_kl": False},
+    "grpo_with_weighted_kl": {"loss_type": "grpo", "beta": 0.3},
     "bnpo": {"loss_type": "bnpo"},
     "dr_grpo": {"loss_type": "dr_grpo", "scale_rewards": "none"},
     "dapo": {"loss_type": "dapo", "epsilon_high": 0.15},

@@ -169,28 +169,45 @@ def penalty_in_loss_optimum(
     reference's next-token probabilities and the expected reward after each token, (P, n, A), and gives probabilities
     at which single states are at rest: `optimal_policy` for k2 or the exact KL, `rational_policy` for k3.
     """
+    return _at_rest(reference, rewards, tree, lambda start, to_come, _: answer(start, to_come), np.ones(len(tree.mask)))
+
+
+def _at_rest(
+    reference: np.ndarray, rewards: np.ndarray, tree: Tree, answer: Callable[..., np.ndarray], weights: np.ndarray
+) -> np.ndarray:
+    """`penalty_in_loss_optimum` where the losses of a completion weigh `weights` (C,), its reward's share among them.
+
+    `answer` takes the expected weight after each token, too, (P, n, A), and rewards that are multiplied by it.
+    """
     start = step_probabilities(reference, tree)
-    steps, values = np.empty_like(start), np.empty(start.shape[:2])
+    steps, values, shares = np.empty_like(start), np.empty(start.shape[:2]), np.empty(start.shape[:2])
     for depth in reversed(range(tree.depth.max() + 1)):  # longest prefixes first: what follows them is known
         here = tree.depth == depth
         ends, longer = tree.finished[here], tree.next_state[here]
-        to_come = np.where(ends >= 0, rewards[:, ends], values[:, longer])
-        steps[:, here] = answer(start[:, here], to_come)
-        values[:, here] = (steps[:, here] * to_come).sum(-1)
+        to_come = np.where(ends >= 0, (rewards * weights)[:, ends], values[:, longer])
+        weighs = np.where(ends >= 0, weights[ends], shares[:, longer])
+        steps[:, here] = answer(start[:, here], to_come, weighs)
+        values[:, here], shares[:, here] = ((steps[:, here] * each).sum(-1) for each in (to_come, weighs))
     return completion_probabilities(steps, tree)
 
 
 def group_relative_optimum(reference: np.ndarray, rewards: np.ndarray, tree: Tree, beta: float) -> np.ndarray:
     """Where GRPO with k3 in its loss rests, (P, C), as its groups grow large; Shao et al. 2024, eq. 3.
 
-    Rewards are divided by their standard deviation under the policy itself, prompt by prompt, the penalty is not.
+    Rewards are centred and divided by their standard deviation under the policy itself, prompt by prompt, the penalty
+    is not; the tokens of a completion share one weight, so that those of a long one weigh less.
     """
-    policy = reference
-    for _ in range(ROUNDS):  # a policy and the deviation that it answers to, in turn
+    policy, weights = reference, 1 / tree.mask.sum(1)
+    for _ in range(ROUNDS):  # a policy, and the mean and the deviation that it answers to, in turn
         means = (policy * rewards).sum(1, keepdims=True)
         price = beta * np.sqrt((policy * (rewards - means) ** 2).sum(1))[:, None, None]
-        policy = penalty_in_loss_optimum(reference, rewards, tree, partial(rational_policy, beta=price))
+        policy = _at_rest(reference, rewards - means, tree, partial(_weighted_answer, beta=price), weights)
     return policy
+
+
+def _weighted_answer(reference: np.ndarray, rewards: np.ndarray, weights: np.ndarray, beta: np.ndarray) -> np.ndarray:
+    """`rational_policy` where tokens weigh differently: beta * w * reference / (level + beta * w - rewards)."""
+    return rational_policy(weights * reference, rewards - beta * weights, beta)
 
 
 def rational_policy(reference: np.ndarray, rewards: np.ndarray, beta: float | np.ndarray) -> np.ndarray:

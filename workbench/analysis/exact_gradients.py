@@ -15,7 +15,14 @@ from torch import Tensor
 
 from workbench.advantages import gae, token_rewards
 from workbench.analysis.exact import Tree, mean_kl, step_probabilities
-from workbench.losses.policy import clipped_surrogate_loss, kl_k1, kl_k2, kl_k3, policy_gradient_loss
+from workbench.losses.policy import (
+    clipped_surrogate_loss,
+    kl_k1,
+    kl_k2,
+    kl_k3,
+    kl_k3_weighted,
+    policy_gradient_loss,
+)
 
 ESTIMATORS = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
 
@@ -116,6 +123,7 @@ def kl_gradients(samples: ExactSamples) -> pd.DataFrame:
         f"{name} as a loss": lambda logprobs, estimator=estimator: estimator(logprobs, reference)
         for name, estimator in ESTIMATORS.items()
     }
+    losses["weighted k3 as a loss"] = lambda logprobs: kl_k3_weighted(logprobs, samples.old_logprobs, reference)
     price = samples.token_rewards(kl_coef=1.0, unit=0.0)
     advantages = samples.advantages(price, samples.prefix_values(price))
     losses["k1 in the reward"] = _reinforce(advantages)

@@ -19,13 +19,15 @@ def peak_and_fall(metrics: pd.DataFrame, *, window: int = 10) -> dict[str, float
 
     The peak is chosen where the running mean of `gold` over `window` training batches is highest, and its gold is read
     from the next measurement on held-out prompts (`held_out_gold`), which had no part in choosing it; so is the end's.
+    Batches after the last measurement are left out.
     Keys peak_step, peak_kl, peak_gold, end_gold, fall. Raises WorkbenchError where nothing was measured.
     """
     if "held_out_gold" not in metrics or metrics["held_out_gold"].isna().all():
         raise WorkbenchError("The metrics hold no held_out_gold: this run has no gold reward, or never measured it.")
-    running = metrics["gold"].rolling(window, min_periods=1, center=True).mean()
-    peak_step = metrics.loc[running.idxmax(), "step"]
     measured = metrics.dropna(subset=["held_out_gold"])
+    followed = metrics[metrics["step"] <= measured["step"].iloc[-1]]  # a run may stop between two measurements
+    running = followed["gold"].rolling(window, min_periods=1, center=True).mean()
+    peak_step = followed.loc[running.idxmax(), "step"]
     after = measured[measured["step"] >= peak_step].iloc[0]
     end = measured.iloc[-1]
     return {

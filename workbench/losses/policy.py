@@ -112,6 +112,19 @@ def kl_k3(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
     return away.expm1() - away.clamp(max=torch.finfo(away.dtype).max)  # inf - inf would be NaN
 
 
+def kl_k3_weighted(logprobs: Tensor, old_logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
+    """k3 weighed by the ratio to the policy that sampled, (B, R) nats, for tokens sampled from `old_logprobs`.
+
+    Unbiased for the token's own KL(policy || reference) in value and, unlike k3, in gradient, after updates too.
+    DeepSeek-AI 2025 (V3.2), section 3.1; TRL's `use_bias_correction_kl`. ratio * k3 with the exponentials joined, so
+    that a token which the policy has given up costs its limit and not 0 times infinity.
+    """
+    away = log_ratio(reference_logprobs, logprobs)
+    ratio = log_ratio(logprobs, old_logprobs).exp()
+    finite = away.clamp(max=torch.finfo(away.dtype).max)
+    return log_ratio(reference_logprobs, old_logprobs).exp() - ratio * (1 + finite)
+
+
 def exact_kl(logits: Tensor, reference_logits: Tensor) -> Tensor:
     """KL(policy || reference) of the next-token distribution over the whole vocabulary, (B, R) nats, in fp32.
 

@@ -39,11 +39,12 @@ def soft_preference_loss(
 def pairwise_ranking_loss(rewards: Tensor, ranking: Tensor) -> Tensor:
     """Mean Bradley-Terry loss over all C(K, 2) pairs of each prompt, (B,) nats. Ouyang et al. 2022, eq. 1.
 
-    `rewards` (B, K); `ranking` (B, K) indices, best first. All pairs of a prompt are one element of the batch.
+    `rewards` (B, K); `ranking` (B, K) indices, best first. All pairs of a prompt are one element of the batch; a
+    ranking of one has no pair and costs 0.
     """
     ordered = rewards.gather(1, ranking)
     better, worse = torch.triu_indices(ordered.shape[1], ordered.shape[1], offset=1, device=ordered.device)
-    return bradley_terry_loss(ordered[:, better], ordered[:, worse]).mean(1)
+    return bradley_terry_loss(ordered[:, better], ordered[:, worse]).sum(1) / max(1, len(better))
 
 
 def plackett_luce_loss(rewards: Tensor, ranking: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from workbench.losses.policy import (
     kl_k1,
     kl_k2,
     kl_k3,
+    kl_k3_weighted,
     kl_penalised_surrogate_loss,
     policy_gradient_loss,
     sequence_ratio_loss,
@@ -42,7 +43,13 @@ if TYPE_CHECKING:
     Worth = tuple[Tensor, Tensor]
 
 
-SAMPLED_KL = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}  # estimates from log-probabilities alone
+# Estimates from log-probabilities alone: the policy's, those under which the tokens were sampled, the reference's.
+SAMPLED_KL = {
+    "k1": lambda logprobs, old_logprobs, reference_logprobs: kl_k1(logprobs, reference_logprobs),
+    "k2": lambda logprobs, old_logprobs, reference_logprobs: kl_k2(logprobs, reference_logprobs),
+    "k3": lambda logprobs, old_logprobs, reference_logprobs: kl_k3(logprobs, reference_logprobs),
+    "k3_weighted": kl_k3_weighted,
+}
 
 
 # What a reward is compared with

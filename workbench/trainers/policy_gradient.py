@@ -295,7 +295,7 @@ class PolicyGradientTrainer(Stateful):
         """
         config = self.config
         if config.kl_estimator in SAMPLED_KL:
-            return SAMPLED_KL[config.kl_estimator](logprobs, part.reference_logprobs)
+            return SAMPLED_KL[config.kl_estimator](logprobs, part.logprobs, part.reference_logprobs)
         return self._exact_kl(part, logits, group_size=config.num_generations)
 
     def _exact_kl(self, part: Samples, logits: Tensor | None = None, *, group_size: int = 1) -> Tensor:

@@ -22,7 +22,7 @@ class PolicyGradientConfig:
     critic_learning_rate: float = 1e-3  # of the critic
     kl_coef: float | None = None  # price of one nat of KL from the reference, in standard deviations of the reward
     kl_in: str | None = None  # "reward": part of what a token earns; "loss": a term with a gradient of its own
-    kl_estimator: str | None = None  # k1, k2, k3 or exact (two more passes); k1 in the loss pushes nothing on average
+    kl_estimator: str | None = None  # k1 (no push on average in a loss), k2, k3, k3_weighted, exact (slower)
     kl_target: float = 0.0  # nats per completion that an adaptive coefficient aims at; 0 keeps it fixed
     kl_horizon: int = 10_000  # completions over which the adaptive coefficient may move by 20%
     kl_stop: float = 0.0  # nats per token from the policy that sampled, above which a step's updates end; 0 never
