@@ -1,11 +1,15 @@
 """Models and tokenizers, built and from folders."""
 
 import json
+import math
 import time
+from functools import partial
+from pathlib import Path
 
 import huggingface_hub
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_models import (
     EOS,
     FAMILIES,
@@ -18,7 +22,7 @@ from tiny_models import (
     weights_of,
     word_tokenizer,
 )
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
 from workbench.architectures import PRESETS
 from workbench.batches import collate
@@ -205,6 +209,121 @@ def test_a_folder_that_is_no_model_is_refused_in_a_sentence(tmp_path):
         load_policy(str(tmp_path), word_tokenizer())
 
 
+def changed(folder: Path, *, weights=lambda weights: weights, config: dict | None = None) -> str:
+    """A saved model whose weights or settings somebody has changed."""
+    saved(tiny_model(), word_tokenizer(), folder)
+    held = load_file(folder / "model.safetensors")
+    save_file(weights(held), folder / "model.safetensors", metadata={"format": "pt"})
+    settings = json.loads((folder / "config.json").read_text()) | (config or {})
+    (folder / "config.json").write_text(json.dumps(settings))
+    return str(folder)
+
+
+def renamed(old: str, new: str):
+    return lambda held: {name.replace(old, new): held[name] for name in held}
+
+
+def without(part: str):
+    return lambda held: {name: held[name] for name in held if part not in name}
+
+
+def divided(part: str, by: float):
+    return lambda held: {name: held[name] / by if part in name else held[name] for name in held}
+
+
+WRONG_WEIGHTS = {  # what was done to the weights, to the config, and what the sentence says of it
+    "prefix": (
+        renamed("model.", "module.model."),
+        {},
+        r"20 missing \(model\.emb.*; 20 unexpected \(module\.model\.emb",
+    ),
+    "renamed": (
+        renamed("up_proj", "up"),
+        {},
+        r"2 missing \(\S*0\.mlp\.up_proj\.weight, .*; 2 unexpected \(\S*mlp\.up\.w",
+    ),
+    "one fewer": (without("1.mlp.up"), {}, r"1 missing \(model\.layers\.1\.mlp\.up_proj\.weight\)"),
+    "layers to come": (renamed("", ""), {"num_hidden_layers": 3}, r"9 missing \(model\.layers\.2\.input_layernorm"),
+    "layers left": (renamed("", ""), {"num_hidden_layers": 1}, r"9 unexpected \(model\.layers\.1\.input_layernorm"),
+    "vocabulary": (
+        renamed("", ""),
+        {"vocab_size": 30},
+        r"of another shape \(.*embed_tokens\S+ \(20, 16\) for \(30, 16\)",
+    ),
+    "gpt2": (renamed("", ""), {"model_type": "gpt2"}, r"\d+ missing \(transformer\.h\.0.*; \d+ unexpected \(model\."),
+    "qwen2": (renamed("", ""), {"model_type": "qwen2"}, r"6 missing \(model\.layers\.0\.self_attn\.k_proj\.bias"),
+    "infinite": (divided("1.mlp.up", 0.0), {}, r"1 not finite \(model\.layers\.1\.mlp\.up_proj\.weight\)"),
+    "nan": (divided("embed", math.nan), {}, r"1 not finite \(model\.embed_tokens\.weight\)"),
+    "int8": (lambda held: {name: held[name].to(torch.int8) for name in held}, {}, "21 not stored as floating-point"),
+}
+
+
+@pytest.mark.parametrize("load", [load_policy, load_critic, partial(load_reward_model, start="sft")])
+@pytest.mark.parametrize(("weights", "config", "says"), WRONG_WEIGHTS.values(), ids=WRONG_WEIGHTS)
+def test_weights_that_are_not_those_of_the_config_are_refused_by_their_names(weights, config, says, load, tmp_path):
+    with pytest.raises(WorkbenchError, match=rf"The weights of \S+ are not those of .*{says}") as error:
+        load(changed(tmp_path, weights=weights, config=config), word_tokenizer())
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda whole: whole[: len(whole) // 2], lambda whole: b"", lambda whole: b"version"]
+)
+def test_a_damaged_or_missing_part_of_sharded_weights_is_refused(damage, tmp_path):
+    tiny_model().save_pretrained(tmp_path, max_shard_size="4KB")
+    part = sorted(tmp_path.glob("model-*.safetensors"))[1]
+    whole = part.read_bytes()
+    part.write_bytes(damage(whole))
+    with pytest.raises(WorkbenchError, match="No model could be loaded from"):
+        load_policy(str(tmp_path), word_tokenizer())
+    part.unlink()
+    with pytest.raises(WorkbenchError, match=part.name):
+        load_policy(str(tmp_path), word_tokenizer())
+    part.with_name(part.name.replace("00002", "00001")).rename(part)
+    with pytest.raises(WorkbenchError, match=r"No model could|are not those"):
+        load_policy(str(tmp_path), word_tokenizer())
+
+
+def test_what_is_no_weight_may_lie_in_a_folder_and_tied_weights_once(tmp_path):
+    more = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4), "doubt_root": torch.eye(3)}
+    more["model.layers.0.attn.masked_bias"] = torch.tensor(-1e4)
+    folder = changed(tmp_path / "more", weights=lambda held: held | more)
+    assert same_weights(weights_of(load_policy(folder, word_tokenizer())), weights_of(tiny_model()))
+    tied = build_policy("llama-64x2", word_tokenizer())
+    folder = saved(tied, word_tokenizer(), tmp_path / "tied")
+    assert "lm_head.weight" not in load_file(tmp_path / "tied" / "model.safetensors")
+    assert same_weights(weights_of(load_policy(folder, word_tokenizer())), weights_of(tied))
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine"}}, "needs Python code that comes with it"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "No model could be loaded"),
+        ({"hidden_size": "big"}, "No model could be loaded"),
+        ({"hidden_act": "nope"}, "No model could be loaded"),
+        ({"num_attention_heads": 3}, "No model could be loaded"),
+    ],
+    ids=["code", "quantised", "type", "unknown", "impossible"],
+)
+def test_a_config_that_cannot_be_followed_is_refused_in_a_sentence_by_every_loader(config, says, tmp_path):
+    folder = changed(tmp_path, config=config)
+    scratch = partial(load_reward_model, start="scratch")  # which reads no weights, quantised or not
+    for load in (load_policy, load_critic, *([scratch] if "quantization_config" not in config else [])):
+        with pytest.raises(WorkbenchError, match=says) as error:
+            load(folder, word_tokenizer())
+        assert "\n" not in str(error.value)
+
+
+def test_adapters_without_their_model_are_refused(tmp_path):
+    peft = pytest.importorskip("peft")
+    base = saved(tiny_model(), word_tokenizer(), tmp_path / "base")
+    config = peft.LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+    peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(WorkbenchError, match="holds adapters alone: merge them"):
+        load_policy(str(tmp_path / "adapter"), word_tokenizer())
+
+
 def test_pickled_weights_are_read_only_when_asked(tmp_path):
     model = tiny_model()
     folder = saved(model, word_tokenizer(), tmp_path)
@@ -251,18 +370,40 @@ def test_a_critic_starts_at_exactly_zero_from_a_policy_and_from_a_reward_model(f
 def test_a_reward_model_takes_the_policys_weights_and_a_random_head(tmp_path):
     tokenizer = word_tokenizer()
     source = saved(tiny_model(), tokenizer, tmp_path)
-    first, second, other = (load_reward_model(source, tokenizer, seed=seed) for seed in (1, 1, 2))
+    first, second, other = (load_reward_model(source, tokenizer, start="sft", seed=seed) for seed in (1, 1, 2))
     assert same_weights(weights_of(first.model), weights_of(tiny_model().model))
     assert torch.equal(first.score.weight, second.score.weight)
     assert not torch.equal(first.score.weight, other.score.weight)
-    heads = torch.cat([load_reward_model(source, tokenizer, seed=seed).score.weight for seed in range(40)])
+    heads = torch.cat([load_reward_model(source, tokenizer, start="sft", seed=seed).score.weight for seed in range(40)])
     assert heads.std().item() == pytest.approx(17**-0.5, rel=0.1)  # 640 draws of N(0, 1 / (16 + 1))
 
 
-def test_a_trained_reward_model_keeps_its_head(tmp_path):
+@pytest.mark.parametrize("start", ["trained", "sft"])
+def test_a_trained_reward_model_keeps_its_head(start, tmp_path):
     tokenizer, trained = word_tokenizer(), tiny_model(auto=AutoModelForSequenceClassification)
-    source = saved(trained, tokenizer, tmp_path)
-    assert same_weights(weights_of(load_reward_model(source, tokenizer)), weights_of(trained))
+    loaded = load_reward_model(saved(trained, tokenizer, tmp_path), tokenizer, start=start)
+    assert same_weights(weights_of(loaded), weights_of(trained)) and not loaded.head_is_new
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_policy_scores_nothing_unless_a_new_head_was_asked_for(family, tmp_path):
+    policy = saved(tiny_model(family), word_tokenizer(), tmp_path)
+    with pytest.raises(WorkbenchError, match="is no reward model: its weights hold no head that scores"):
+        load_reward_model(policy, word_tokenizer())
+    for start in ("sft", "scratch"):
+        assert load_reward_model(policy, word_tokenizer(), start=start).head_is_new
+
+
+def test_a_reward_model_is_no_policy_and_other_classifiers_are_no_reward_models(tmp_path):
+    reward = saved(tiny_model(auto=AutoModelForSequenceClassification), word_tokenizer(), tmp_path / "reward")
+    with pytest.raises(WorkbenchError, match=r"1 missing \(lm_head\.weight\); 1 unexpected \(score\.weight\)"):
+        load_policy(reward, word_tokenizer())
+    sorts = tiny_model(auto=AutoModelForSequenceClassification, num_labels=3)
+    with pytest.raises(WorkbenchError, match=r"1 of another shape \(score\.weight \(3, 16\) for \(1, 16\)\)"):
+        load_reward_model(saved(sorts, word_tokenizer(), tmp_path / "sorts"), word_tokenizer())
+    critic = tiny_model(auto=AutoModelForTokenClassification)
+    with pytest.raises(WorkbenchError, match=r"1 unexpected \(score\.bias\)"):
+        load_reward_model(saved(critic, word_tokenizer(), tmp_path / "critic"), word_tokenizer())
 
 
 def test_from_scratch_only_the_sizes_are_taken(tmp_path):

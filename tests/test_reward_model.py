@@ -451,7 +451,7 @@ def test_from_scratch_a_preset_gives_the_size_and_the_source_the_tokens_and_the_
     ]
     assert torch.cat(heads).std().item() == pytest.approx(33**-0.5, rel=0.1)
     with pytest.raises(WorkbenchError, match="preset is 'llama-32x1', but start 'sft' takes its size"):
-        load_reward_model(str(tmp_path), tokenizer, preset="llama-32x1")
+        load_reward_model(str(tmp_path), tokenizer, start="sft", preset="llama-32x1")
 
 
 def test_ratings_that_do_not_differ_are_refused():

@@ -2,11 +2,12 @@
 
 import contextlib
 import json
+import re
 from pathlib import Path
 
 import torch
 from huggingface_hub import HfApi, snapshot_download
-from safetensors import SafetensorError
+from safetensors import safe_open
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -26,6 +27,10 @@ from workbench.files import resolve
 from workbench.hub import hub_answers
 from workbench.scoring import scalar_head
 from workbench.value_guided import ValueGuidedPolicy  # noqa: F401  known to AutoModelForCausalLM from now on
+
+HEADS = ("lm_head", "embed_out", "score", "classifier")  # last layers: a folder has the one of what it was trained as
+NO_WEIGHTS = re.compile(r"doubt_|.*(inv_freq|masked_bias|attn\.bias|position_ids)$")  # our own, and buffers of old
+FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors names them
 
 
 @contextlib.contextmanager
@@ -77,21 +82,22 @@ def load_policy(source: str, tokenizer, *, device: str = "cpu", dtype: str = "fl
     """A causal LM from a Hub id or folder, ready for `tokenizer`.
 
     Only safetensors weights are read unless `allow_pickle` (a pickle can run code). Raises WorkbenchError where the
-    folder, its config or its weights are missing.
+    folder, its config or its weights are missing, or the weights are not those that the config asks for.
     """
-    model = _load(AutoModelForCausalLM, source, device=device, dtype=dtype, allow_pickle=allow_pickle)
+    model, _ = _load(AutoModelForCausalLM, source, device=device, dtype=dtype, allow_pickle=allow_pickle)
     _fit_vocabulary(model, tokenizer)
     return model
 
 
 def load_reward_model(
-    source: str, tokenizer, *, start: str = "sft", preset: str = "", seed: int = 0, device="cpu", dtype="float32"
+    source: str, tokenizer, *, start: str = "trained", preset: str = "", seed: int = 0, device="cpu", dtype="float32"
 ):
-    """A sequence classifier with one output, (B,) per row.
+    """A sequence classifier with one output, (B,) per row; its `head_is_new` says whether that was ever trained.
 
-    `start`: "sft" takes the weights of `source` (a policy, or a reward model with its trained head), "scratch" only
-    its configuration, or that of `preset` with the context of `source`. A new head starts at N(0, 1/(d+1)) (Stiennon et
-    al. 2020, appendix B.1).
+    `start`: "trained" takes a reward model as it is, to score with; to be trained, "sft" takes the weights of `source`
+    (a policy, or a reward model with its head), "scratch" only its configuration, or that of `preset` with the context
+    of `source`. A new head starts at N(0, 1/(d+1)) (Stiennon et al. 2020, appendix B.1). WorkbenchError where a head
+    should be trained and is not there.
     """
     if preset and start != "scratch":
         raise WorkbenchError(f"preset is {preset!r}, but start {start!r} takes its size from {source!r}: set it to ''.")
@@ -160,50 +166,101 @@ def merge_lora(policy):
 def _load_scalar(
     auto_class, source: str, tokenizer, *, start: str, seed: int, device: str, dtype: str, preset: str = ""
 ):
-    if start not in ("sft", "scratch"):
+    if start not in ("trained", "sft", "scratch"):
         raise WorkbenchError(f"start is {start!r}: choose 'sft' (the weights of {source!r}) or 'scratch'.")
     with seeded(seed):
         if start == "scratch":
-            config = AutoConfig.from_pretrained(_model_folder(source), num_labels=1)
-            if preset:
-                config = preset_config(preset, tokenizer, _context(config))
-                _note_control_tokens(config, tokenizer)
-                config.num_labels = 1
-            model = _quicker(auto_class.from_config(config)).to(device=device, dtype=getattr(torch, dtype))
+            with _explained(source):
+                config = AutoConfig.from_pretrained(_model_folder(source), num_labels=1, trust_remote_code=False)
+                if preset:
+                    config = preset_config(preset, tokenizer, _context(config))
+                    _note_control_tokens(config, tokenizer)
+                    config.num_labels = 1
+                model = _quicker(auto_class.from_config(config)).to(device=device, dtype=getattr(torch, dtype))
+            model.head_is_new = True
         else:
-            model = _load(auto_class, source, device=device, dtype=dtype, allow_pickle=False, num_labels=1)
-        if start == "scratch" or not _was_classifier(source):
+            loaded = _load(auto_class, source, device=device, dtype=dtype, allow_pickle=False, num_labels=1)
+            model, model.head_is_new = loaded
+        if start == "trained" and model.head_is_new:
+            raise WorkbenchError(
+                f"{source!r} is no reward model: its weights hold no head that scores, and a new one would score at "
+                "random; give the folder of a trained one (05_reward_model makes it)."
+            )
+        if model.head_is_new:
             nn.init.normal_(scalar_head(model).weight, std=(scalar_head(model).in_features + 1) ** -0.5)
     _fit_vocabulary(model, tokenizer)
     return without_dropout(model)
 
 
-def _was_classifier(source: str) -> bool:
-    config = AutoConfig.from_pretrained(_model_folder(source))
-    return any("SequenceClassification" in name for name in config.architectures or [])
-
-
 def _load(auto_class, source: str, *, device: str, dtype: str, allow_pickle: bool, **config):
+    """The model, and whether its last layer is new because the folder is of another kind of model."""
     _require_device(device)
     if dtype not in ("float32", "bfloat16", "float16"):
         raise WorkbenchError(f"dtype is {dtype!r}: choose float32, bfloat16 or float16.")
     folder = _model_folder(source)
-    try:
-        with _quiet():
-            model = auto_class.from_pretrained(
-                folder,
-                dtype=getattr(torch, dtype),
-                use_safetensors=None if allow_pickle else True,  # None: pickled weights where there are no others
-                **config,
-            )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        hint = (
-            "a folder made by save_pretrained, with config.json and model.safetensors (pickled weights: allow_pickle)"
+    with _explained(source), _quiet():
+        model, found = auto_class.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            use_safetensors=None if allow_pickle else True,  # None: pickled weights where there are no others
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # the library would not say which
+            **config,
         )
+    new_head = _require_all_weights(model, found, source)
+    return _quicker(model).to(device), new_head
+
+
+@contextlib.contextmanager
+def _explained(source: str):
+    """Turn whatever the library says of a folder, in exceptions of many kinds, into one sentence."""
+    try:
+        yield
+    except WorkbenchError:
+        raise
+    except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise WorkbenchError(
+                f"{source!r} needs Python code that comes with it (auto_map in its config.json), which is never run "
+                "here: give a model of a kind that transformers has."
+            ) from error
         raise WorkbenchError(
-            f"No model could be loaded from {source!r} ({_first_line(error)}): give {hint}."
+            f"No model could be loaded from {source!r} ({_first_line(error)}): give a folder made by save_pretrained, "
+            "with config.json and model.safetensors (pickled weights: allow_pickle)."
         ) from error
-    return _quicker(model).to(device)
+
+
+def _require_all_weights(model, found: dict, source: str) -> bool:
+    """Whether the scalar head is new; WorkbenchError where any other weight is: the library makes up what it lacks."""
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise WorkbenchError(f"{source!r} holds adapters alone: merge them into their model and save that.")
+    own = tuple(f"{name}." for name in ("score", "classifier") if hasattr(model, name))
+    others = tuple(f"{name}." for name in HEADS if own and f"{name}." not in own)
+    stored = {name for path in Path(model.name_or_path).glob("*.safetensors") for name in _not_floats(path)}
+    wrong = {
+        "missing": [name for name in found["missing_keys"] if not name.startswith(own)],
+        "unexpected": [
+            name for name in found["unexpected_keys"] if not NO_WEIGHTS.match(name) and not name.startswith(others)
+        ],
+        "of another shape": [f"{name} {(*held,)} for {(*asked,)}" for name, held, asked in found["mismatched_keys"]],
+        "not stored as floating-point numbers": stored,
+        "not finite": [name for name, weight in model.named_parameters() if not weight.isfinite().all()],
+    }
+    said = [f"{len(names)} {what} ({', '.join(sorted(names)[:3])})" for what, names in wrong.items() if names]
+    if said:
+        raise WorkbenchError(
+            f"The weights of {source!r} are not those of the {type(model).__name__} that its config.json describes: "
+            f"{'; '.join(said)}; give a folder as save_pretrained wrote it."
+        )
+    return bool(own) and any(name.startswith(own) for name in found["missing_keys"])
+
+
+def _not_floats(path: Path) -> list[str]:
+    """Names of weights that a file holds as integers, say quantised, and which would be read as if they were floats."""
+    with safe_open(path, framework="pt") as weights:
+        names = [name for name in weights.keys() if name.endswith(".weight")]  # noqa: SIM118 - no dict
+        return [name for name in names if weights.get_slice(name).get_dtype() not in FLOATS]
 
 
 def _quicker(model):
