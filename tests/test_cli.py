@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from workbench import cli, files, notebooks, recipes, schedule
+from workbench import cli, execute, files, notebooks, recipes, schedule
 from workbench.errors import WorkbenchError
 
 RUN_DIR = 'run_dir: str = "runs/unused"  # folder for results\n'
@@ -427,7 +427,10 @@ def chain(tmp_path):
     return tmp_path
 
 
-def test_a_recipe_runs_side_by_side_skips_what_is_finished_and_repeats_what_follows_a_change(chain, capsys):
+def test_a_recipe_runs_side_by_side_skips_what_is_finished_and_repeats_what_follows_a_change(
+    chain, capsys, monkeypatch
+):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")  # of the shell: the workbench decides
     recipe, out = str(chain / "chain.yaml"), chain / "out {x}"
     (out / "b").mkdir(parents=True)
     (out / "b" / "notebook.part.ipynb").write_text('{"cells": [')  # of a run that was killed
@@ -513,6 +516,11 @@ def wait_for(condition, seconds: float = 60.0) -> None:
         time.sleep(0.05)
 
 
+def in_the_background() -> None:
+    """In the child: Ctrl-C is ignored, as in a background job and under many CI runners."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def test_stopping_interrupts_the_cell_and_leaves_no_kernel_and_no_finished_looking_notebook(tmp_path):
     write_notebook(tmp_path / "sleep.ipynb", SLEEP)
     kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
@@ -523,6 +531,7 @@ def test_stopping_interrupts_the_cell_and_leaves_no_kernel_and_no_finished_looki
         folder.mkdir()
         (folder / "notebook.ipynb").write_text('{"metadata": {"workbench": {"key": "of an older version"}}}')
         run = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+        run |= {"preexec_fn": in_the_background} if kind == signal.SIGTERM else {}
         started[kind] = subprocess.Popen([*command, str(folder)], **run)
     for kind, process in started.items():
         wait_for(lambda folder=folders[kind]: (folder / "kernel").exists() and (folder / "kernel").read_text())
@@ -541,6 +550,20 @@ def test_stopping_interrupts_the_cell_and_leaves_no_kernel_and_no_finished_looki
         else:
             assert process.returncode == 130
             assert message == "stopped at stage sleep: run the same command again to continue\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_of_either_kind_kills_the_kernel_that_the_first_interrupted(monkeypatch, number):
+    sent, before = [], {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr(execute, "signal_kernel", sent.append)
+    stop = execute.Stop()
+    try:
+        for expected in ([signal.SIGINT], [signal.SIGINT, signal.SIGKILL]):
+            os.kill(os.getpid(), number)
+            assert sent == expected and stop.asked
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
 
 
 def test_a_second_command_on_the_same_folder_is_refused(tmp_path, capsys):

@@ -200,17 +200,17 @@ def test_what_was_imported_for_a_call_serves_its_later_stages_and_no_other_call(
     closed = []
     monkeypatch.setattr(executors, "SPARE", [])
     monkeypatch.setattr(executors.Processes, "close", lambda self: closed.append(self))
-    with executors.spare_processes("first") as one:
+    with executors.spare_processes("first", 1) as one:
         pass
-    with executors.spare_processes("first") as again:
+    with executors.spare_processes("first", 1) as again:
         assert again is one and closed == []
-    with executors.spare_processes("second") as other:
+    with executors.spare_processes("second", 1) as other:
         assert other is not one and closed == [one]
 
 
 def job_in(folder: Path, call: str, **changes) -> dict:
     """A job whose stage is never started in these tests."""
-    place = {"root": str(files.repository_root()), "ticket": str(folder / ".sweep.ticket"), "call": call}
+    place = {"root": str(files.repository_root()), "ticket": str(folder / ".sweep.ticket"), "call": call, "threads": 1}
     stage = {"name": "a", "folder": str(folder / "a"), "metadata": {"key": "k"}}
     return stage | place | changes
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import types
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -200,6 +201,14 @@ def test_an_error_in_the_callers_loop_loses_no_step(tmp_path, undisturbed):
     assert rows_on_disk(tmp_path / "run") == rows_on_disk(undisturbed.dir)
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C that is heard, also where whoever started the tests ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class InterruptedWalk(Walk):
     """Ctrl-C arrives `times` times in the middle of step 9, when the weights have moved and the counter has not."""
 
@@ -215,7 +224,7 @@ class InterruptedWalk(Walk):
 
 @pytest.mark.parametrize(("times", "saved"), [(1, 9), (2, 6)])
 def test_ctrl_c_waits_for_the_step_and_a_second_one_falls_back_to_the_last_checkpoint(
-    tmp_path, undisturbed, times, saved
+    tmp_path, undisturbed, ctrl_c, times, saved
 ):
     run, trainer = Run.open(tmp_path / "run", PARAMETERS), InterruptedWalk()
     trainer.times = times
@@ -227,7 +236,7 @@ def test_ctrl_c_waits_for_the_step_and_a_second_one_falls_back_to_the_last_check
     assert rows_on_disk(tmp_path / "run") == rows_on_disk(undisturbed.dir)
 
 
-def test_the_caller_sees_the_row_during_which_ctrl_c_came(tmp_path):
+def test_the_caller_sees_the_row_during_which_ctrl_c_came(tmp_path, ctrl_c):
     run, seen = Run.open(tmp_path / "run", PARAMETERS), []
     with pytest.raises(KeyboardInterrupt):
         for row in run.train(InterruptedWalk()):
@@ -237,13 +246,20 @@ def test_the_caller_sees_the_row_during_which_ctrl_c_came(tmp_path):
     assert seen == list(range(1, 41))
 
 
-def test_a_caller_who_breaks_at_that_row_is_interrupted_nevertheless(tmp_path):
+def test_a_caller_who_breaks_at_that_row_is_interrupted_nevertheless(tmp_path, ctrl_c):
     with pytest.raises(KeyboardInterrupt):
         rows = Run.open(tmp_path / "run", PARAMETERS).train(InterruptedWalk())
         while next(rows)["step"] < 9:
             pass
         rows.close()
     assert next(Run.open(tmp_path / "run", PARAMETERS).train(Walk()))["step"] == 10
+
+
+def test_ctrl_c_that_is_ignored_stays_so(tmp_path, undisturbed, ctrl_c):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a background job
+    assert len(list(Run.open(tmp_path / "run", PARAMETERS).train(InterruptedWalk()))) == 40
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    assert rows_on_disk(tmp_path / "run") == rows_on_disk(undisturbed.dir)
 
 
 def test_a_row_is_in_no_checkpoint_before_the_caller_has_dealt_with_it(tmp_path):
@@ -435,14 +451,53 @@ def test_a_save_that_failed_is_not_tried_again_on_the_way_out(tmp_path, monkeypa
 
 
 def test_run_json_says_what_was_run(tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("WORKBENCH_THREADS", "1")
     (tmp_path / "data.txt").write_bytes(b"abc")
     Run.open(tmp_path / "run", PARAMETERS, inputs={"data": tmp_path / "data.txt"})
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["parameters"] == PARAMETERS and record["seed"] == 0 and record["status"] == "unfinished"
-    assert record["packages"]["torch"] == metadata.version("torch") and record["threads"] == "3"
+    assert record["packages"]["torch"] == metadata.version("torch") and record["threads"] == 1
     assert record["inputs"]["data"]["sha256"].startswith("ba7816bf8f01cfea")  # FIPS 180-2, appendix B.1
     assert record["python"] == ".".join(map(str, sys.version_info[:3]))
+
+
+@pytest.fixture
+def threads_of_torch(monkeypatch) -> Iterator[None]:
+    """Puts the number of threads back."""
+    before = torch.get_num_threads()
+    for name in provenance.thread_settings(1):
+        monkeypatch.setenv(name, "3")
+    monkeypatch.delenv("WORKBENCH_THREADS")
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_the_workbench_and_not_the_shell_says_with_how_many_threads_a_run_computes(
+    tmp_path, threads_of_torch, monkeypatch
+):
+    run = Run.open(tmp_path / "run", PARAMETERS)
+    seen = "import torch; print(torch.get_num_threads())"
+    later = subprocess.run([sys.executable, "-c", seen], capture_output=True, text=True)
+    assert (torch.get_num_threads(), run.record["threads"], later.stdout) == (1, 1, "1\n")
+    run.summary({"gold": 1.0})
+    monkeypatch.setenv("WORKBENCH_THREADS", "2")
+    with pytest.raises(WorkbenchError) as caught:
+        Run.open(tmp_path / "run", PARAMETERS)
+    assert_one_sentence(caught.value, "threads=1 where now threads=2 is asked for", "run-threads=2")
+    assert torch.get_num_threads() == 1
+    assert Run.open(tmp_path / "other", PARAMETERS).record["threads"] == torch.get_num_threads() == 2
+
+
+def test_a_record_whose_threads_are_text_is_continued_and_one_that_followed_the_shell_is_not(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_THREADS", "1")
+    run = Run.open(tmp_path / "run", PARAMETERS)
+    run.summary({"gold": 1.0})
+    files.write_json(run.path("run.json"), run.record | {"threads": "1"})
+    Run.open(tmp_path / "run", PARAMETERS)
+    files.write_json(run.path("run.json"), run.record | {"threads": "default"})
+    with pytest.raises(WorkbenchError, match="threads=default where now threads=1"):
+        Run.open(tmp_path / "run", PARAMETERS)
 
 
 def test_the_commit_and_whether_it_was_changed_are_known_inside_git_only(tmp_path):

@@ -29,7 +29,9 @@ def job(notebook: Path, folder: Path) -> dict:
 
 @pytest.fixture(scope="module")
 def warm():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a background job or under many CI runners
     server = WarmStart(dict(os.environ) | {"FOR_STAGES": "seen"})
+    signal.signal(signal.SIGINT, before)
     yield server
     server.close()
     assert not server.alive
@@ -72,7 +74,7 @@ def test_a_notebook_that_fails_says_so_as_it_does_in_a_process_of_its_own(warm, 
     notebook = write_notebook(tmp_path / "bad.ipynb", "import missing_module_of_this_test")
     code, _, sentence = run(warm, notebook, tmp_path / "warm")
     monkeypatch.setattr("workbench.processes.is_possible", lambda: False)
-    cold_code, cold_sentence = Processes().run_process(job(notebook, tmp_path / "cold"), lambda line: None)
+    cold_code, cold_sentence = Processes(1).run_process(job(notebook, tmp_path / "cold"), lambda line: None)
     assert code == cold_code == 1
     assert "missing_module_of_this_test" in sentence
     assert sentence.replace("warm", "cold") == cold_sentence
@@ -113,8 +115,17 @@ def test_a_stage_whose_starter_is_gone_ends(warm, tmp_path):
     assert not Path(f"/proc/{where.read_text()}").exists()  # nor does its kernel stay
 
 
+def test_a_stage_that_is_stopped_before_it_listens_ends_at_once(warm, tmp_path):
+    processes, asleep = Processes(1), write_notebook(tmp_path / "asleep.ipynb", "import time\ntime.sleep(300)")
+    processes._warm, processes.stopped = warm, True
+    began = time.monotonic()
+    code, _ = processes.run_process(job(asleep, tmp_path / "asleep"), lambda line: None)
+    assert code in (130, -signal.SIGTERM) and time.monotonic() - began < 120
+    assert not list(tmp_path.glob("asleep/*.ipynb"))
+
+
 def test_a_server_that_died_is_replaced(tmp_path):
-    processes, notebook = Processes(), write_notebook(tmp_path / "plain.ipynb", "print('on')")
+    processes, notebook = Processes(1), write_notebook(tmp_path / "plain.ipynb", "print('on')")
     try:
         assert processes.run_process(job(notebook, tmp_path / "one"), lambda line: None)[0] == 0
         os.kill(processes._warm._server.pid, signal.SIGKILL)

@@ -36,8 +36,8 @@ RUN_EXAMPLES = """examples:
   workbench run 06 -p steps=50 --out runs/short    by number
   workbench run my/own.ipynb
 
-Values: default < recipe < preset < -p. Finished stages are skipped, a stopped one continues. Kernels use one thread;
-WORKBENCH_THREADS=4 gives them four."""
+Values: default < recipe < preset < -p. Finished stages are skipped, a stopped one continues. Whatever OMP_NUM_THREADS
+says, a run computes with one thread, or with four after WORKBENCH_THREADS=4, which makes it other work."""
 SWEEP_EXAMPLES = """examples:
   workbench sweep tour -p kl_coef=0,.05,.15,.5 -p seed=0:3 --jobs 2
   workbench sweep 06 -p algorithm=ppo,rloo,grpo -p steps=50 --out runs/algorithms

@@ -20,6 +20,7 @@ from workbench import files
 from workbench.errors import WorkbenchError
 from workbench.exit_codes import BAD_INPUT, DONE, FAILED, STOPPED
 from workbench.processes import SECONDS_TO_STOP, Processes
+from workbench.provenance import thread_count
 from workbench.schedule import executed
 
 SECONDS_TO_CONNECT = 3
@@ -34,14 +35,14 @@ class Elsewhere:
 
     def __init__(self, executor: Executor, ticket: Path):
         self.executor, self.ticket = executor, ticket
-        self.call = ticket.read_text()
+        call, threads = ticket.read_text(), thread_count()  # decided here, not on the worker
+        self.place = {"root": str(files.repository_root()), "ticket": str(ticket), "call": call, "threads": threads}
         self.give_up_at = float("inf")
 
     def run_process(self, job: dict, pass_on: Callable[[str], None]) -> tuple[int, str]:
         """Run a stage wherever the executor puts it; exit code and the sentence for a failure."""
-        place = {"root": str(files.repository_root()), "ticket": str(self.ticket), "call": self.call}
         try:
-            future = self.executor.submit(run_job, job | place)
+            future = self.executor.submit(run_job, job | self.place)
             while not future.done():
                 wait([future], timeout=SECONDS_BETWEEN_LOOKS)
                 if time.monotonic() > self.give_up_at and not future.done():
@@ -138,17 +139,17 @@ def run_job(job: dict) -> tuple[int, str]:
         return STOPPED, "stopped"
     if executed(folder).get("key") == job["metadata"]["key"]:
         return DONE, ""
-    with spare_processes(job["call"]) as processes, watching(ticket, job["call"], processes):
+    with spare_processes(job["call"], job["threads"]) as processes, watching(ticket, job["call"], processes):
         return processes.run_process(job, lambda line: print(f"{job['name']} | {line}", flush=True))
 
 
 @contextmanager
-def spare_processes(call: str) -> Iterator[Processes]:
+def spare_processes(call: str, threads: int) -> Iterator[Processes]:
     """Processes that one stage has for itself, kept for the next one, which need not import everything again.
 
     Another call imports anew: the code may have changed since.
     """
-    processes = Processes()
+    processes = Processes(threads)
     with suppress(IndexError):
         known, kept = SPARE.pop()
         if known == call:

@@ -9,7 +9,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 
-from workbench.errors import WorkbenchError
+from workbench.provenance import thread_settings
 from workbench.warm_start import WITHOUT_GRAMMAR, WarmProcess, WarmStart, is_possible
 
 SECONDS_TO_STOP = 60  # then what still runs is killed
@@ -19,10 +19,10 @@ START = WITHOUT_GRAMMAR + "from workbench.execute import main; sys.exit(main())"
 class Processes:
     """The processes of the stages that run now."""
 
-    def __init__(self):
+    def __init__(self, threads: int):
         self.running: dict[str, subprocess.Popen | WarmProcess] = {}  # by stage
         self.stopped = False
-        self.environment = environment()
+        self.environment = environment(threads)
         self._warm: WarmStart | None = None
         self._starting = threading.Lock()
 
@@ -34,7 +34,7 @@ class Processes:
             process.stdin.write(json.dumps(job) + "\n")
             process.stdin.flush()
             if self.stopped:
-                process.send_signal(signal.SIGINT)
+                process.send_signal(signal.SIGTERM)
             for line in process.stdout:
                 pass_on(line.rstrip("\n"))
             code = process.wait()
@@ -71,18 +71,15 @@ class Processes:
         self.stopped = True
         for process in list(self.running.values()):  # others may begin meanwhile
             if process.poll() is None:
-                process.send_signal(signal.SIGINT)
+                process.send_signal(signal.SIGTERM)  # SIGINT is ignored by what a background job starts
                 killer = threading.Timer(SECONDS_TO_STOP, process.kill)
                 killer.daemon = True
                 killer.start()
 
 
-def environment() -> dict[str, str]:
-    """Environment of a stage: one thread unless asked otherwise, which is fastest for tiny models."""
-    threads = os.environ.get("WORKBENCH_THREADS", "1")
-    if not threads.isdecimal() or int(threads) < 1:
-        raise WorkbenchError(f"WORKBENCH_THREADS is {threads!r}: give a whole number of at least 1.")
-    chosen = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} | os.environ
+def environment(threads: int) -> dict[str, str]:
+    """Environment of a stage that computes with this many threads."""
+    chosen = os.environ | thread_settings(threads)
     chosen.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' bars, too, would fill executed notebooks
     chosen.pop("JPY_SESSION_NAME", None)  # of the notebook that this was started from: nobody watches this one
     return chosen

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -12,19 +13,43 @@ from importlib import metadata
 from pathlib import Path
 
 from workbench import files
+from workbench.errors import WorkbenchError
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy", "pandas", "peft")
 
 
 def provenance() -> dict:
-    """Versions of what numbers depend on, thread count and, inside a git repository, the commit."""
+    """Versions of what numbers depend on and, inside a git repository, the commit."""
     return {
         "packages": package_versions(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "threads": os.environ.get("OMP_NUM_THREADS", "default"),
         **git_state(files.repository_root()),
     }
+
+
+def thread_count() -> int:
+    """Threads that a run computes with: WORKBENCH_THREADS, else one, whatever OMP_NUM_THREADS of the shell says.
+
+    One is fastest for tiny models, and another count sums in another order. WorkbenchError for what is no such count.
+    """
+    threads = os.environ.get("WORKBENCH_THREADS", "1")
+    if not re.fullmatch("[0-9]{1,4}", threads) or int(threads) < 1:
+        raise WorkbenchError(f"WORKBENCH_THREADS is {threads!r}: give a whole number of threads, 1 to 9999.")
+    return int(threads)
+
+
+def thread_settings(threads: int) -> dict[str, str]:
+    """Environment variables that give every library this many threads, and tell it to what is started from here."""
+    names = ("WORKBENCH_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    return dict.fromkeys(names, str(threads)) | {"OMP_DYNAMIC": "FALSE"}
+
+
+def use_threads(threads: int) -> None:
+    """Let torch compute with this many threads, also where it was imported before."""
+    os.environ.update(thread_settings(threads))
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
 
 
 def package_versions() -> dict[str, str]:

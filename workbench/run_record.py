@@ -13,7 +13,7 @@ ABSENT = "absent"  # how a parameter that only one of two runs has is shown
 WORK = ("metrics*.jsonl", "checkpoint", "tables", "summary.json", "model")  # what a run that got anywhere has left
 
 
-def requested(parameters: Mapping, *, inputs: Mapping[str, str | Path], seed: int | None) -> dict:
+def requested(parameters: Mapping, *, inputs: Mapping[str, str | Path], seed: int | None, threads: int) -> dict:
     """The part of run.json that says which work is asked for; WorkbenchError on a value that is no plain scalar."""
     for key, value in parameters.items():
         if not isinstance(value, str | int | float | bool) or (isinstance(value, float) and not math.isfinite(value)):
@@ -22,7 +22,7 @@ def requested(parameters: Mapping, *, inputs: Mapping[str, str | Path], seed: in
     if not isinstance(seed, int) or seed < 0:
         raise WorkbenchError(f"The seed is {seed!r}: give a whole number from 0, as a parameter `seed` or by seed=.")
     hashed = {name: {"path": files.shown(path), "sha256": files.sha256(path)} for name, path in inputs.items()}
-    return {"parameters": dict(parameters), "seed": seed, "inputs": hashed}
+    return {"parameters": dict(parameters), "seed": seed, "inputs": hashed, "threads": threads}
 
 
 def read_record(folder: Path) -> dict:
@@ -83,7 +83,8 @@ def _refuse_difference(folder: Path, old: dict, new: dict) -> None:
 
 
 def _identity(record: dict) -> dict:
-    """What makes two executions the same work: parameters but for the folder, seed, contents of inputs."""
+    """What makes two executions the same work: parameters but for the folder, seed, threads, contents of inputs."""
     contents = {f"{name}_contents": entry["sha256"][:12] for name, entry in record["inputs"].items()}
     parameters = {key: value for key, value in record["parameters"].items() if key != "run_dir"}
-    return {**parameters, "seed": record["seed"], **contents}
+    threads = str(record.get("threads", ABSENT))  # text in older records
+    return {**parameters, "seed": record["seed"], "threads": threads, **contents}

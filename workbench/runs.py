@@ -1,6 +1,6 @@
 """One folder per execution: parameters, provenance, metrics, samples, tables, model, checkpoints, resume.
 
-run.json        parameters, seed, versions, commit, hashes of inputs, status, seconds, memory
+run.json        parameters, seed, hashes of inputs, threads, versions, commit, status, seconds, memory
 metrics.jsonl   one row per step; no clock values, so equal runs have equal bytes
 samples.jsonl   what the model wrote at some steps
 summary.json    key numbers          timing.json   seconds per session
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from workbench import files
 from workbench.errors import WorkbenchError
 from workbench.progress import open_progress
-from workbench.provenance import Session, now, provenance
+from workbench.provenance import Session, now, provenance, thread_count, use_threads
 from workbench.resumable import Trainer, Training, interrupt_held, interrupt_waits, rows_path
 from workbench.run_record import held_record, read_record, requested
 from workbench.sinks import check_sinks, open_sinks
@@ -57,8 +57,9 @@ class Run:
         """Start a run, or continue the one in `run_dir`; WorkbenchError where that one was asked for other work."""
         folder = files.resolve(run_dir)
         check_sinks(sinks)
-        asked = requested(parameters, inputs=inputs, seed=seed)
+        asked = requested(parameters, inputs=inputs, seed=seed, threads=thread_count())
         record = held_record(folder, asked)
+        use_threads(asked["threads"])
         if not record:
             record = {**asked, **provenance(), "started_at": now(), "status": "unfinished"}
             files.write_json(folder / "run.json", record)

@@ -17,6 +17,7 @@ from workbench.exit_codes import DONE, STOPPED
 from workbench.files import sha256, shown
 from workbench.processes import Processes
 from workbench.progress import duration
+from workbench.provenance import thread_count
 from workbench.recipes import Plan, Stage
 from workbench.run_record import refuse_other_parameters
 
@@ -27,7 +28,7 @@ def run_plan(plan: Plan) -> int:
     """Execute the stages in order, `plan.jobs` at a time, printing as they go; exit code of the first that failed."""
     for stage in plan.stages:
         refuse_other_parameters(stage.folder, stage.values)
-    with closing(Processes()) as processes:
+    with closing(Processes(thread_count())) as processes:
         execution = Execution(plan, processes)
         codes = run_stages(execution, execution.run_stage, hopeless=after_any_failure)
     left = [stage.name for stage in plan.stages if codes[stage.name] != DONE]
@@ -146,9 +147,9 @@ def job(stage: Stage, key: str) -> dict:
 
 
 def stage_key(stage: Stage) -> str:
-    """Hash of everything that the executed notebook follows from: cells, parameters and what its inputs are now."""
+    """Hash of everything that the executed notebook follows from: cells, parameters, threads and its inputs now."""
     inputs = {shown(path): identity(path, stage) for path in stage.inputs}
-    content = [stage.notebook.sources, sorted(stage.values.items()), sorted(inputs.items())]
+    content = [stage.notebook.sources, sorted(stage.values.items()), sorted(inputs.items()), thread_count()]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

@@ -27,6 +27,7 @@ from workbench.grids import Grid, read_assignment, read_grid
 from workbench.ledger import FINISHED, NOT_RUN, Ledger, record_path
 from workbench.notebooks import Notebook, Value, checked, find, read_notebook
 from workbench.processes import Processes
+from workbench.provenance import thread_count
 from workbench.recipe_files import read_recipe
 from workbench.recipes import Entry, Plan, Stage, check_folder, preset, recipe_entries, recipe_paths
 from workbench.run_record import refuse_other_parameters
@@ -138,7 +139,7 @@ def run_sweep(sweep: Sweep, *, executor: Executor | None = None, retries: int = 
     plan = replace(sweep.plan, jobs=len(sweep.plan.stages)) if executor else sweep.plan  # a cluster decides itself
     for stage in plan.stages:
         refuse_other_parameters(stage.folder, stage.values)
-    with nullcontext() if executor else closing(Processes()) as here, alone_in(plan.folder) as valid:
+    with nullcontext() if executor else closing(Processes(thread_count())) as here, alone_in(plan.folder) as valid:
         print(f"{len(sweep.record['points'])} points, {len(plan.stages)} stages in {files.shown(plan.folder)}")
         print(*(f"{note}\n" for note in sweep.notes), sep="", end="", flush=True)
         execution = Execution(plan, here or Elsewhere(executor, valid))
