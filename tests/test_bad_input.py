@@ -1,10 +1,13 @@
 """Bad input through the real command line: one sentence, an exit code, nothing half-written; a table of all at the end.
 
-Every case is a command of its own, most with a kernel of its own; two run at a time while the tests wait for them.
+Every case has a kernel of its own where it comes to that; those of most are forked from one process that has imported
+everything, as the stages of a recipe are.
 """
 
+import contextlib
 import ctypes
 import gzip
+import io
 import json
 import os
 import random
@@ -12,14 +15,15 @@ import re
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tiny_models import tiny_model, word_tokenizer
 
+from workbench import cli, processes
 from workbench.checkpoints import load_checkpoint
 from workbench.errors import WorkbenchError
 from workbench.models import add_lora, build_policy, load_policy, load_reward_model
@@ -27,9 +31,9 @@ from workbench.packing import pack_documents
 from workbench.run_record import requested
 from workbench.sampling import sample
 from workbench.tasks import FileTask, WorldTask
+from workbench.warm_start import WarmStart
 from workbench.world import build_tokenizer
 
-AT_ONCE = 2
 CONTEXT = 48  # tokens that the model of these tests can read
 LARGEST_FILE = 1_000_000  # bytes: the first checkpoint, without Adam's moments, fits, the next does not
 DROP_FROM_BOUNDING_SET, OVERRIDE_PERMISSIONS, READ_ANYTHING = 24, 1, 2  # of Linux' prctl and capabilities
@@ -257,23 +261,28 @@ def here(tmp_path_factory, world) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def stages_start_at_once() -> Iterator[None]:
+    """All commands of this process share what a command keeps for its own stages."""
+    server = WarmStart(processes.environment(1))
+    shared = SimpleNamespace(alive=True, popen=server.popen, close=lambda: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "WarmStart", lambda environment: shared)
+        yield
+    server.close()
+
+
 def execute(case: Case, here: Path) -> Outcome:
-    """Run the command as a user would."""
+    """Run the command as a user would: in a process of its own, or in this one where it starts a kernel."""
     out = here / "out" / re.sub(r"\W+", "_", case.name)
     words = case.command.format(here=here, out=out).split()
+    if case.started and case.prepare is Case.prepare:
+        with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.redirect_stderr(io.StringIO()) as told:
+            code = cli.main(words)
+        return Outcome(code=code, printed=printed.getvalue(), complained=told.getvalue(), out=out)
     command = [sys.executable, "-m", "workbench.cli", *words]
     ended = subprocess.run(command, capture_output=True, text=True, preexec_fn=case.prepare, timeout=300)
     return Outcome(code=ended.returncode, printed=ended.stdout, complained=ended.stderr, out=out)
-
-
-@pytest.fixture(scope="module")
-def outcomes(here, request) -> dict[str, Future]:
-    """What comes of every selected case, by name."""
-    items = [item for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
-    chosen = [item.callspec.params["case"] for item in items if "case" in item.callspec.params]
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        yield {case.name: pool.submit(execute, case, here) for case in chosen}
-        pool.shutdown(cancel_futures=True)
 
 
 def left_behind(out: Path) -> set[str]:
@@ -290,8 +299,10 @@ def is_whole(path: Path) -> bool:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "_"))
-def test_bad_input_gets_one_sentence_and_an_exit_code_and_leaves_nothing_half_written(case, outcomes, record_property):
-    outcome = outcomes[case.name].result()
+def test_bad_input_gets_one_sentence_and_an_exit_code_and_leaves_nothing_half_written(
+    case, here, stages_start_at_once, record_property
+):
+    outcome = execute(case, here)
     told = outcome.complained if case.code else "\n".join(re.findall(".*padding token.*", outcome.printed))
     record_property("bad_input", [case.name, outcome.code, told.strip().replace(str(outcome.out.parent.parent), "DIR")])
     assert outcome.code == case.code, outcome
@@ -327,7 +338,7 @@ def test_bad_input_gets_one_sentence_and_an_exit_code_and_leaves_nothing_half_wr
         (lambda world, model, words: WorldTask(world).labelers("nois"), "no panel 'nois': choose one of biased, noise"),
         (lambda world, model, words: add_lora(model, rank=-1), "lora_rank is -1: give"),
         (lambda world, model, words: sample(model, [[1]], max_completion_length=0, temperature=0), "length is 0: give"),
-        (lambda world, model, words: requested({"seed": -1}, inputs={}, seed=None), "seed is -1: give"),
+        (lambda world, model, words: requested({"seed": -1}, inputs={}, seed=None, threads=1), "seed is -1: give"),
     ],
     ids=[
         "documents",

@@ -157,7 +157,9 @@ def kill_with_descendants(process: subprocess.Popen) -> list[int]:
     for number in reversed(family):
         os.kill(number, signal.SIGKILL)
     process.communicate()
-    time.sleep(0.2)
+    until = time.monotonic() + 30  # a loaded machine takes its time to bury them
+    while any(map(is_running, family)) and time.monotonic() < until:
+        time.sleep(0.05)
     return family
 
 
