@@ -36,9 +36,14 @@ run: $(STAMP)
 study: $(STAMP)
 	@$(BIN)/workbench run study
 
+# Outputs of notebooks stay in the files and out of git: what git sees is what an editor changed.
 lab: $(STAMP)
+	@if git rev-parse >/dev/null 2>&1; then \
+	  git config filter.clean-notebook.clean "'$(CURDIR)/$(BIN)/python' -m workbench.clean_notebook"; \
+	fi
 	@echo "Opening JupyterLab on notebooks/ (Ctrl-C twice to stop)"
-	@$(BIN)/python -m jupyterlab --notebook-dir=notebooks
+	@$(BIN)/python -m jupyterlab --notebook-dir=notebooks \
+	  --FileContentsManager.post_save_hook=workbench.clean_notebook.after_saving
 
 # One torch thread per worker, so that workers do not wait for each other's threads.
 # A file's tests stay in one worker, so that what they share is made once; tests/conftest.py puts the longest first.

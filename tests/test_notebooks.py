@@ -3,11 +3,14 @@
 import ast
 import io
 import json
+import subprocess
 import tokenize
 from pathlib import Path
 
 import nbformat
 import pytest
+
+from workbench.clean_notebook import cleaned
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
@@ -28,6 +31,12 @@ def path(request):
 @pytest.fixture
 def notebook(path):
     return nbformat.read(path, as_version=nbformat.NO_CONVERT)
+
+
+def in_git(path) -> str:
+    """The notebook as git has it: the file may hold outputs of who works with it; without git, the file."""
+    asked = subprocess.run(["git", "show", f":./{path.name}"], cwd=path.parent, capture_output=True)
+    return path.read_text() if asked.returncode else asked.stdout.decode()
 
 
 def code_cells(notebook):
@@ -56,12 +65,17 @@ def test_the_notebook_is_valid_in_the_format_whose_cells_have_ids(path, notebook
     assert len(set(ids)) == len(ids)
 
 
-def test_outputs_and_traces_of_running_are_stripped(notebook):
+def test_outputs_and_traces_of_running_are_stripped(path):
+    notebook = nbformat.reads(in_git(path), as_version=nbformat.NO_CONVERT)
     for index, cell in enumerate(code_cells(notebook)):
         assert not cell.outputs, f"code cell {index} has outputs: clear them before committing"
         assert cell.execution_count is None, f"code cell {index} has an execution count"
     for metadata in (notebook.metadata, *(cell.metadata for cell in notebook.cells)):
         assert not LEFTOVERS & set(metadata)
+
+
+def test_the_notebook_is_laid_out_as_the_filter_of_git_leaves_it(path):
+    assert cleaned(in_git(path)) == in_git(path)
 
 
 def test_any_jupyter_finds_the_kernel(notebook):

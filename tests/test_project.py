@@ -1,5 +1,6 @@
 """The project's own files agree with each other, and importing it is cheap."""
 
+import json
 import os
 import re
 import shutil
@@ -13,6 +14,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+
+from workbench.clean_notebook import after_saving
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -145,6 +148,52 @@ def test_a_target_installs_once_until_the_dependencies_change(folder, target):
     assert not installs(folder, target)
     os.utime(folder / "requirements.lock")
     assert installs(folder, target)
+
+
+def test_a_notebook_that_was_run_and_saved_leaves_git_clean_and_an_edit_of_it_is_committed(folder):
+    if not shutil.which("git"):
+        pytest.skip("SKIPPED BECAUSE git IS NOT INSTALLED")
+
+    def git(*arguments):
+        named = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+        return subprocess.run(
+            ["git", *named, *arguments], cwd=folder, capture_output=True, text=True, check=True
+        ).stdout
+
+    pretend_installed(folder, made_in=folder)
+    (folder / "workbench").rmdir()  # the one of this project is installed
+    python = folder / ".venv" / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\ncase "$*" in *jupyterlab*) exit 0;; esac\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    shutil.copy(ROOT / ".gitattributes", folder)
+    path = folder / "notebooks" / "00_tour.ipynb"
+    shutil.copy(ROOT / "notebooks" / path.name, path)
+    git("init", "-q")
+    assert make(folder, "lab").returncode == 0
+    git("add", ".gitattributes", "notebooks")
+    git("commit", "-qm", "start")
+
+    committed = json.loads(git("show", f":notebooks/{path.name}"))
+    saved = json.loads(path.read_text())
+    for cell in saved["cells"]:
+        if cell["cell_type"] == "code":
+            output = {"output_type": "stream", "name": "stdout", "text": ["gold 0.3\n"]}
+            cell |= {"outputs": [output], "execution_count": 7}
+            cell["metadata"] |= {"execution": {"shell.execute_reply": "now"}, "scrolled": True}
+    saved["metadata"] |= {"language_info": {"name": "python", "version": "3.13.1"}, "widgets": {"state": {}}}
+    path.write_text(json.dumps(saved, indent=1, sort_keys=True))
+    after_saving(os_path=str(path), model={}, contents_manager=None)
+    assert git("status", "--porcelain", "notebooks") == ""
+    assert "gold 0.3" in path.read_text()  # what was run is still there to be read
+
+    saved["cells"][0]["source"].append("\nA sentence of mine: “é”.")
+    path.write_text(json.dumps(saved, indent=1, ensure_ascii=False), encoding="utf-8")
+    after_saving(os_path=str(path), model={}, contents_manager=None)
+    assert git("status", "--porcelain", "notebooks").split() == ["M", f"notebooks/{path.name}"]
+    git("add", "notebooks")
+    committed["cells"][0]["source"].append("\nA sentence of mine: “é”.")
+    assert json.loads(git("show", f":notebooks/{path.name}")) == committed
 
 
 def test_a_moved_project_is_installed_again(folder):
