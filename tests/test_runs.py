@@ -759,6 +759,50 @@ def test_jupyterlab_gets_a_bar_that_starts_where_the_run_stands(tmp_path, monkey
     assert all(bar[3].startswith("loss ") for bar in seen)
 
 
+class SlowCurves(progress.Curves):
+    """Curves whose drawing takes `cost` seconds of a clock that the test turns."""
+
+    now, cost = 0.0, 0.2
+
+    def __init__(self):
+        self.steps = []
+        super().__init__("run", ("kl",))
+
+    def _bundle(self, rows):
+        type(self).now += self.cost
+        self.steps.append(rows[-1]["step"])
+        return super()._bundle(rows)
+
+
+def test_curves_of_what_the_bar_says_grow_and_take_a_hundredth_of_the_time_at_most(monkeypatch):
+    shown = []
+    handle = types.SimpleNamespace(update=lambda bundle, raw: shown.append(bundle))
+    monkeypatch.setattr("IPython.display.display", lambda bundle, raw, display_id: shown.append(bundle) or handle)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: SlowCurves.now)
+    curves = SlowCurves()
+    began, warming_up = SlowCurves.now, len(curves.steps)
+    for step in range(1, 1001):
+        SlowCurves.now += 0.1
+        SlowCurves.cost = 0.2 if step < 500 else 0.05
+        curves.update({"step": step, "kl": 0.1 * step, "gold": math.nan})
+        elapsed = SlowCurves.now - began
+        assert elapsed - 0.1 * step <= 0.0101 * elapsed
+    assert len(curves.steps) - warming_up == len(shown) >= 5
+    curves.close()
+    (figure,) = shown[-1].values()
+    assert curves.steps[-1] == 1000 and "run, step 1000: kl 100" in figure["layout"]["title"]["text"]
+    assert [note["text"] for note in figure["layout"]["annotations"]] == ["KL from the reference (nats)"]
+
+
+def test_nothing_is_drawn_of_a_training_without_a_number_or_with_an_end_before_the_first_drawing(monkeypatch):
+    monkeypatch.setattr("IPython.display.display", lambda *given, **options: pytest.fail("drawn"))
+    curves = progress.Curves("run", ("kl",))
+    curves.began -= 3600
+    curves.update({"step": 1, "kl": math.nan})
+    progress.Curves("run", ("kl",)).update({"step": 1, "kl": 0.5})
+    curves.close()
+
+
 def test_only_a_kernel_that_a_server_started_counts_as_jupyterlab(monkeypatch):
     shell = types.SimpleNamespace(kernel=object())
     monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))

@@ -1,11 +1,13 @@
-"""Progress of a training loop: a bar in JupyterLab, plain lines everywhere else."""
+"""Progress of a training loop: a bar and curves that grow in JupyterLab, plain lines everywhere else."""
 
+import json
 import math
 import os
 import sys
 import time
 
 SECONDS_BETWEEN_LINES = 5.0
+SHARE_OF_TIME = 0.01  # that drawing the curves may take
 
 
 def open_progress(label: str, *, start: int, total: int, keys: tuple[str, ...]) -> "Bar | Lines":
@@ -21,20 +23,69 @@ def in_jupyterlab() -> bool:
 
 
 class Bar:
-    """tqdm's widget, with time left."""
+    """tqdm's widget, with time left, and the curves below it."""
 
     def __init__(self, label: str, *, start: int, total: int, keys: tuple[str, ...]):
         from tqdm.notebook import tqdm
 
         self.keys = keys
         self.bar = tqdm(desc=label, initial=start, total=total)
+        self.curves = Curves(label, keys)
 
     def update(self, row: dict) -> None:
         self.bar.set_postfix_str(numbers(row, self.keys), refresh=False)
         self.bar.update(1)
+        self.curves.update(row)
 
     def close(self) -> None:
         self.bar.close()
+        self.curves.close()
+
+
+class Curves:
+    """Panels of what the bar says in numbers, drawn anew as often as all drawing stays within `SHARE_OF_TIME`."""
+
+    def __init__(self, label: str, keys: tuple[str, ...]):
+        self.label, self.keys, self.rows, self.shown = label, keys, [], None
+        for _ in range(2):  # the first figure loads plotly, the second says what one costs
+            self.began = time.monotonic()
+            self._bundle([{"step": 0, "loss": 0.0}])
+        self.last, self.spent = time.monotonic() - self.began, 0.0
+
+    def update(self, row: dict) -> None:
+        self.rows.append(row)
+        now = time.monotonic()
+        if self.spent + self.last <= SHARE_OF_TIME * (now - self.began):
+            self._draw()
+            self.last = time.monotonic() - now
+            self.spent += self.last
+
+    def close(self) -> None:
+        if self.shown:
+            self._draw()
+
+    def _draw(self) -> None:
+        from IPython.display import display
+
+        bundle = self._bundle(self.rows)
+        if self.shown:
+            self.shown.update(bundle, raw=True)
+        elif bundle:
+            self.shown = display(bundle, raw=True, display_id=True)
+
+    def _bundle(self, rows: list[dict]) -> dict:
+        """The figure of these rows as a front end takes it, nothing while they hold no number."""
+        import pandas as pd
+
+        from workbench.plots.training import plot_training_panels
+
+        known = {key: value for row in rows for key, value in row.items() if not math.isnan(value)}
+        title = f"{self.label}, step {known['step']}: {numbers(known, self.keys)}"
+        keys = chosen_keys(known, self.keys)
+        if not keys:
+            return {}
+        figure = plot_training_panels(pd.DataFrame(rows), keys, title=title)
+        return {"application/vnd.plotly.v1+json": json.loads(figure.to_json())}
 
 
 class Lines:
@@ -66,10 +117,15 @@ class Lines:
 
 
 def numbers(row: dict, keys: tuple[str, ...]) -> str:
-    """The row's `keys`, or its first three numbers, to three digits, without undefined ones: "kl 1.73  reward 0.6"."""
-    defined = [key for key, value in row.items() if key != "step" and not math.isnan(value)]
-    chosen = [key for key in keys if key in defined] or defined[:3]
+    """The row's `chosen_keys` to three digits: "kl 1.73  reward 0.6"."""
+    chosen = chosen_keys(row, keys)
     return "  ".join(f"{key} {row[key]}" if isinstance(row[key], int) else f"{key} {row[key]:.3g}" for key in chosen)
+
+
+def chosen_keys(row: dict, keys: tuple[str, ...]) -> list[str]:
+    """The `keys` that are defined in the row, or its first three numbers that are."""
+    defined = [key for key, value in row.items() if key != "step" and not math.isnan(value)]
+    return [key for key in keys if key in defined] or defined[:3]
 
 
 def duration(seconds: float) -> str:
