@@ -236,6 +236,28 @@ def test_a_browser_draws_figures_and_equations_without_asking_anybody(executed, 
     assert tab.outside == [] and tab.complaints == []
 
 
+def accessible(tab, role: str) -> list[str]:
+    """The names that the browser's accessibility tree, which screen readers read, has for this role."""
+    session = tab.context.new_cdp_session(tab)
+    nodes = session.send("Accessibility.getFullAXTree")["nodes"]
+    names = [node["name"]["value"] for node in nodes if not node["ignored"] and node["role"]["value"] == role]
+    return [name for name in names if name]
+
+
+def test_a_figure_is_named_by_its_title_also_after_a_menu_changed_it(tmp_path, tab):
+    drawn = go.Figure(go.Scatter(y=[1, 2]), {"title": {"text": "<b>Gold &lt; proxy</b><br><span>Bars: 95%.</span>"}})
+    words = go.Figure(go.Table(cells={"values": [["hello"]]}), {"title": {"text": "Words"}})
+    write_stage(tmp_path / "a", *(output(PLOTLY, json.loads(each.to_json())) for each in (drawn, words)))
+    report.write_report(tmp_path)
+    tab.goto((tmp_path / "report" / "a.html").as_uri())
+    tab.wait_for_selector(".js-plotly-plot[aria-label]")
+    assert accessible(tab, "image") == ["Gold < proxy Bars: 95%."]
+    assert accessible(tab, "figure") == ["Words"] and "hello" in accessible(tab, "StaticText")
+    tab.evaluate("Plotly.relayout(document.querySelector('.js-plotly-plot'), {'title.text': 'Gold is <b>ahead</b>'})")
+    tab.wait_for_selector(".js-plotly-plot[aria-label='Gold is ahead']")
+    assert tab.complaints == []
+
+
 def test_model_text_in_a_table_is_text_and_a_wide_table_scrolls(executed, tab):
     report.write_report(executed)
     tab.goto((executed / "report" / "index.html").as_uri())

@@ -193,6 +193,20 @@ def data_html(data: dict, name: str) -> str:
     return f"<pre>{escape(joined(data.get('text/plain', '')))}</pre>"
 
 
+# The text alternative of a figure is its title, also after a menu has changed it; a table in it is read as it is.
+NAMED = """
+const plot = document.getElementById("{plot_id}");
+const name = () => {
+  const title = plot.layout.title?.text ?? "figure";
+  const page = new DOMParser().parseFromString(title.replaceAll("<br>", " "), "text/html");
+  plot.setAttribute("aria-label", page.body.textContent.trim());
+};
+plot.setAttribute("role", plot.data.some(trace => trace.type === "table") ? "figure" : "img");
+plot.on("plotly_afterplot", name);
+name();
+"""
+
+
 def figure_html(figure: dict, name: str) -> str:
     """A plotly figure that the page's plotly.min.js draws."""
     content = {key: figure[key] for key in ("data", "layout", "frames") if key in figure}
@@ -204,6 +218,7 @@ def figure_html(figure: dict, name: str) -> str:
         full_html=False,
         validate=False,
         div_id=f"figure-{name}",
+        post_script=NAMED,
     )
 
 
