@@ -62,7 +62,7 @@ def cells(tab, table: int) -> str:
 def test_the_slider_moves_the_line_both_tables_and_the_title(tab, shown):
     comparison = shown[1].set_index(["budget", "experiment"])
     move_slider(tab, 0.0)
-    assert "At 1 nats" in tab.locator(".gtitle").text_content()
+    assert "At 1 nat " in tab.locator(".gtitle").text_content()
     before, numbers, texts = line_of(tab), cells(tab, 0), cells(tab, 1)
     move_slider(tab, 1.0)
     tab.wait_for_function("document.querySelector('.gtitle').textContent.includes('At 16 nats')")
@@ -72,7 +72,7 @@ def test_the_slider_moves_the_line_both_tables_and_the_title(tab, shown):
     assert f"{comparison.loc[(16.0, 'ppo_kl0'), 'value']:.2f}" in cells(tab, 0)
     assert "—" in cells(tab, 1) and cells(tab, 1) != texts
     move_slider(tab, 0.0)
-    tab.wait_for_function("document.querySelector('.gtitle').textContent.includes('At 1 nats')")
+    tab.wait_for_function("document.querySelector('.gtitle').textContent.includes('At 1 nat ')")
     assert line_of(tab) == pytest.approx(before, abs=1) and cells(tab, 0) == numbers
 
 

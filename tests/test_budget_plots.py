@@ -46,12 +46,18 @@ def texts(runs, landed):
     return budget_samples.texts_at(runs, landed[(landed["world"] == 0) & (landed["seed"] == 0)], count=2)
 
 
+CALLED = {"ppo_kl0": "PPO, KL price 0", "ppo_kl0.15": "PPO, KL price 0.15", "rloo_kl0": "RLOO, KL price 0"} | {
+    "ppo_adaptive": "PPO adaptive",
+    "best_of_n": "best of n",
+}
+
+
 def title_of(figure):
     return " ".join(figure.layout.title.text.replace("<br>", " ").split())
 
 
 def ends_of(figure, name):
-    return next(trace for trace in figure.data if trace.name == name and trace.mode == "lines+markers")
+    return next(trace for trace in figure.data if trace.name == CALLED[name] and trace.mode == "lines+markers")
 
 
 # The frontier
@@ -94,7 +100,7 @@ def test_a_long_bar_leaves_the_figure_and_the_lines_keep_their_height(means):
 
 def test_the_title_says_who_has_most_and_least_where_half_of_the_methods_are(means):
     title = title_of(figures.plot_budget_frontier(*means))
-    assert "ppo_kl0.15 has the most gold reward" in title and "rloo_kl0 the least" in title
+    assert "PPO, KL price 0.15 has the most gold reward" in title and "RLOO, KL price 0 the least" in title
     assert "mine" in title_of(figures.plot_budget_frontier(*means, title="mine"))
 
 
@@ -125,7 +131,7 @@ def test_a_method_keeps_its_colour_among_the_same_methods(means, runs, landed):
     positions = budget_samples.positions_at(runs, landed[landed["budget"] == 16])
     assert set(positions["experiment"]) == {"ppo_kl0", "rloo_kl0"}
     drawn = kl_figures.plot_kl_positions(positions, among=everyone)
-    line = next(trace for trace in drawn.data if trace.name == "rloo_kl0").line
+    line = next(trace for trace in drawn.data if trace.name == "RLOO, KL price 0").line
     assert (line.color, line.dash) == (frontier_line.color, frontier_line.dash)
     many = means[0][means[0]["experiment"] == "ppo_kl0"]
     many = pd.concat([many.assign(experiment=f"method {number}") for number in range(14)])
@@ -139,15 +145,15 @@ def test_a_method_keeps_its_colour_among_the_same_methods(means, runs, landed):
 
 def test_each_budget_has_a_panel_with_a_star_on_the_best(comparison):
     figure = figures.plot_at_budgets(comparison)
-    assert [note.text for note in figure.layout.annotations] == ["at 1 nats", "at 4 nats", "at 16 nats"]
+    assert [note.text for note in figure.layout.annotations] == ["at 1 nat", "at 4 nats", "at 16 nats"]
     stars = [trace for trace in figure.data if trace.name == "best"]
     best = comparison[comparison["verdict"] == "best"].set_index("budget")
-    assert [star.y[0] for star in stars] == best["experiment"].tolist()
+    assert [star.y[0] for star in stars] == [CALLED[name] for name in best["experiment"]]
     np.testing.assert_allclose([star.x[0] for star in stars], best["value"])
     assert stars[0].error_x.array[0] == pytest.approx(best["high"].iloc[0] - best["value"].iloc[0])
     drawn = sum(len(trace.x) for trace in figure.data if trace.xaxis == "x3")
     assert drawn == 2  # only free runs spend 16 nats
-    assert "ppo_kl0 at 16" in title_of(figure)
+    assert "PPO, KL price 0 at 16" in title_of(figure)
 
 
 def test_panels_of_single_runs_claim_no_interval(paths):
@@ -171,12 +177,12 @@ def test_every_place_of_the_slider_has_its_line_its_title_and_both_tables(means,
     assert layout["shapes[0].x0"] == layout["shapes[0].x1"] == 4.0 and "At 16 nats" in layout["title.text"]
     numbers, words = cells["cells.values"]
     at = comparison[comparison["budget"] == 16]
-    assert list(numbers[0]) == at["experiment"].tolist()
+    assert list(numbers[0]) == [CALLED[name] for name in at["experiment"]]
     assert list(numbers[1]) == [f"{row.reached} of 4" for row in at.itertuples()]
     assert numbers[2][0].startswith(f"{at['value'].iloc[0]:.2f} (") and list(numbers[4]) == at["verdict"].tolist()
     assert words[1].count("—") == 3 and list(words[0]) == list(numbers[0])
     first = figure.data[places[0]].cells.values
-    assert list(first[0]) == comparison[comparison["budget"] == 4]["experiment"].tolist()
+    assert list(first[0]) == [CALLED[name] for name in comparison[comparison["budget"] == 4]["experiment"]]
 
 
 def test_texts_in_the_slider_are_escaped_and_scored(means, comparison, texts):
@@ -211,9 +217,9 @@ def test_the_cost_of_best_of_n_is_drawn_below_its_bound(paths):
 def test_positions_and_kinds_are_drawn_and_half_of_the_kl_is_named(runs, landed):
     positions = budget_samples.positions_at(runs, landed[landed["budget"] == 1])
     figure = kl_figures.plot_kl_positions(positions)
-    line = next(trace for trace in figure.data if trace.name == "ppo_kl0")
+    line = next(trace for trace in figure.data if trace.name == "PPO, KL price 0")
     assert line.y[0] == pytest.approx(2 * line.y[1])  # planted: half at the first token
-    assert "Half of the KL is spent within the first 1 token;" in title_of(figure)
+    assert "Half of the KL is spent within the first token;" in title_of(figure)
     assert {kind for trace in figure.data if trace.type == "bar" for kind in trace.x} == {"suggest", "qa", "harm"}
     alike = kl_figures.plot_kl_positions(positions[positions["kind"] == "all"])
     assert not [trace for trace in alike.data if trace.type == "bar"]

@@ -1,6 +1,7 @@
 """Each figure shows the columns it was given, escapes what a model wrote, and does without gold."""
 
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,16 @@ from workbench import plots
 from workbench.analysis.best_of_n import best_of_n_curve
 from workbench.analysis.statistics import Interval
 from workbench.errors import WorkbenchError
-from workbench.plots.theme import hover_text, number, smoothed
+from workbench.plots.theme import (
+    GROUND,
+    headline_of,
+    hover_text,
+    looks,
+    number,
+    smoothed,
+    spoken,
+    table_text,
+)
 
 HOSTILE = "<script>alert('x')</script> & <b>bold</b>"
 
@@ -151,10 +161,10 @@ def legend(figure):
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_every_figure_has_a_title_named_axes_and_fits_light_and_dark_pages(name):
+def test_every_figure_has_a_title_named_axes_and_its_own_ground_on_light_and_dark_pages(name):
     figure = FIGURES[name](TABLES[name])
     assert figure.layout.title.text
-    assert figure.layout.paper_bgcolor == figure.layout.plot_bgcolor == "rgba(0, 0, 0, 0)"
+    assert figure.layout.paper_bgcolor == figure.layout.plot_bgcolor == GROUND
     assert figure.layout.uirevision
     assert "$" not in figure.to_json().replace("$schema", "")
     if name not in NAMED_OTHERWISE:
@@ -275,7 +285,7 @@ def test_greedy_comes_last_and_is_called_so():
     assert list(figure.layout.xaxis.categoryarray) == ["T = 1", "greedy"]
     ppo = next(trace for trace in figure.data if trace.name == "ppo")
     assert (list(ppo.x), list(ppo.y)) == (["T = 1", "greedy"], [0.7, 0.9])
-    assert "0.30 at T = 1 and 0.10 at greedy" in figure.layout.title.text
+    assert "0.30 at T = 1 and 0.10 at greedy" in title_of(figure)
 
 
 def test_titles_name_what_the_data_show():
@@ -360,5 +370,63 @@ def test_a_gain_within_chance_is_not_counted_as_one():
     assert "2 of 3 gain at temperature 1; most: a" in title_of(unknown)
 
 
+def test_more_methods_than_colours_differ_in_dash_and_symbol_or_in_pattern():
+    many = [f"method {number}" for number in range(13)]
+    control = pd.concat([SHARPENING.assign(run=name).head(2) for name in many])
+    lines = [trace for trace in plots.plot_sharpening_control(control).data if trace.name]
+    assert len({(trace.line.dash, trace.marker.symbol) for trace in lines}) == 13
+    bars = plots.plot_gold_components(pd.concat([COMPONENTS.head(1).assign(run=name) for name in many])).data
+    assert len({(trace.marker.line.color, trace.marker.pattern.shape) for trace in bars}) == 13
+    few = plots.plot_gold_components(COMPONENTS).data
+    assert {trace.marker.pattern.shape for trace in few} == {None}
+    assert len({(look["dash"], look["symbol"]) for look in looks(40)}) == 40
+
+
+@pytest.mark.parametrize(
+    ("folder", "said"),
+    [
+        ("ppo_kl0.15", "PPO, KL price 0.15"),
+        ("best_of_n", "best of n"),
+        ("grpo_kl0", "GRPO, KL price 0"),
+        ("kto", "KTO"),
+        ("ensemble_mean", "ensemble mean"),
+        ("scratch_llama-32x1", "scratch llama-32x1"),
+        ("method 3", "method 3"),
+        ("klaus", "klaus"),
+        (HOSTILE, HOSTILE),
+    ],
+)
+def test_folders_of_experiments_are_called_as_one_says_them(folder, said):
+    assert spoken(folder) == said
+
+
+def test_titles_wrap_before_plotlys_buttons_also_where_there_are_no_blanks():
+    text, lines = headline_of("word " * 40 + "x" * 200, "more " * 60)
+    bold, _, small = text.partition("</b>")
+    assert max(map(len, bold.removeprefix("<b>").split("<br>"))) <= 70
+    assert lines == bold.count("<br>") + 1 + small.count("<br>")
+
+
 def title_of(figure):
     return " ".join(figure.layout.title.text.replace("<br>", " ").split())
+
+
+# Tables
+
+
+def test_a_table_keeps_line_breaks_and_markup_as_text_and_sets_numbers_flush_right():
+    frame = pd.DataFrame(
+        {"completion": ["one\n  two $x$", HOSTILE, None], "gold": [0.5, np.nan, -1e-9], "runs": [3, 20, 1]}
+    )
+    html = plots.text_table(frame, digits=2).data
+    cells = re.findall(r'<td style="text-align: (\w+); white-space: pre-wrap">(.*?)</td>', html, re.S)
+    assert cells[:3] == [("left", "one\n  two $x$"), ("right", "0.50"), ("right", "3")]
+    assert [text for _, text in cells[4::3]] == ["", "0.00"] and cells[6][1] == ""
+    assert "<script" not in html and "&lt;script&gt;" in html and html.startswith('<div class="mathjax_ignore')
+    heads = re.findall(r'<th style="text-align: (\w+);', html)
+    assert heads == ["left", "right", "right"]
+
+
+def test_a_cell_of_a_drawn_table_and_a_hover_break_lines_where_the_completion_does():
+    assert table_text(" a < b\n\nc\n") == "a &lt; b<br><br>c"
+    assert hover_text("first line\nsecond") == "first line<br>second"

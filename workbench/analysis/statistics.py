@@ -32,6 +32,12 @@ class Interval(NamedTuple):
         return self.low > 0 or self.high < 0
 
 
+def nats(value: float, digits: int = 6) -> str:
+    """A number of nats in words: "1 nat", "0.5 nats"."""
+    text = f"{value:.{digits}g}"
+    return f"{text} nat" if text == "1" else f"{text} nats"
+
+
 class MeanCovariance(NamedTuple):
     """Mean (K,) of rows, covariance (K, K) of that mean, and the degrees of freedom of Student's t for it."""
 

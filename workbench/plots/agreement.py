@@ -12,7 +12,17 @@ from plotly.subplots import make_subplots
 
 from workbench.analysis.statistics import Interval
 from workbench.errors import WorkbenchError
-from workbench.plots.theme import GREY, PALETTE, SYMBOLS, error_bar, headline_of, require_columns, styled
+from workbench.plots.theme import (
+    GREY,
+    INK,
+    PALETTE,
+    SYMBOLS,
+    error_bar,
+    headline_of,
+    require_columns,
+    styled,
+    transparent,
+)
 
 MATRIX_READING = "Share of common items with the same verdict, a tie against a choice counting half. 50% is guessing."
 # column of a `labeler_summary`, its panel, where nobody would be
@@ -138,7 +148,9 @@ def _heat(matrix: pd.DataFrame, *, lowest: float, highest: float) -> go.Heatmap:
         z=values,
         zmin=100 * lowest - 5,
         zmax=100 * highest,
-        colorscale=[(0, "#D6E6F2"), (1, "#0072B2")],  # the palest cell still differs from a blank one
+        # the palest cell still differs from a blank one, and the darkest bears its number
+        colorscale=[(0, transparent(PALETTE[0], 0.1)), (1, transparent(PALETTE[0], 0.5))],
+        textfont={"color": INK},
         text=[["" if np.isnan(value) else f"{value:.0f}%" for value in row] for row in values],
         texttemplate="%{text}",
         hovertemplate="%{y} and %{x}<br>%{z:.1f}%<extra></extra>",

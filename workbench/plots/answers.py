@@ -16,6 +16,8 @@ from workbench.plots.menus import AT_ONCE, drawn_of, headlines, shortened, sprea
 from workbench.plots.theme import (
     FAINT,
     GREY,
+    INK,
+    NOTHING,
     PALETTE,
     axis_label,
     completion_hover,
@@ -23,12 +25,12 @@ from workbench.plots.theme import (
     number,
     require_columns,
     styled,
+    table_text,
     transparent,
 )
 
 DOTS, VALUES = 30, 300  # of one distribution: dots carry their completions
 MEANS = "Grey: the mean and two standard errors over prompts. Point at a dot for its prompt and completion."
-NOTHING = "rgba(0, 0, 0, 0)"
 NAME_WIDTH, SCORE_WIDTH, TEXT_WIDTH = 180, 60, 560  # of the columns of a table, in about 900 pixels
 LINE, CHARACTER, TALLEST = 20, 6.4, 820  # pixels of a table's text, and of a table
 
@@ -137,7 +139,7 @@ def plot_side_by_side(rows: pd.DataFrame, *, score: str, most: int = 40) -> go.F
         for prompt, said in rows.groupby("prompt", sort=False)
     }
     height = min(TALLEST, 250 + max(sum(map(_row_height, said["completion"])) for said in groups.values()))
-    reading = "Orange scores are below 0, blue ones above. The menu's last prompt is where scores differ most."
+    reading = "Red scores are below 0, blue ones above. The menu's last prompt is where scores differ most."
     reading += " The table scrolls." * (height == TALLEST)
     states, layouts = {}, {}
     for prompt, said in groups.items():
@@ -151,7 +153,7 @@ def plot_side_by_side(rows: pd.DataFrame, *, score: str, most: int = 40) -> go.F
 
 def _table(columns: Sequence[str]) -> go.Figure:
     """A table without rows: policies, scores, completions."""
-    look = {"align": "left", "font": {"color": GREY, "size": 13}, "line": {"color": FAINT}}
+    look = {"align": "left", "font": {"color": INK, "size": 13}, "line": {"color": FAINT}}
     header = {"values": ["policy", *columns, "completion"], "fill": {"color": FAINT}, "height": 28, **look}
     widths = [NAME_WIDTH, *[SCORE_WIDTH] * len(columns), TEXT_WIDTH]
     return go.Figure(go.Table(columnwidth=widths, header=header, cells={"height": LINE + 6, **look}))
@@ -159,15 +161,15 @@ def _table(columns: Sequence[str]) -> go.Figure:
 
 def _cells(said: pd.DataFrame, columns: Sequence[str], largest: Mapping[str, float]) -> dict[str, list]:
     """Texts of the cells, column by column, and their shades."""
-    texts = [[html.escape(str(text).strip()) for text in each] for each in (said.index, said["completion"])]
+    texts = [[table_text(text) for text in each] for each in (said.index, said["completion"])]
     numbers = [["" if math.isnan(value) else number(value) for value in said[column]] for column in columns]
     shades = [[_shade(value / largest[column]) for value in said[column]] for column in columns]
     return {"cells.values": [[texts[0], *numbers, texts[1]]], "cells.fill.color": [[NOTHING, *shades, NOTHING]]}
 
 
 def _shade(share: float) -> str:
-    """Blue above 0, orange below, stronger towards 1 and -1."""
-    return NOTHING if math.isnan(share) else transparent(PALETTE[0 if share > 0 else 1], 0.45 * min(1.0, abs(share)))
+    """Blue above 0, red below, stronger towards 1 and -1."""
+    return NOTHING if math.isnan(share) else transparent(PALETTE[0 if share > 0 else 3], 0.45 * min(1.0, abs(share)))
 
 
 def _contrast(prompt: str, scores: pd.Series) -> str:
@@ -178,4 +180,4 @@ def _contrast(prompt: str, scores: pd.Series) -> str:
 
 
 def _row_height(text: str) -> float:
-    return 8 + LINE * math.ceil(max(1, len(str(text)) * CHARACTER / TEXT_WIDTH))
+    return 8 + LINE * sum(math.ceil(max(1, len(line) * CHARACTER / TEXT_WIDTH)) for line in str(text).splitlines())

@@ -10,23 +10,26 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from workbench.analysis.statistics import nats
 from workbench.errors import WorkbenchError
 from workbench.plots.theme import (
     GREY,
+    GROUND,
+    INK,
     PALETTE,
-    SYMBOLS,
     add_root_kl_axes,
     axis_label,
     headline_of,
+    looks,
     number,
     require_columns,
     root_kl,
+    spoken,
     styled,
     styled_beside,
     transparent,
 )
 
-DASHES = ("solid", "dash", "dot")  # one for each round through the colours
 AT_BOUND = " (bound)"  # ends the name of best-of-n that stands at the bound on its KL, and is no method of its own
 FRONTIER_READING = (
     "Lines: means over runs at equal KL, up to where the first run ends; bands: 95% over runs. Symbols: where runs end "
@@ -38,15 +41,9 @@ VERDICT_COLORS = {"best": PALETTE[3], "not told apart": PALETTE[0], "behind": GR
 
 
 def method_looks(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Colour, dash and symbol of each method, in alphabetical order; dashes change when colours come round again."""
-    return {
-        name: {
-            "color": PALETTE[place % len(PALETTE)],
-            "dash": DASHES[place // len(PALETTE) % len(DASHES)],
-            "symbol": SYMBOLS[place % len(SYMBOLS)],
-        }
-        for place, name in enumerate(sorted(set(names)))
-    }
+    """The `looks` of each method, in alphabetical order."""
+    different = sorted(set(names))
+    return dict(zip(different, looks(len(different)), strict=True))
 
 
 def plot_budget_frontier(curves: pd.DataFrame, ends: pd.DataFrame, title: str = "") -> go.Figure:
@@ -88,12 +85,11 @@ def score_range(curves: pd.DataFrame, ends: pd.DataFrame, score: str) -> list[fl
 
 def frontier_traces(curves: pd.DataFrame, ends: pd.DataFrame, score: str) -> list[go.Scatter]:
     """Band, line and end of every method, three traces each, in the order of `curves`."""
-    looks = method_looks(curves["experiment"])
-    traces = []
+    found, traces = method_looks(curves["experiment"]), []
     for name, rows in curves.groupby("experiment", sort=False):
         end = ends[ends["experiment"] == name]
-        traces += [_band(rows, score, name, looks[name]), _line(rows, score, name, looks[name])]
-        traces.append(_end(end, score, name, looks[name]))
+        traces += [_band(rows, score, name, found[name]), _line(rows, score, name, found[name])]
+        traces.append(_end(end, score, name, found[name]))
     return traces
 
 
@@ -114,7 +110,7 @@ def _band(rows: pd.DataFrame, score: str, name: str, look: dict[str, str]) -> go
 
 
 def _line(rows: pd.DataFrame, score: str, name: str, look: dict[str, str]) -> go.Scatter:
-    known, label = rows.dropna(subset=score), html.escape(name)
+    known, label = rows.dropna(subset=score), html.escape(spoken(name))
     known = known if _measured_often(rows) else known.iloc[:0]
     return go.Scatter(
         x=root_kl(known["kl"]),
@@ -141,7 +137,7 @@ def _end(end: pd.DataFrame, score: str, name: str, look: dict[str, str]) -> go.S
         y=end[score],
         error_y={"array": (end[f"{score}_high"] - end[score]).fillna(0), **bars},
         error_x={"array": (np.sqrt(end["kl_high"]) - np.sqrt(end["kl"])).fillna(0), **bars},
-        name=html.escape(name),
+        name=html.escape(spoken(name)),
         legendgroup=name,
         mode="lines+markers",  # the legend shows both
         line={"color": look["color"], "dash": look["dash"], "width": 2.2},
@@ -170,7 +166,7 @@ def score_menu(curves: pd.DataFrame, ends: pd.DataFrame, layouts: Mapping[str, d
         args = [drawn, layout, list(range(len(traces)))]
         buttons.append({"label": axis_label(score), "method": "update", "args": args})
     place = {"x": 1, "xanchor": "right", "yanchor": "bottom", "pad": {"b": 34}}
-    opaque = {"bgcolor": "white", "font": {"color": "#444444"}}  # it opens over the lines, on dark pages, too
+    opaque = {"bgcolor": GROUND, "font": {"color": INK}}  # it opens over the lines
     return {"buttons": buttons, "showactive": True, **place, **opaque}
 
 
@@ -185,8 +181,8 @@ def frontier_finding(curves: pd.DataFrame, score: str) -> str:
     there = furthest.index[furthest >= kl]
     values = pd.Series({name: np.interp(kl**0.5, root_kl(parts[name]["kl"]), parts[name][score]) for name in there})
     best, worst = values.idxmax(), values.idxmin()
-    text = f"At {kl:.2g} nats {best} has the most {axis_label(score)}: {number(values[best])}"
-    return text if best == worst else f"{text}; {worst} the least: {number(values[worst])}"
+    text = f"At {nats(kl, 2)} {spoken(best)} has the most {axis_label(score)}: {number(values[best])}"
+    return text if best == worst else f"{text}; {spoken(worst)} the least: {number(values[worst])}"
 
 
 def plot_at_budgets(comparison: pd.DataFrame, title: str = "", score: str = "gold") -> go.Figure:
@@ -197,14 +193,15 @@ def plot_at_budgets(comparison: pd.DataFrame, title: str = "", score: str = "gol
     needed = ["budget", "experiment", "value", "low", "high", "verdict", "reached", "runs"]
     require_columns(comparison, needed, "plot_at_budgets")
     budgets = sorted(comparison["budget"].unique())
-    names = [f"at {budget:g} nats" for budget in budgets]
+    names = [f"at {nats(budget)}" for budget in budgets]
     figure = make_subplots(rows=1, cols=len(budgets), shared_yaxes=True, subplot_titles=names, horizontal_spacing=0.02)
     for column, budget in enumerate(budgets, start=1):
         rows = comparison[comparison["budget"] == budget].dropna(subset="value")
         for verdict, part in rows.groupby("verdict", sort=False):
             figure.add_trace(_dots(part, verdict), row=1, col=column)
     order = sorted(comparison["experiment"].unique(), reverse=True)
-    figure.update_yaxes(categoryorder="array", categoryarray=[html.escape(name) for name in order], automargin=True)
+    names = [html.escape(spoken(name)) for name in order]
+    figure.update_yaxes(categoryorder="array", categoryarray=names, automargin=True)
     figure.update_yaxes(range=[-0.6, len(order) - 0.4]).update_xaxes(title=axis_label(score), matches="x")
     title = title or _budgets_finding(comparison, score)
     reading = (
@@ -223,7 +220,7 @@ def _dots(rows: pd.DataFrame, verdict: str) -> go.Scatter:
     half = (rows["high"] - rows["value"]).fillna(0)
     return go.Scatter(
         x=rows["value"],
-        y=[html.escape(name) for name in rows["experiment"]],
+        y=[html.escape(spoken(name)) for name in rows["experiment"]],
         error_x={"type": "data", "array": half, "thickness": 1.4, "width": 3},
         mode="markers",
         marker={"size": 11, "color": color, "symbol": VERDICT_SYMBOLS.get(verdict, "x-thin-open")},
@@ -240,8 +237,8 @@ def _budgets_finding(comparison: pd.DataFrame, score: str) -> str:
     if best.empty:
         return "No method spends any of these budgets in most of its runs"
     if best["experiment"].nunique() == 1:
-        return f"{best['experiment'].iloc[0]} has the most {axis_label(score)} at every budget that is reached"
+        return f"{spoken(best['experiment'].iloc[0])} has the most {axis_label(score)} at every budget that is reached"
     places = best.groupby("experiment", sort=False)["budget"].apply(
-        lambda nats: " and ".join(f"{nat:g}" for nat in nats)
+        lambda budgets: " and ".join([*map("{:g}".format, budgets[:-1]), nats(budgets.iloc[-1])])
     )
-    return f"Most {axis_label(score)}: {'; '.join(f'{name} at {nats}' for name, nats in places.items())} nats"
+    return f"Most {axis_label(score)}: {'; '.join(f'{spoken(name)} at {there}' for name, there in places.items())}"

@@ -10,16 +10,21 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from workbench.analysis.statistics import nats
 from workbench.plots.budget import frontier_scores, frontier_traces, score_menu, score_range
 from workbench.plots.theme import (
     FAINT,
     GREY,
+    INK,
+    NOTHING,
     add_root_kl_axes,
     axis_label,
     headline_of,
     number,
     require_columns,
+    spoken,
     styled,
+    table_text,
 )
 
 READING = (
@@ -89,7 +94,7 @@ def _place(budget: float, comparison: pd.DataFrame, completions: pd.DataFrame, s
 def _numbers(rows: pd.DataFrame, score: str) -> go.Table:
     """A row per method: how many of its runs spend that much, and its score there."""
     columns = {
-        "method": [html.escape(name) for name in rows["experiment"]],
+        "method": [html.escape(spoken(name)) for name in rows["experiment"]],
         "runs there": [f"{reached} of {runs}" for reached, runs in zip(rows["reached"], rows["runs"], strict=True)],
         f"{score} (95%)": [_interval(*row) for row in rows[["value", "low", "high"]].to_numpy()],
         "behind the best (95%)": [_interval(*row) for row in rows[["behind", "behind_low", "behind_high"]].to_numpy()],
@@ -109,20 +114,20 @@ def _texts(rows: pd.DataFrame, completions: pd.DataFrame, prompts: Sequence[str]
             found = said.loc[(name, prompt)] if (name, prompt) in said.index else None
             cells[prompt].append("—" if found is None else _written(found, score))
     header = ["", *(f"<i>{html.escape(str(prompt))}</i>" for prompt in prompts)]
-    names = [html.escape(name) for name in rows["experiment"]]
-    return _table(header, [names, *cells.values()], [1.0] + [2.2] * len(prompts))
+    names = [html.escape(spoken(name)) for name in rows["experiment"]]
+    return _table(header, [names, *cells.values()], [1.2] + [2.2] * len(prompts))
 
 
 def _written(row: pd.Series, score: str) -> str:
     """A completion with its score, escaped."""
     text = str(row["completion"]).strip()
-    text = html.escape(text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]} …")
+    text = table_text(text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]} …")
     return f"<b>{number(row[score])}</b> {text}" if score in row and pd.notna(row[score]) else text
 
 
 def _table(header: list[str], columns: list[list[str]], widths: list[float]) -> go.Table:
-    look = {"align": "left", "fill": {"color": "rgba(0, 0, 0, 0)"}, "line": {"color": FAINT}}
-    font = {"color": GREY, "size": 12}
+    look = {"align": "left", "fill": {"color": NOTHING}, "line": {"color": FAINT}}
+    font = {"color": INK, "size": 12}
     return go.Table(
         header={"values": [f"<b>{name}</b>" for name in header], "font": font, **look},
         cells={"values": columns, "font": font, "height": ROW - 2, **look},
@@ -140,9 +145,10 @@ def _interval(value: float, low: float, high: float) -> str:
 def _finding(budget: float, rows: pd.DataFrame, score: str) -> str:
     best = rows[rows["verdict"] == "best"]
     if best.empty:
-        return f"At {budget:g} nats no method is there in most of its runs"
+        return f"At {nats(budget)} no method is there in most of its runs"
     others = int((rows["verdict"] == "not told apart").sum())
-    text = f"At {budget:g} nats {best['experiment'].iloc[0]} has the most {score}: {number(best['value'].iloc[0])}"
+    leader, value = spoken(best["experiment"].iloc[0]), number(best["value"].iloc[0])
+    text = f"At {nats(budget)} {leader} has the most {score}: {value}"
     return text + (f", and {others} more cannot be told from it" if others else "")
 
 
@@ -158,5 +164,5 @@ def _slider(budgets: Sequence[float], places: Sequence[dict], tables: list[int])
         layout = {"title.text": headline_of(place["title"], READING)[0]}
         layout |= {"shapes[0].x0": budget**0.5, "shapes[0].x1": budget**0.5}
         steps.append({"label": f"{budget:g}", "method": "update", "args": [cells, layout, tables]})
-    current = {"prefix": "budget: ", "suffix": " nats", "font": {"size": 14}}
-    return {"steps": steps, "currentvalue": current, "pad": {"t": 0}, "font": {"color": GREY}}
+    current = {"prefix": "budget (nats): ", "font": {"size": 14}}
+    return {"steps": steps, "currentvalue": current, "pad": {"t": 0}, "font": {"color": INK}}

@@ -17,6 +17,7 @@ from workbench.plots.theme import (
     PALETTE,
     axis_label,
     headline_of,
+    looks,
     require_columns,
     styled,
     styled_beside,
@@ -29,7 +30,6 @@ SCALES = [
     for name, kind in {"steps": "linear", "log of steps": "log"}.items()
 ]
 BARS = "Bars: two standard errors over runs. Grey ticks: the lowest and the highest run. A single run has neither."
-DASHES = ("solid", "dash", "dot", "dashdot")
 
 
 def plot_metric_curves(curves: Mapping[str, pd.DataFrame], *, window: int = 15, most: int = AT_ONCE) -> go.Figure:
@@ -45,8 +45,8 @@ def plot_metric_curves(curves: Mapping[str, pd.DataFrame], *, window: int = 15, 
         require_columns(curve, ["experiment", "step", "value", "value_se"], "plot_metric_curves")
         drawn[metric] = spread_out(curve.groupby("experiment")["value"].last(), most)
     names = [name for each in drawn.values() for name in each]
-    looks, slots = _looks(names, most), max(map(len, drawn.values()))
-    states = {metric: _metric_state(curves[metric], each, looks, slots) for metric, each in drawn.items()}
+    found, slots = _looks(names, most), max(map(len, drawn.values()))
+    states = {metric: _metric_state(curves[metric], each, found, slots) for metric, each in drawn.items()}
     titles = {metric: _ends(curve, metric, len(drawn[metric])) for metric, curve in curves.items()}
     reading = f"Running means over {window} steps. Bands: two standard errors over the runs of an experiment."
     figure = go.Figure([*_bands(slots), *_lines(slots)]).update_xaxes(title=axis_label("step")).update_yaxes(title=" ")
@@ -57,14 +57,10 @@ def plot_metric_curves(curves: Mapping[str, pd.DataFrame], *, window: int = 15, 
     return add_buttons(with_menu(figure, states, layouts), SCALES, x=0.7)
 
 
-def _looks(names: Sequence[str], most: int) -> dict[str, tuple[str, str]]:
-    """Colour and dash of each name, the same in every state of the menu; none where there are too many."""
+def _looks(names: Sequence[str], most: int) -> dict[str, dict[str, str]]:
+    """The look of each name, the same in every state of the menu; none where there are too many."""
     different = sorted(set(names))
-    return {name: _look(place) for place, name in enumerate(different)} if len(different) <= most else {}
-
-
-def _look(place: int) -> tuple[str, str]:
-    return PALETTE[place % len(PALETTE)], DASHES[place // len(PALETTE) % len(DASHES)]
+    return dict(zip(different, looks(len(different)), strict=True)) if len(different) <= most else {}
 
 
 def _bands(slots: int) -> list[go.Scatter]:
@@ -77,22 +73,23 @@ def _lines(slots: int) -> list[go.Scatter]:
     return [go.Scatter(mode="lines", line={"width": 2.2}, hovertemplate=hover) for _ in range(slots)]
 
 
-def _metric_state(curve: pd.DataFrame, names: Sequence[str], looks: Mapping, slots: int) -> dict[str, list]:
+def _metric_state(curve: pd.DataFrame, names: Sequence[str], found: Mapping, slots: int) -> dict[str, list]:
     """What the bands and then the lines of all slots show, by attribute; slots without an experiment are hidden."""
     hidden = {"x": [], "y": [], "name": "", "visible": False, "showlegend": False}
     hidden |= {"fillcolor": FAINT, "line.color": PALETTE[0], "line.dash": "solid"}
     bands, lines = [hidden] * slots, [hidden] * slots
-    for place, name in enumerate(names):
+    for place, (name, own) in enumerate(zip(names, looks(len(names)), strict=True)):
         rows = curve[curve["experiment"] == name]
         rows = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, min(POINTS, len(rows))).astype(int))]
-        color, dash = looks.get(name, _look(place))
+        look = found.get(name, own)
         spread = rows.dropna(subset=["value_se"])
         low, high = (spread["value"] + sign * 2 * spread["value_se"] for sign in (-1, 1))
         around = {"x": [*spread["step"], *spread["step"][::-1]], "y": _digits([*high, *low[::-1]])}
-        shade = transparent(color, 0.2 if len(names) <= 4 else 0.09)  # many bands over one another hide the lines
-        bands[place] = {**hidden, **around, "visible": True, "fillcolor": shade}
+        opacity = 0.2 if len(names) <= 4 else 0.09  # many bands over one another hide the lines
+        bands[place] = {**hidden, **around, "visible": True, "fillcolor": transparent(look["color"], opacity)}
         line = {"x": list(rows["step"]), "y": _digits(rows["value"]), "name": html.escape(str(name))}
-        lines[place] = {**hidden, **line, "visible": True, "showlegend": True, "line.color": color, "line.dash": dash}
+        line |= {"line.color": look["color"], "line.dash": look["dash"]}
+        lines[place] = {**hidden, **line, "visible": True, "showlegend": True}
     return {key: [trace[key] for trace in [*bands, *lines]] for key in hidden}
 
 

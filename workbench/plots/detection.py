@@ -19,13 +19,13 @@ SIGNALS = {  # column of `path_signals`: what it is, and its unit
     "repetition": "repeated trigrams (share)",
     "kl": "KL alone (nats)",
 }
-VERDICTS = {  # verdict: colour
-    "in time": PALETTE[2],
-    "quiet": PALETTE[5],
-    "late": PALETTE[1],
-    "too early": PALETTE[3],
-    "false alarm": PALETTE[4],
-    "missed": GREY,
+VERDICTS = {  # verdict: colour and pattern; the right ones are plain
+    "in time": (PALETTE[2], ""),
+    "quiet": (PALETTE[5], ""),
+    "late": (PALETTE[1], "/"),
+    "too early": (PALETTE[3], "\\"),
+    "false alarm": (PALETTE[4], "x"),
+    "missed": (GREY, "."),
 }
 SPACING = {"vertical_spacing": 0.09, "horizontal_spacing": 0.08}
 COURSES = {True: ("falls", PALETTE[3]), False: ("never falls", PALETTE[0])}
@@ -64,7 +64,7 @@ def _signal_lines(signals: pd.DataFrame, name: str, *, named: bool) -> list[go.S
     lines, told = [], set()
     for (run, falls), part in signals.groupby(["run", "falls"], sort=False, dropna=False):
         course, color = UNKNOWN if pd.isna(falls) else COURSES[bool(falls)]
-        look = {"mode": "lines", "line": {"color": transparent(color, 0.55), "width": 1.3}}
+        look = {"mode": "lines", "line": {"color": transparent(color, 0.85), "width": 1.3}}
         hover = f"{html.escape(str(run))}<br>step %{{x}}<br>%{{y:.3g}}<extra></extra>"
         line = go.Scatter(x=part["step"], y=part[name], name=course, hovertemplate=hover, **look)
         lines.append(line.update(legendgroup=course, showlegend=named and course not in told))
@@ -91,10 +91,11 @@ def plot_alarms(alarms: pd.DataFrame, title: str) -> go.Figure:
     figure = make_subplots(cols=2, shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.08)
     words = [SIGNALS[name].split(" (")[0] for name in names]
     shares = alarms.groupby("signal")["verdict"].value_counts(normalize=True).unstack(fill_value=0).reindex(names)
-    for verdict, color in VERDICTS.items():
+    for verdict, (color, pattern) in VERDICTS.items():
         if verdict not in shares:
             continue
-        bar = {"orientation": "h", "marker": {"color": color}, "name": verdict, "legendgroup": verdict}
+        look = {"color": color, "pattern": {"shape": pattern}}
+        bar = {"orientation": "h", "marker": look, "name": verdict, "legendgroup": verdict}
         figure.add_bar(x=shares[verdict], y=words, hovertemplate="%{y}<br>%{x:.0%}", **bar, row=1, col=1)
         raised = alarms[(alarms["verdict"] == verdict) & alarms["lead_steps"].notna()]
         figure.add_trace(_leads(raised, dict(zip(names, words, strict=True)), color), row=1, col=2)
@@ -120,7 +121,7 @@ def _leads(raised: pd.DataFrame, words: Mapping[str, str], color: str) -> go.Sca
         x=dots["lead_steps"],
         y=dots["signal"].map(words),
         mode="markers",
-        marker={"color": transparent(color, 0.65), "size": sizes, "line": {"width": 0.5, "color": "white"}},
+        marker={"color": transparent(color, 0.85), "size": sizes, "line": {"width": 0.5, "color": "white"}},
         showlegend=False,
         customdata=told,
         hovertemplate="%{x:+g} steps<br>%{customdata}<extra></extra>",

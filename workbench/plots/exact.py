@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import itertools
 import math
 from collections.abc import Iterator
 
@@ -15,14 +14,13 @@ from workbench.plots.theme import (
     FAINT,
     GREY,
     PALETTE,
-    SYMBOLS,
+    looks,
     require_columns,
     root_kl,
     styled,
     styled_beside,
 )
 
-DASHES = ("solid", "dot", "dash")  # one for each round through the colours
 KL_TICKS = (0.0, 0.03, 0.1, 0.3, 1, 2, 4, 8, 16)
 LEAST_KL = 1e-3  # nats, shown for all that is less
 
@@ -39,7 +37,7 @@ def plot_exact_paths(
     require_columns(paths, ["method", "kl", "reward", "wasted_kl", "place"], "plot_exact_paths")
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.05)
     _add_frontier(figure, frontier.sort_values("kl"))
-    for (method, rows), look in zip(paths.groupby("method", sort=False), _looks(), strict=False):
+    for (method, rows), look in _methods(paths):
         for row, column in enumerate(("reward", "wasted_kl"), start=1):
             shown = rows.assign(wasted_kl=rows["wasted_kl"].clip(lower=LEAST_KL))
             figure.add_trace(_exact_path(html.escape(str(method)), shown, column, look), row=row, col=1)
@@ -97,14 +95,10 @@ def _add_frontier(figure: go.Figure, frontier: pd.DataFrame) -> None:
     )
 
 
-def _looks() -> Iterator[dict[str, str]]:
-    """A colour, dash and symbol for each method; dashes change when the colours come round again."""
-    for index in itertools.count():
-        yield {
-            "color": PALETTE[index % len(PALETTE)],
-            "dash": DASHES[index // len(PALETTE) % len(DASHES)],
-            "symbol": SYMBOLS[index % len(SYMBOLS)],
-        }
+def _methods(paths: pd.DataFrame) -> Iterator[tuple[tuple[str, pd.DataFrame], dict[str, str]]]:
+    """Each method with its rows, and its look."""
+    groups = paths.groupby("method", sort=False)
+    return zip(groups, looks(groups.ngroups), strict=True)
 
 
 def _paths_finding(paths: pd.DataFrame) -> str:
@@ -120,7 +114,7 @@ def plot_distance_to_optimum(paths: pd.DataFrame, title: str = "") -> go.Figure:
     """
     require_columns(paths, ["method", "share", "kl_to_optimum"], "plot_distance_to_optimum")
     figure = go.Figure()
-    for (method, rows), look in zip(paths.groupby("method", sort=False), _looks(), strict=False):
+    for (method, rows), look in _methods(paths):
         figure.add_scatter(
             x=rows["share"],
             y=rows["kl_to_optimum"].clip(lower=1e-5),  # fp32 sees nothing below
@@ -130,7 +124,7 @@ def plot_distance_to_optimum(paths: pd.DataFrame, title: str = "") -> go.Figure:
             hovertemplate=f"{html.escape(str(method))}<br>%{{y:.4f}} nats<extra></extra>",
         )
     figure.update_xaxes(title="share of training", tickformat=".0%", range=[0, 1])
-    figure.update_yaxes(title="KL(policy || π*) (nats)", type="log", exponentformat="power", dtick=1)
+    figure.update_yaxes(title="KL(policy || π*) (nats)", type="log", dtick=1)
     ends = paths.groupby("method", sort=False)["kl_to_optimum"].last()
     near = f"{(ends < 0.02).sum()} of {len(ends)} methods end within 0.02 nats of π*"
     reading = (
@@ -148,7 +142,7 @@ def plot_kl_estimators(estimates: pd.DataFrame, gradients: pd.DataFrame, title: 
     require_columns(gradients, ["kl", "estimator", "error"], "plot_kl_estimators")
     names = ("mean (nats)", "spread of one sample (nats)", "error of the gradient (share)")
     figure = make_subplots(rows=1, cols=3, subplot_titles=names, horizontal_spacing=0.08)
-    colors = dict(zip(gradients["estimator"].unique(), PALETTE, strict=False))
+    colors = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(gradients["estimator"].unique())}
     short = {name: name.removesuffix(" as a loss") for name in colors}
     for column, (frame, value) in enumerate([(estimates, "mean"), (estimates, "sd"), (gradients, "error")], start=1):
         for name, color in colors.items():
@@ -160,7 +154,7 @@ def plot_kl_estimators(estimates: pd.DataFrame, gradients: pd.DataFrame, title: 
     line = {"color": GREY, "dash": "dot"}
     figure.add_scatter(x=truth, y=truth, mode="lines", name="truth", line=line, hoverinfo="skip", row=1, col=1)
     figure.update_xaxes(title="KL from the reference (nats)", type="log", dtick=1)
-    figure.update_yaxes(type="log", exponentformat="power", dtick=1, row=1, col=2)
+    figure.update_yaxes(type="log", dtick=1, row=1, col=2)
     figure.update_yaxes(tickformat=".0%", range=[-0.05, 1.6], row=1, col=3)
     reading = "Each point is one policy, further and further from the reference. An error of 100%: no gradient at all."
     return _panelled(figure, title=title or _estimators_finding(estimates), reading=reading)
@@ -203,8 +197,9 @@ def plot_improvement_estimates(estimates: pd.DataFrame, title: str = "") -> go.F
     figure = make_subplots(rows=1, cols=2, subplot_titles=names, horizontal_spacing=0.09)
     groups = list(estimates.groupby("estimator", sort=False))
     for column, value in enumerate(("mean", "sd"), start=1):
-        for (estimator, rows), color in zip(groups, PALETTE, strict=False):
-            figure.add_trace(_estimator_line(rows, value, str(estimator), color, legend=column == 1), row=1, col=column)
+        for i, (estimator, rows) in enumerate(groups):
+            line = _estimator_line(rows, value, str(estimator), PALETTE[i % len(PALETTE)], legend=column == 1)
+            figure.add_trace(line, row=1, col=column)
     truth = groups[0][1].sort_values("kl")
     line = {"color": GREY, "dash": "dot"}
     figure.add_scatter(x=truth["kl"], y=truth["improvement"], mode="lines", name="truth", line=line, row=1, col=1)

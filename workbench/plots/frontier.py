@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.plots.theme import (
+    GREY,
     PALETTE,
     ROLE_COLORS,
     SYMBOLS,
@@ -133,7 +134,7 @@ def plot_gains(gains: pd.DataFrame, title: str = "") -> go.Figure:
     require_columns(gains, ["run", "kl", "gain", "greedy_gain"], "plot_gains")
     rows = gains.sort_values("gain")
     figure = go.Figure()
-    figure.add_vline(x=0, line={"color": "#888888", "width": 1, "dash": "dash"})
+    figure.add_vline(x=0, line={"color": GREY, "width": 1, "dash": "dash"})
     for column, name, color, symbol in (
         ("greedy_gain", "greedy", PALETTE[1], "diamond-open"),
         ("gain", "temperature 1", PALETTE[0], "circle"),

@@ -83,8 +83,8 @@ def plot_arms(curves: pd.DataFrame) -> go.Figure:
     require_columns(curves, ["label", "run", "step", "gold", "kl"], "plot_arms")
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.6, 0.4], vertical_spacing=0.06)
     labels, ends = sorted(curves["label"].unique()), []
-    for label, color in zip(labels, PALETTE, strict=False):
-        runs = curves[curves["label"] == label]
+    for i, label in enumerate(labels):
+        runs, color = curves[curves["label"] == label], PALETTE[i % len(PALETTE)]
         mean = runs.groupby("step", as_index=False)[["gold", "kl"]].mean()
         ends.append(f"{number(mean['gold'].iloc[-1])} with {label}")
         for place, column in enumerate(("gold", "kl"), start=1):

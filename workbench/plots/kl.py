@@ -12,7 +12,18 @@ from plotly.subplots import make_subplots
 
 from workbench.errors import WorkbenchError
 from workbench.plots.budget import method_looks
-from workbench.plots.theme import FAINT, GREY, PALETTE, axis_label, number, require_columns, styled, transparent
+from workbench.plots.theme import (
+    FAINT,
+    GREY,
+    PALETTE,
+    PATTERNS,
+    axis_label,
+    number,
+    require_columns,
+    spoken,
+    styled,
+    transparent,
+)
 
 PRICES = ("kl_coef", "kl", "gold", "reward")  # panels of `plot_coefficients`, those that were written
 PRICE_LABELS = {"kl_coef": "coefficient (reward per nat)", "reward": "reward that is optimised"}
@@ -69,7 +80,7 @@ def plot_kl_positions(positions: pd.DataFrame, title: str = "", among: Iterable[
         here = kinds[kinds["experiment"] == name]
         bars = {"marker": {"color": looks[name]["color"], "pattern": {"shape": PATTERNS[looks[name]["dash"]]}}}
         if rows == 2:
-            hover = f"{html.escape(name)}<br>%{{x}}: %{{y:.2f}} nats<extra></extra>"
+            hover = f"{html.escape(spoken(name))}<br>%{{x}}: %{{y:.2f}} nats<extra></extra>"
             group = {"legendgroup": name, "showlegend": False, "hovertemplate": hover}
             figure.add_bar(x=here["kind"], y=here["kl"], **bars, **group, row=2, col=1)
     figure.update_xaxes(title="token position in the completion", row=1).update_yaxes(title="KL at it (nats)", row=1)
@@ -82,18 +93,15 @@ def plot_kl_positions(positions: pd.DataFrame, title: str = "", among: Iterable[
     return styled(figure, title=title, reading=reading, height=430 + 250 * (rows == 2))
 
 
-PATTERNS = {"solid": "", "dash": "/", "dot": "."}
-
-
 def _spending(rows: pd.DataFrame, name: str, look: dict[str, str]) -> list[go.Scatter]:
     line = go.Scatter(
         x=rows["position"],
         y=rows["kl"],
-        name=html.escape(name),
+        name=html.escape(spoken(name)),
         legendgroup=name,
         mode="lines",
         line={"color": look["color"], "dash": look["dash"], "width": 2.2},
-        hovertemplate=f"{html.escape(name)}<br>position %{{x}}: %{{y:.3f}} nats<extra></extra>",
+        hovertemplate=f"{html.escape(spoken(name))}<br>position %{{x}}: %{{y:.3f}} nats<extra></extra>",
     )
     return [_band(rows["position"], rows["low"], rows["high"], look["color"]).update(legendgroup=name), line]
 
@@ -102,7 +110,7 @@ def _spending_finding(everything: pd.DataFrame, kinds: pd.DataFrame) -> str:
     """By which position half of the KL is spent, over all methods, and on which kind of prompt most."""
     shares = everything.groupby("position")["kl"].sum().sort_index()
     half = int((shares.cumsum() >= shares.sum() / 2).idxmax())
-    text = f"Half of the KL is spent within the first {half} token{'s' * (half > 1)}"
+    text = f"Half of the KL is spent within the first {f'{half} tokens' if half > 1 else 'token'}"
     if kinds["kind"].nunique() < 2:
         return text
     most = kinds.groupby("kind")["kl"].mean()
@@ -142,12 +150,12 @@ def _course(rows: pd.DataFrame, column: str, name: str, look: dict[str, str], *,
     line = go.Scatter(
         x=rows["step"],
         y=rows[column],
-        name=html.escape(name),
+        name=html.escape(spoken(name)),
         legendgroup=name,
         showlegend=legend,
         mode="lines",
         line={"color": look["color"], "dash": look["dash"], "width": 2.2},
-        hovertemplate=f"{html.escape(name)}<br>step %{{x}}: %{{y:.3f}}<extra></extra>",
+        hovertemplate=f"{html.escape(spoken(name))}<br>step %{{x}}: %{{y:.3f}}<extra></extra>",
     )
     band = _band(rows["step"], rows[f"{column}_low"], rows[f"{column}_high"], look["color"])
     return [band.update(legendgroup=name), line]
@@ -157,7 +165,8 @@ def _price_finding(training: pd.DataFrame, target: float) -> str:
     """Where the KL of each experiment ends, lowest and highest, in a sentence."""
     ends = training.sort_values("step").groupby("experiment")["kl"].last()
     text = (
-        f"Training ends between {number(ends.min())} nats ({ends.idxmin()}) and {number(ends.max())} ({ends.idxmax()})"
+        f"Training ends between {number(ends.min())} nats ({spoken(ends.idxmin())}) and {number(ends.max())} "
+        f"({spoken(ends.idxmax())})"
     )
     return text + (f"; the target was {target:g}" if target else "")
 

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.plots.theme import GREY, headline_of
+from workbench.plots.theme import GREY, GROUND, INK, headline_of
 
 AT_ONCE = 15  # experiments drawn in one figure: their colours and dashes can be told apart
-LOOK = {"bgcolor": "white", "bordercolor": GREY, "font": {"color": "#222222"}, "pad": {"b": 4}}
+LOOK = {"bgcolor": GROUND, "bordercolor": GREY, "font": {"color": INK}, "pad": {"b": 4}}
 
 
 def with_menu(

@@ -10,6 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from workbench.analysis.statistics import nats
 from workbench.plots.theme import (
     GREY,
     PALETTE,
@@ -187,7 +188,7 @@ def _laws_finding(laws: pd.DataFrame, peaks: pd.DataFrame) -> str:
     parts = []
     for optimiser, rows in laws[laws["better"]].groupby("optimiser", sort=False):
         places = peaks[peaks["optimiser"] == optimiser].set_index("kind")["kl"].dropna()
-        told = [f"{kind} at {places[kind]:.2g} nats" for kind in ("predicted", "measured") if kind in places]
+        told = [f"{kind} at {nats(places[kind], 2)}" for kind in ("predicted", "measured") if kind in places]
         where = f", peak {', '.join(told)}" if "predicted" in places else ", no peak predicted"
         parts.append(f"{optimiser}: {rows['law'].iloc[0]} fits better{where}")
     return "; ".join(parts).replace(" - ", " − ") or "Too few points to fit a law to"

@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.errors import WorkbenchError
-from workbench.plots.theme import PALETTE, require_columns, styled
+from workbench.plots.theme import GREY, PALETTE, require_columns, styled, transparent
 
 
 def plot_attention_mask(mask: pd.DataFrame, title: str = "") -> go.Figure:
@@ -21,7 +21,7 @@ def plot_attention_mask(mask: pd.DataFrame, title: str = "") -> go.Figure:
         z=seen.astype(int),
         zmin=0,
         zmax=1,
-        colorscale=[(0, "rgba(128, 128, 128, 0.12)"), (1, PALETTE[0])],
+        colorscale=[(0, transparent(GREY, 0.12)), (1, PALETTE[0])],
         showscale=False,
         xgap=1,
         ygap=1,

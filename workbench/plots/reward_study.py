@@ -23,11 +23,11 @@ def plot_accuracy_by_size(table: pd.DataFrame, title: str = "") -> go.Figure:
         figure.add_scatter(
             x=rows["parameters"],
             y=rows["accuracy"],
-            error_y={**error_bar(rows, "accuracy"), "color": PALETTE[i]},
+            error_y={**error_bar(rows, "accuracy"), "color": PALETTE[i % len(PALETTE)]},
             name=STARTS.get(start, html.escape(str(start))),
             mode="lines+markers",
-            marker={"symbol": SYMBOLS[i], "size": 9},
-            line={"color": PALETTE[i]},
+            marker={"symbol": SYMBOLS[i % len(SYMBOLS)], "size": 9},
+            line={"color": PALETTE[i % len(PALETTE)]},
             customdata=[html.escape(str(model)) for model in rows["model"]],
             hovertemplate="%{customdata}<br>%{x:,} weights<br>accuracy %{y:.3f}",
         )

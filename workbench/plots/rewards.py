@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 
 from workbench.plots.theme import (
     GREY,
+    NOTHING,
     PALETTE,
     axis_label,
     completion_hover,
@@ -61,7 +62,7 @@ def _violin_with_dots(name: str, rows: pd.DataFrame, score: str, color: str) -> 
         jitter=0.6,
         marker={"size": 3, "opacity": 0.5, "color": color},
         line={"width": 0},
-        fillcolor="rgba(0, 0, 0, 0)",
+        fillcolor=NOTHING,
     )
     return [violin.update(line={"color": color, "width": 1.5}), dots]
 

@@ -57,7 +57,8 @@ def _add_sweep(figure: go.Figure, table: pd.DataFrame, factor: str, *, column: i
     for row, outcome in enumerate(OUTCOMES, 1):
         for optimiser, rows in table.groupby("optimiser"):
             i = optimisers.index(optimiser)
-            traces = _levels(rows, factor, outcome, color=PALETTE[i], symbol=SYMBOLS[i], name=optimiser)
+            color, symbol = PALETTE[i % len(PALETTE)], SYMBOLS[i % len(SYMBOLS)]
+            traces = _levels(rows, factor, outcome, color=color, symbol=symbol, name=optimiser)
             figure.add_traces(traces, rows=row, cols=column)
     sizes = sorted(table[factor].unique())
     ticks = {"tickvals": sizes, "ticktext": [f"{size:,.0f}" for size in sizes]}

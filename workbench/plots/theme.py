@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 import textwrap
 from collections.abc import Iterable, Sequence
 
@@ -13,11 +14,15 @@ import plotly.graph_objects as go
 
 from workbench.errors import WorkbenchError
 
-# Okabe and Ito's colours without yellow and black: told apart with any colour vision, seen on white and on black
-PALETTE = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"]
+GROUND, INK = "white", "#3D4350"  # a figure brings its own ground, so that it reads alike on light and dark pages
+# As far apart as Okabe and Ito's for any colour vision, and 3 : 1 or more with white and with the dark of notebooks
+PALETTE = ["#3B66E6", "#B8862B", "#27765A", "#BE3A12", "#95509F", "#1AA0BA"]
 SYMBOLS = ["circle", "square", "diamond", "cross", "triangle-up", "x", "star", "hexagon"]
-GREY = "#767676"  # contrast 4.5 : 1 with white and with black alike, so one figure fits light and dark pages
+DASHES = ["solid", "dash", "dot", "dashdot", "longdash"]
+PATTERNS = dict(zip(DASHES, ["", "/", ".", "x", "|"], strict=True))  # of bars
+GREY = "#767676"  # lines that are no data
 FAINT = "rgba(128, 128, 128, 0.25)"
+NOTHING = "rgba(0, 0, 0, 0)"
 ROLE_COLORS = {"proxy": PALETTE[0], "reward": PALETTE[0], "gold": PALETTE[1]}
 
 AXIS_LABELS = {
@@ -38,14 +43,14 @@ AXIS_LABELS = {
 
 LOOK = {
     "template": "none",
-    "paper_bgcolor": "rgba(0, 0, 0, 0)",
-    "plot_bgcolor": "rgba(0, 0, 0, 0)",
+    "paper_bgcolor": GROUND,
+    "plot_bgcolor": GROUND,
     "colorway": PALETTE,
-    "font": {"family": "system-ui, Segoe UI, Helvetica, Arial, sans-serif", "size": 13, "color": GREY},
+    "font": {"family": "system-ui, Segoe UI, Helvetica, Arial, sans-serif", "size": 13, "color": INK},
     "legend": {"orientation": "h", "x": 0, "y": 0.01, "yref": "container", "yanchor": "bottom"},
-    "hoverlabel": {"align": "left", "bgcolor": "white", "font": {"color": "#222222", "size": 12}},
+    "hoverlabel": {"align": "left", "bgcolor": GROUND, "font": {"color": INK, "size": 12}},
     "hovermode": "closest",
-    "modebar": {"orientation": "v", "bgcolor": "rgba(0, 0, 0, 0)"},  # beside the figure, not over its title
+    "modebar": {"orientation": "v", "bgcolor": NOTHING, "color": GREY},  # beside the figure and its title
     "uirevision": "keep",  # zoom and hidden traces survive a redraw
 }
 AXIS_LOOK = {
@@ -54,13 +59,16 @@ AXIS_LOOK = {
     "tickcolor": FAINT,
     "ticks": "outside",
     "zeroline": False,
+    "exponentformat": "power",  # 1.5×10⁻⁷, where plotly would write 150n
     "title": {"font": {"size": 13}},
 }
+LOG_AXIS = {"tickformat": ".4~g"}
 
 
 def styled(figure: go.Figure, *, title: str, reading: str, height: int = 440) -> go.Figure:
     """`figure` with the common look: `title` states the finding, `reading` below it says how to read the figure."""
     headline, lines = headline_of(title, reading)
+    _tell_apart(figure)
     legend_rows = _legend_rows(figure)
     top_axis = "xaxis2" in figure.layout and figure.layout.xaxis2.side == "top"
     figure.update_layout(
@@ -70,30 +78,73 @@ def styled(figure: go.Figure, *, title: str, reading: str, height: int = 440) ->
         margin={"l": 70, "r": 30, "b": 62 + 21 * legend_rows, "t": 32 + 20 * lines + 40 * top_axis},
         showlegend=legend_rows > 0,
     )
-    return figure.update_xaxes(AXIS_LOOK).update_yaxes(AXIS_LOOK)
+    for update in (figure.update_xaxes, figure.update_yaxes):
+        update(AXIS_LOOK)
+        update(LOG_AXIS, selector={"type": "log"})
+    return figure
 
 
 def styled_beside(figure: go.Figure, *, title: str, reading: str, height: int = 440) -> go.Figure:
     """`styled` with the names at the right instead of below, for many names; as high as they need."""
-    names = [trace.name for trace in figure.data if trace.name and trace.showlegend is not False]
+    names = _legend_names(figure)
     figure = styled(figure, title=title, reading=reading, height=max(height, 150 + 19 * len(names)))
     legend = {"orientation": "v", "x": 1.01, "xanchor": "left", "y": 1, "yref": "paper", "yanchor": "top"}
-    width = min(320, 60 + 7 * max(map(len, names), default=0))
+    width = min(340, 85 + 7 * max(map(len, names), default=0))
     return figure.update_layout(legend=legend, margin={"r": width, "b": 62})
 
 
 def headline_of(title: str, reading: str) -> tuple[str, int]:
-    """Title and reading as wrapped, escaped text of one plotly title, and the number of its lines."""
-    titles, readings = (textwrap.wrap(text, width) for text, width in ((title, 85), (reading, 125)))
+    """Title and reading as wrapped, escaped text of one plotly title, and the number of its lines.
+
+    A line is 720 pixels wide in a broad font: a notebook in a window of 900, less its margins and plotly's buttons.
+    """
+    titles, readings = (textwrap.wrap(text, width) for text, width in ((title, 70), (reading, 104)))
     small = "<br>".join(html.escape(line) for line in readings)
     text = f"<b>{'<br>'.join(html.escape(line) for line in titles)}</b><br><span style='font-size:13px'>{small}</span>"
     return text, len(titles) + len(readings)
 
 
+def _tell_apart(figure: go.Figure) -> None:
+    """Dashes, symbols and patterns where there are more names than colours and nothing else tells them apart."""
+    names = list(dict.fromkeys(_legend_names(figure)))
+    if len(names) <= len(PALETTE):
+        return
+    for name, look in zip(names, looks(len(names)), strict=True):
+        for trace in figure.select_traces({"name": name}):
+            if trace.type == "bar":
+                trace.marker.pattern.shape = trace.marker.pattern.shape or PATTERNS[look["dash"]]
+            elif trace.type == "scatter":
+                trace.line.dash = trace.line.dash or look["dash"]
+                trace.marker.symbol = look["symbol"] if trace.marker.symbol is None else trace.marker.symbol
+
+
+def _legend_names(figure: go.Figure) -> list[str]:
+    return [trace.name for trace in figure.data if trace.name and trace.showlegend is not False]
+
+
 def _legend_rows(figure: go.Figure) -> int:
     """Rows that the legend takes at 900 pixels, so that the margin below holds them; one name needs no legend."""
-    names = [trace.name for trace in figure.data if trace.name and trace.showlegend is not False]
+    names = _legend_names(figure)
     return math.ceil(sum(7 * len(name) + 50 for name in names) / 760) if len(names) > 1 else 0
+
+
+def looks(count: int) -> list[dict[str, str]]:
+    """Colour, dash and symbol of each of `count` methods; of more than there are colours, dash and symbol tell, too."""
+    dashes = DASHES if count > len(PALETTE) else DASHES[:1]
+    return [
+        {
+            "color": PALETTE[place % len(PALETTE)],
+            "dash": dashes[place % len(dashes)],
+            "symbol": SYMBOLS[place % len(SYMBOLS)],
+        }
+        for place in range(count)
+    ]
+
+
+def spoken(experiment: str) -> str:
+    """The name of an experiment's folder as one says it: "PPO, KL price 0.15" for ppo_kl0.15."""
+    words = re.sub(r"(?<=_)kl(?=[\d.])", "KL price ", str(experiment)).replace("_KL price", ", KL price")
+    return re.sub(r"\b(a2c|ilql|kto|rloo|sft|[a-z]{1,3}po)\b", lambda found: found[0].upper(), words.replace("_", " "))
 
 
 def number(value: float) -> str:
@@ -107,10 +158,16 @@ def axis_label(column: str) -> str:
 
 
 def hover_text(text: object, *, width: int = 60, limit: int = 480) -> str:
-    """Text as plotly may show it: escaped, wrapped at `width` and cut after `limit` characters."""
+    """Text as plotly may show it: escaped, its lines wrapped at `width`, and cut after `limit` characters."""
     text = str(text)
-    lines = textwrap.wrap(text if len(text) <= limit else f"{text[:limit]} …", width)
+    text = text if len(text) <= limit else f"{text[:limit]} …"
+    lines = [line for part in text.splitlines() for line in textwrap.wrap(part, width) or [""]]
     return "<br>".join(html.escape(line) for line in lines)
+
+
+def table_text(text: object) -> str:
+    """Text as a cell of a plotly table may show it: escaped, with its line breaks."""
+    return "<br>".join(html.escape(line) for line in str(text).strip().splitlines())
 
 
 def completion_hover(frame: pd.DataFrame) -> list[str]:

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.plots.theme import GREY, PALETTE, add_top_axis, number, require_columns, styled
+from workbench.plots.theme import GREY, INK, PALETTE, add_top_axis, number, require_columns, styled, transparent
 
-LOSS, EVEN, WIN = PALETTE[3], "#EDEDED", PALETTE[0]
+LOSS, EVEN, WIN = transparent(PALETTE[3], 0.5), transparent(GREY, 0.12), transparent(PALETTE[0], 0.5)
 WRITTEN = 16  # policies up to which the cells hold their numbers
 STRENGTH = (
     "%{y}<br>strength %{x:.2f}<br>beats a policy of strength 0 on %{customdata[0]:.0%} (%{customdata[1]:.0%} to "
@@ -48,6 +48,7 @@ def _heat(cells: pd.DataFrame, order: list[str]) -> go.Heatmap:
         zmax=50 + reach,
         colorscale=[(0, LOSS), (0.5, EVEN), (1, WIN)],
         text=[[_written(cells, one, other) for other in order] for one in order],
+        textfont={"color": INK},
         texttemplate="%{text}" if len(order) <= WRITTEN else None,
         customdata=[[_details(cells, one, other) for other in order] for one in order],
         hovertemplate="%{customdata}<extra></extra>",
