@@ -102,7 +102,7 @@ def _numbers(rows: pd.DataFrame, score: str) -> go.Table:
     }
     if "proxy" in rows and score != "proxy":
         columns["proxy"] = [_interval(value, math.nan, math.nan) for value in rows["proxy"]]
-    return _table(list(columns), list(columns.values()), [1.3, 0.8, 1.6, 1.7, 1.5, 0.7][: len(columns)])
+    return _table(list(columns), list(columns.values()), [1.8, 0.8, 1.6, 1.6, 1.3, 0.7][: len(columns)])
 
 
 def _texts(rows: pd.DataFrame, completions: pd.DataFrame, prompts: Sequence[str], score: str) -> go.Table:

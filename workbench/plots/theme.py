@@ -81,7 +81,7 @@ def styled(figure: go.Figure, *, title: str, reading: str, height: int = 440) ->
     for update in (figure.update_xaxes, figure.update_yaxes):
         update(AXIS_LOOK)
         update(LOG_AXIS, selector={"type": "log"})
-    return figure
+    return figure.update_yaxes(automargin=True, title={"standoff": 8})  # wide numbers push the name of their axis away
 
 
 def styled_beside(figure: go.Figure, *, title: str, reading: str, height: int = 440) -> go.Figure:

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from workbench.plots.theme import GREY, INK, PALETTE, add_top_axis, number, require_columns, styled, transparent
 
-LOSS, EVEN, WIN = transparent(PALETTE[3], 0.5), transparent(GREY, 0.12), transparent(PALETTE[0], 0.5)
+LOSS, EVEN, WIN = transparent(PALETTE[3], 0.45), transparent(GREY, 0.12), transparent(PALETTE[0], 0.45)
 WRITTEN = 16  # policies up to which the cells hold their numbers
 STRENGTH = (
     "%{y}<br>strength %{x:.2f}<br>beats a policy of strength 0 on %{customdata[0]:.0%} (%{customdata[1]:.0%} to "
