@@ -175,6 +175,19 @@ def test_the_adaptive_coefficient_follows_the_kl_by_at_most_a_fifth_per_horizon(
     assert adaptive_kl_coef(0.1, kl, target=6.0, episodes=1000, horizon=10_000) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("horizon", [1, 10, 12, 64, 10_000])
+def test_the_adaptive_coefficient_never_pays_for_leaving_the_reference(horizon):
+    low = adaptive_kl_coef(0.1, -50.0, target=2.0, episodes=64, horizon=horizon)
+    high = adaptive_kl_coef(0.1, 50.0, target=2.0, episodes=64, horizon=horizon)
+    assert 0.08 <= low < 0.1 < high <= 0.12  # a fifth of .1 at most, however many episodes an update has
+
+
+@pytest.mark.parametrize("kl", [float("nan"), float("inf")])
+def test_a_kl_that_was_not_measured_moves_no_price(kl):
+    with pytest.raises(WorkbenchError, match=f"measured KL is {kl}"):
+        adaptive_kl_coef(0.1, kl, target=2.0, episodes=64, horizon=10_000)
+
+
 # Without a critic
 
 

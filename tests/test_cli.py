@@ -11,8 +11,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from nbclient.client import _RGX_CARRIAGERETURN
 
-from workbench import cli, execute, files, notebooks, recipes, schedule
+from workbench import cli, execute, files, notebooks, recipes, run_record, runs, schedule
 from workbench.errors import WorkbenchError
 
 RUN_DIR = 'run_dir: str = "runs/unused"  # folder for results\n'
@@ -582,3 +583,176 @@ def test_report_of_a_folder_without_executed_notebooks_is_refused(tmp_path, caps
 def test_a_parameter_error_is_a_workbench_error():
     with pytest.raises(WorkbenchError, match="steps"):
         notebooks.convert("steps", "int", True, "a recipe")
+
+
+# What the workbench did not make
+
+
+def test_a_command_without_a_word_shows_the_help(capsys):
+    assert cli.main([]) == 2
+    assert "examples:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["model/", "metrics.jsonl", "notes.txt", "notebook.ipynb", "tables/"])
+def test_a_folder_of_other_things_is_refused_before_and_in_the_kernel_and_left_alone(repository, capsys, name):
+    mine = repository / "runs" / "mine"
+    (mine / name).parent.mkdir(parents=True)
+    (mine / name).mkdir() if name.endswith("/") else (mine / name).write_text("{}", encoding="utf-8")
+    told = refusal(capsys, "run", "02", "--out", "runs/mine")
+    assert f"mine holds {name} and no run" in told and "runs/mine/run." in told
+    with pytest.raises(WorkbenchError, match="overwrites only what it made"):
+        runs.Run.open(mine, {"seed": 0})
+    assert [path.name for path in mine.iterdir()] == [name.rstrip("/")]
+
+
+@pytest.mark.parametrize("name", ["run.json", "notebook.part.ipynb", "notebook.failed.ipynb", ".notebook.lock"])
+def test_a_folder_that_an_earlier_version_or_a_killed_run_left_is_continued(tmp_path, name):
+    (tmp_path / name).write_text('{"parameters": {}}', encoding="utf-8")
+    run_record.refuse_foreign(tmp_path)
+    (tmp_path / "executed").mkdir()
+    (tmp_path / "executed" / "notebook.ipynb").write_text('{"metadata": {"workbench": {}}}', encoding="utf-8")
+    run_record.refuse_foreign(tmp_path / "executed")
+
+
+@pytest.mark.parametrize(
+    "record",
+    ["[]", "3", '{"parameters', "null", "{}", '{"parameters": [], "seed": 0}', "[" * 9999]
+    + ['{"parameters": {}, "inputs": [3]}', '{"parameters": {}, "seed": "0"}', '{"parameters": {}, "status": 1}'],
+)
+def test_a_run_json_of_something_else_is_a_sentence(repository, capsys, record):
+    (repository / "runs" / "mine").mkdir(parents=True)
+    (repository / "runs" / "mine" / "run.json").write_text(record, encoding="utf-8")
+    (repository / "runs" / "mine" / "metrics.jsonl").touch()
+    assert "runs/mine/run.json" in refusal(capsys, "run", "02", "--out", "runs/mine")
+
+
+def test_a_table_of_another_sweep_is_not_written_over(repository, capsys):
+    (repository / "runs" / "mine").mkdir(parents=True)
+    (repository / "runs" / "mine" / "sweep.csv").write_text("a,b", encoding="utf-8")
+    assert "sweep.csv of something else" in refusal(capsys, "sweep", "02", "-p", "seed=0,1", "--out", "runs/mine")
+    (repository / "runs" / "mine" / "sweep.json").write_text("[1]", encoding="utf-8")
+    assert "sweep.json holds a list" in refusal(capsys, "sweep", "02", "-p", "seed=0,1", "--out", "runs/mine")
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("runs/" + "a" * 256, "more than 255 bytes"),
+        ("runs/" + "é" * 128, "more than 255 bytes"),
+        ("~no_such_user/x", "a user who is not there"),
+        ("a/" * 2001, "too long"),
+        ("a\0b", "null character"),
+        ("runs/\udcff", "not UTF-8"),
+    ],
+)
+def test_a_path_that_no_file_could_have_is_refused(repository, capsys, path, says):
+    for arguments in (["run", "02", "--out", path], ["report", path], ["list", path], ["run", path]):
+        assert says in refusal(capsys, *arguments)
+
+
+# What a notebook reads and what it may be set to
+
+
+CHOICES = (
+    RUN_DIR
+    + """algorithm: str = ""  # how
+# algorithm: ppo | rloo
+# algorithm: grpo | dr_grpo
+half: int = 0
+# half: 1 | 2
+sinks: str = ""
+# sinks: any of wandb | trackio
+note: str = "a"  # note: a | b
+free: str = "x"  # one of these: a, b"""
+)
+
+
+@pytest.mark.parametrize(
+    "given", ["algorithm=dr_grpo", "algorithm=", "half=2", "half=0", "sinks=trackio, wandb", "free=y"]
+)
+def test_what_the_parameters_cell_lists_may_be_chosen(repository, given):
+    write_notebook(repository / "notebooks" / "02_sft.ipynb", parameters=CHOICES)
+    assert plan(repository, "02_sft", given)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("algorithm=pppo", "algorithm is 'pppo' in -p (did you mean ppo?): choose one of ppo, rloo, grpo, dr_grpo"),
+        ("algorithm=ppo,rloo", "algorithm is 'ppo,rloo'"),
+        ("half=3", "half is 3 in -p: choose one of 1, 2"),
+        ("sinks=wandb,trakio", "sinks is 'trakio' in -p (did you mean trackio?): choose from wandb, trackio"),
+        ("note=c", "note is 'c'"),
+    ],
+)
+def test_what_it_does_not_list_is_refused_before_a_kernel_starts(repository, capsys, given, says):
+    write_notebook(repository / "notebooks" / "02_sft.ipynb", parameters=CHOICES)
+    assert says in refusal(capsys, "run", "02", "-p", given, "--out", "runs/new")
+    if given != "algorithm=ppo,rloo":
+        assert says in refusal(capsys, "sweep", "02", "-p", given, "--out", "runs/new")
+    assert not (repository / "runs" / "new").exists()
+
+
+READER = RUN_DIR + 'model: str = "runs/tour/02_sft"  # run folder\ndataset: str = "world"\nruns: str = ""'
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("seed=0", "02_sft does not exist, and 06_reader reads it (model): make it with `workbench run 02_sft` or `make run`"),
+        ("model=runs/mine/02_sft", "runs/mine/02_sft`."),
+        ("model=runs/mine/02_sft/model", "runs/mine/02_sft`."),
+        ("model=runs/tour/other", "make it with `make run`"),
+        ("model=runs/none", "check the path"),
+        ("dataset=data.jsonl", "data.jsonl does not exist, and 06_reader reads it (dataset): check the path"),
+        ("dataset=/nowhere/data", "/nowhere/data does not exist"),
+        ("dataset=notebooks/none", "notebooks/none does not exist"),
+        ("runs=runs/study/*", "runs/study/* does not exist"),
+        ("dataset=/", "/ holds the workbench itself"),
+        ("runs=/usr/..", "holds the workbench itself"),
+    ],
+)  # fmt: skip
+def test_what_is_missing_is_named_with_the_command_that_makes_it(repository, capsys, given, says):
+    write_notebook(repository / "notebooks" / "02_sft.ipynb", parameters='run_dir: str = "runs/tour/02_sft"')
+    write_notebook(repository / "notebooks" / "06_reader.ipynb", parameters=READER + "\nseed: int = 0")
+    (repository / "runs" / "there").mkdir(parents=True)
+    model = [] if given.startswith("model=") or given == "seed=0" else ["-p", "model=runs/there"]
+    assert says in refusal(capsys, "run", "06_reader", "-p", given, *model, "--out", "runs/new")
+    assert not (repository / "runs" / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "given", ["model=gpt2", "model=Qwen/Qwen2.5-0.5B", "model=runs/there", "dataset=imdb", "runs=runs/th*"]
+)
+def test_hub_ids_and_what_is_there_are_not_missing(repository, given):
+    write_notebook(repository / "notebooks" / "06_reader.ipynb", parameters=READER)
+    (repository / "runs" / "there").mkdir(parents=True)
+    model = [] if given.startswith("model=") else ["model=runs/there"]
+    recipes.refuse_missing_inputs(plan(repository, "06_reader", given, *model).stages[0])
+
+
+# Long lines
+
+
+def stream(name: str, text: str) -> nbformat.NotebookNode:
+    return nbformat.v4.new_output("stream", name=name, text=text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "a\rb", "a\r\n", "a\rb\r", "\r\r", "a\r\rb\rc\nd\re\n\r\n", "10%\r50%\r100%\n", "é\r√", "\n\n", "a\r\r\nb"],
+)
+def test_what_was_written_over_is_left_out_as_nbclient_does(text):
+    kept = execute.coalesced([stream("stdout", text[:3]), stream("stdout", text[3:])])
+    assert [each.text for each in kept] == [_RGX_CARRIAGERETURN.sub("", text)]
+
+
+def test_a_long_line_takes_no_time_and_streams_become_one_block_each_stdout_first():
+    began = time.process_time()
+    data = nbformat.v4.new_output("display_data", data={"text/plain": "figure"})
+    long = "x" * 1_000_000
+    found = [stream("stderr", "a"), stream("stdout", "b"), data, stream("stdout", long), stream("stderr", "c")]
+    kept = execute.coalesced(found)
+    assert time.process_time() - began < 2
+    assert [each.get("name") for each in kept] == ["stdout", "stderr", None]
+    assert [kept[0].text, kept[1].text] == ["b" + long, "ac"]

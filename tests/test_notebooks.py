@@ -10,7 +10,13 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from workbench import architectures, iterated, objectives, sinks, tasks
+from workbench.analysis import ensembles, evaluation
 from workbench.clean_notebook import cleaned
+from workbench.feedback import collection, kinds
+from workbench.notebooks import read_notebook
+from workbench.recipes import SOURCES
+from workbench.trainers import algorithms, direct_alignment, imitation, policy_gradient_config
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
@@ -95,7 +101,8 @@ def test_the_notebook_is_short_enough_to_read(notebook):
     cells = code_cells(notebook)
     assert len(cells) <= MAXIMUM_CODE_CELLS
     for index, cell in enumerate(cells):
-        lines = len(cell.source.splitlines())
+        # lines of choices, `# name: a | b`, are no settings
+        lines = len([line for line in cell.source.splitlines() if " | " not in line or not line.startswith("#")])
         most = MAXIMUM_PARAMETERS if cell in parameter_cells(notebook) else MAXIMUM_CELL_LINES
         assert lines <= most, f"code cell {index} has {lines} lines"
         assert lines > 0, f"code cell {index} is empty"
@@ -129,3 +136,51 @@ def test_parameters_are_annotated_scalars_each_with_a_comment(notebook):
         assert type(value) is kind, f"{text!r}: the default is not of the annotated type"
         # On the same line: from there papermill and `workbench run` read a parameter's help.
         assert statement.end_lineno in commented, f"{text!r} has no comment"
+
+
+def test_the_choices_that_parameters_cells_list_are_those_of_the_package():
+    tables = {
+        "01_pretrain.preset": architectures.PRESETS,
+        "03_preferences.labelers": collection.WHO,
+        "03_preferences.panel": tasks.PANELS,
+        "03_preferences.kinds": kinds.KINDS,
+        "05_reward_model.preset": architectures.PRESETS,
+        "05_reward_model.objective": objectives.OBJECTIVES,
+        "06_policy_gradient.ensemble": ensembles.ENSEMBLES,
+        "06_policy_gradient.algorithm": algorithms.ALGORITHMS,
+        "06_policy_gradient.kl_in": policy_gradient_config.CHOICES["kl_in"],
+        "06_policy_gradient.kl_estimator": policy_gradient_config.CHOICES["kl_estimator"],
+        "07_best_of_n.fine_tune": imitation.SELECTIONS,
+        "08_direct_alignment.loss": direct_alignment.LOSSES,
+        "12_compare_runs.temperature": evaluation.TEMPERATURES,
+        "13_iterated_labels.labels": iterated.ARMS,
+        "13_iterated_labels.panel": tasks.PANELS,
+        "13_iterated_labels.algorithm": algorithms.ALGORITHMS,
+    }
+    tables |= {f"{path.stem}.sinks": sinks.SINKS for path in PATHS}
+    listed = {
+        f"{path.stem}.{parameter.name}": parameter.choices
+        for path in PATHS
+        for parameter in read_notebook(path).parameters.values()
+        if parameter.choices
+    }
+    few = {
+        "04_labeler_agreement.kind",
+        "05_reward_model.start",
+        "05_reward_model.half",
+        "06_policy_gradient.whiten_advantages",
+    }
+    assert few < set(listed) and set(listed) - few <= set(tables)
+    assert {name: sorted(choices) for name, choices in listed.items() if name in tables} == {
+        name: sorted(table) for name, table in tables.items() if name in listed
+    }
+
+
+def test_every_parameter_with_a_path_as_default_is_looked_for_before_a_kernel_starts():
+    reading = {
+        parameter.name
+        for path in PATHS
+        for parameter in read_notebook(path).parameters.values()
+        if parameter.kind == "str" and "/" in parameter.default and parameter.name != "run_dir"
+    }
+    assert reading <= set(SOURCES)

@@ -1,5 +1,6 @@
 """The project's own files agree with each other, and importing it is cheap."""
 
+import ast
 import json
 import os
 import re
@@ -274,3 +275,35 @@ for name in {light_modules()!r}:
 """
     assert light_modules()
     assert run_python(code) == [], "this module imports torch"
+
+
+# --- text ---
+
+
+def opens_text_in_the_locales_encoding(call: ast.Call) -> bool:
+    """Whether a call reads or writes text without saying in which encoding."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    owner = ast.unparse(call.func.value) if isinstance(call.func, ast.Attribute) else ""
+    given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+    if name in ("Popen", "run", "check_output") and owner == "subprocess":
+        return "text" in given or "universal_newlines" in given
+    if name not in ("read_text", "write_text", "open", "fdopen", "TemporaryFile", "NamedTemporaryFile"):
+        return False
+    if (owner in ("os", "Run", "self") and name == "open") or (owner in ("files", "") and name == "write_text"):
+        return False
+    return "encoding" not in given and not any(
+        "b'" in ast.unparse(part) or 'b"' in ast.unparse(part) for part in modes(call)
+    )
+
+
+def modes(call: ast.Call) -> list[ast.expr]:
+    """The arguments that may be a mode such as "rb"."""
+    return [part for part in call.args if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+
+
+def test_every_text_that_is_read_or_written_is_utf8_whatever_the_locale():
+    found = []
+    for path in sorted((ROOT / "workbench").rglob("*.py")):
+        calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+        found += [f"{path.name}: {ast.unparse(call)}" for call in calls if opens_text_in_the_locales_encoding(call)]
+    assert found == [], "name encoding='utf-8'"

@@ -1,5 +1,9 @@
 """Sampling against exact enumeration, plain re-scoring and the library's own greedy search."""
 
+import math
+
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import stats
@@ -8,6 +12,7 @@ from tiny_models import BOS, EOS, FAMILIES, PAD, every_completion, plain_logprob
 import workbench.sampling
 from workbench.batches import collate
 from workbench.errors import WorkbenchError
+from workbench.records import scores_of
 from workbench.sampling import COMPACT_BELOW, completion_texts, eos_token_ids, inverse_cdf, sample
 from workbench.scoring import completion_logprobs
 
@@ -269,3 +274,59 @@ def test_texts_are_what_counted_tokens_add_to_their_prompt_without_special_ones(
     batch = collate([*PROMPTS[:3], [BOS, 5, 5], PROMPTS[4]], completions, pad_id=PAD)
     batch.tokens[~batch.attention_mask] = 12  # what the pad slots hold is nobody's business
     assert completion_texts(word_tokenizer(), batch) == [" : the", " sky is red", " green", "", ""]
+
+
+TEXTS = (["a"] * 3, ["x", "y", "z"])
+
+
+def said(given):
+    """What a reward that returns `given` is taken to say of three completions."""
+    return scores_of({"proxy": lambda prompts, completions, *, finished: given}, TEXTS, {"finished": [True] * 3})[
+        "proxy"
+    ]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [1, 0.5, -2],
+        (1.0, 0.5, -2.0),
+        np.array([1.0, 0.5, -2.0], dtype=np.float32),
+        [np.float64(1), np.float16(0.5), np.int64(-2)],
+        torch.tensor([1.0, 0.5, -2.0], requires_grad=True),
+        [torch.tensor(1.0), torch.tensor(0.5), np.array(-2)],
+        pd.Series([1.0, 0.5, -2.0], index=[7, 8, 9]),
+        (value for value in (True, 0.5, -2)),
+    ],
+    ids=["list", "tuple", "array", "numpy", "tensor", "tensors", "series", "generator"],
+)
+def test_whatever_holds_finite_numbers_is_a_list_of_scores(given):
+    scores = said(given)
+    assert scores == [1.0, 0.5, -2.0] and {type(score) for score in scores} == {float}
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (None, "gave NoneType 'None' for 3 completions"),
+        (1.0, "gave float '1.0' for 3 completions"),
+        ("abc", "gave str 'abc' for 3 completions"),
+        ({0: 1.0, 1: 1.0, 2: 1.0}, "gave dict .* for 3 completions"),
+        (torch.tensor(1.0), "gave Tensor .* for 3 completions"),
+        ([], "gave 0 numbers for 3 completions"),
+        ([1.0, 2.0], "gave 2 numbers for 3 completions"),
+        ([1.0] * 4, "gave 4 numbers for 3 completions"),
+        ([1.0, None, 1.0], "gave 'None' .*row 1, the completion 'y'"),
+        ([1.0, 1.0, "1"], "gave '1' .*str.* row 2, the completion 'z'"),
+        ([[1.0], [1.0], [1.0]], "row 0, the completion 'x'"),
+        (torch.ones(3, 1), "row 0"),
+        ([1.0, math.nan, math.nan], "gave 'nan' .*row 1"),
+        (np.array([1.0, 1.0, -np.inf]), "gave '-inf' .*row 2"),
+        ([1.0, 1e39, 1.0], "gave '1e.39' .*row 1"),
+        ([1.0, 10**400, 1.0], "row 1"),
+        ([1.0, 1j, 1.0], "gave '1j' .*row 1"),
+    ],
+)
+def test_what_is_no_finite_number_for_every_completion_names_the_reward_and_the_row(given, says):
+    with pytest.raises(WorkbenchError, match=f"^The reward proxy .*{says}.*: return a .*number"):
+        said(given)

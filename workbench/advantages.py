@@ -1,5 +1,7 @@
 """Masked statistics and advantage estimators; masks are True where a position counts."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -104,13 +106,16 @@ def group_relative(scores: Tensor, group_size: int) -> Tensor:
 
 
 def adaptive_kl_coef(kl_coef: float, kl: float, *, target: float, episodes: int, horizon: int) -> float:
-    """The next KL coefficient: up where the measured KL is above the target, by at most 20% per horizon.
+    """The next KL coefficient: up where the measured KL is above the target, by at most 20% per horizon or update.
 
     `kl` and `target` nats per sequence, `episodes` sampled since the last update, `horizon` in episodes. Ziegler et
-    al. 2019, section 2.2.
+    al. 2019, section 2.2, whose gain K (`episodes` over `horizon`) is .1; it counts as 1 where it is more, or the
+    price could fall below 0 and pay for leaving the reference. WorkbenchError where `kl` is NaN or infinite.
     """
+    if not math.isfinite(kl):
+        raise WorkbenchError(f"The measured KL is {kl}, to which no price can adapt: lower learning_rate.")
     error = min(0.2, max(-0.2, kl / target - 1))
-    return kl_coef * (1 + error * episodes / horizon)
+    return kl_coef * (1 + error * min(1, episodes / horizon))
 
 
 def _centered_groups(scores: Tensor, group_size: int) -> Tensor:

@@ -11,10 +11,11 @@ from pathlib import Path
 from workbench.errors import WorkbenchError
 from workbench.executors import dask_executor
 from workbench.exit_codes import BAD_INPUT, DONE, STOPPED
-from workbench.files import resolve, shown
+from workbench.files import resolve, shown, user_path
 from workbench.notebooks import find, notebook_paths, read_notebook
 from workbench.recipe_files import read_recipe
 from workbench.recipes import Plan, plan_notebook, plan_recipe, recipe_paths
+from workbench.run_record import refuse_other_report
 from workbench.schedule import run_plan
 from workbench.sweeps import plan_sweep, run_sweep
 
@@ -64,9 +65,16 @@ LIST_EXAMPLES = """examples:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code."""
+    if arguments is None and sys.getfilesystemencoding() != "utf-8":  # whatever the locale, files and texts are UTF-8
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", "-m", "workbench.cli", *sys.argv[1:]])
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments:
+        parser().print_help()
+        return BAD_INPUT
     options = parser().parse_args(arguments)
     try:
+        refuse_other_encodings(arguments)
         code = options.command(options)
         sys.stdout.flush()
         return code
@@ -79,6 +87,13 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped: run the same command again to continue", file=sys.stderr)
         return STOPPED
+
+
+def refuse_other_encodings(arguments: Sequence[str]) -> None:
+    """WorkbenchError where an argument holds bytes that are not UTF-8, which no file of ours could hold."""
+    for text in arguments:
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise WorkbenchError(f"The argument {text!r} is not UTF-8 text: write it as such, or rename the file.")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -133,6 +148,8 @@ def add_sweep_command(commands) -> None:
 def run_command(options: argparse.Namespace) -> int:
     """`workbench run`: check everything, execute, write the report where the recipe asks for it."""
     plan = with_jobs(read_plan(options), options.jobs)
+    if plan.report:
+        refuse_other_report(plan.folder)
     code = run_plan(plan)
     if code == DONE and plan.report:
         write_report(plan.folder, only=plan.shown)
@@ -170,7 +187,7 @@ def sweep_command(options: argparse.Namespace) -> int:
 
 def report_command(options: argparse.Namespace) -> int:
     """`workbench report`: the folder may be given from here or from the repository root."""
-    here = Path(options.folder).expanduser()
+    here = user_path(options.folder)
     folder = here.absolute() if here.is_dir() else resolve(options.folder)
     only = [name.strip() for name in options.only.split(",") if name.strip()]
     write_report(folder, only=only)
@@ -221,7 +238,10 @@ def listed_recipes() -> list[str]:
 def listed_parameters(path: Path) -> list[str]:
     """A line per parameter: name, type, default, comment."""
     notebook = read_notebook(path)
-    rows = [(item.name, item.kind, repr(item.default), item.comment) for item in notebook.parameters.values()]
+    rows = []
+    for item in notebook.parameters.values():
+        choices = f" [{', '.join(map(str, item.choices))}]" if item.choices else ""
+        rows.append((item.name, item.kind, repr(item.default), item.comment + choices))
     return [notebook.title, *[notebook.minutes] * bool(notebook.minutes), "", *(aligned(rows) or ["no parameters"])]
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from workbench.control_tokens import BAD_GOOD, add_control_tokens, quantile_indices
 from workbench.examples import text_documents
 from workbench.optimization import require_in
+from workbench.records import scores_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -48,4 +49,5 @@ def _scores(texts: list[str], reward: Callable[..., list[float]]) -> list[float]
     """The reward of whole documents; it reads two texts one after the other, so where they part does not matter."""
     starts = [len(text) - len(text.lstrip()) + len(text.split()[0]) for text in texts]
     parts = [(text[:start], text[start:]) for text, start in zip(texts, starts, strict=True)]
-    return reward(*map(list, zip(*parts, strict=True)), finished=[True] * len(texts))
+    split = tuple(map(list, zip(*parts, strict=True)))
+    return scores_of({"reward": reward}, split, {"finished": [True] * len(texts)})["reward"]

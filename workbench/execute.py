@@ -5,6 +5,7 @@ notebook prints goes to stdout, the last line of stderr says why it failed, the 
 """
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -127,7 +128,6 @@ def run_papermill(job: dict, part: Path, stop: Stop) -> None:
         progress_bar=False,
         stdout_file=sys.stdout,
         kernel_manager_class=OwnKernelManager,
-        coalesce_streams=True,  # one block of printed lines per cell, not one per line
         store_widget_state=False,  # megabytes for each interactive figure
         on_cell_start=stop.refuse_next_cell,
     )
@@ -141,8 +141,37 @@ def papermill_path(path: Path) -> str:
 def publish(part: Path, target: Path, metadata: dict) -> None:
     """Write an executed notebook under its final name, with what is needed to recognise it later."""
     notebook = nbformat.read(part, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = coalesced(cell.outputs)
     notebook.metadata["workbench"] = metadata
     files.write_text(target, nbformat.writes(notebook))
+
+
+def coalesced(outputs: list) -> list:
+    """One block of printed text per stream and cell, not one per line, and stdout before a stderr that it follows.
+
+    nbclient's own way, `coalesce_streams`, takes time that is quadratic in the length of a line.
+    """
+    texts, kept = {}, []
+    for output in outputs:
+        name = output.name if output.output_type == "stream" else ""
+        if name not in texts:
+            kept.append(output)
+        if name:
+            texts.setdefault(name, []).append(output.text)
+    for output in kept:
+        if output.output_type == "stream":
+            output.text = "\n".join(map(after_carriage_return, "".join(texts[output.name]).split("\n")))
+    for first, (output, following) in enumerate(itertools.pairwise(kept[:])):
+        if (output.get("name"), following.get("name")) == ("stderr", "stdout"):
+            kept[first : first + 2] = following, output
+    return kept
+
+
+def after_carriage_return(line: str) -> str:
+    """What a terminal shows of a line that was written over: all after the last return that something follows."""
+    return line[line.rfind("\r", 0, max(0, len(line) - 1)) + 1 :]
 
 
 def failure(error: Exception, name: str, output: Path) -> tuple[int, str]:

@@ -35,7 +35,7 @@ class Elsewhere:
 
     def __init__(self, executor: Executor, ticket: Path):
         self.executor, self.ticket = executor, ticket
-        call, threads = ticket.read_text(), thread_count()  # decided here, not on the worker
+        call, threads = ticket.read_text(encoding="utf-8"), thread_count()  # decided here, not on the worker
         self.place = {"root": str(files.repository_root()), "ticket": str(ticket), "call": call, "threads": threads}
         self.give_up_at = float("inf")
 
@@ -175,7 +175,7 @@ def refuse_other_place(job: dict) -> None:
 def is_withdrawn(ticket: Path, call: str) -> bool:
     """Whether the sweep stopped, or another took its place."""
     try:
-        return ticket.read_text() != call
+        return ticket.read_text(encoding="utf-8") != call
     except FileNotFoundError:
         return True
     except OSError:  # a network disk that does not answer just now

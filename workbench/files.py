@@ -16,6 +16,7 @@ from typing import Any
 from workbench.errors import WorkbenchError
 
 HALF = re.compile(r"\\u[dD][89a-fA-F]")  # how JSON escapes half of an emoji, with its other half or alone
+LONGEST_NAME, LONGEST_PATH = 255, 4000  # bytes, of one part and of the whole
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG}
 
@@ -32,8 +33,24 @@ def repository_root() -> Path:
 
 def resolve(path: str | Path) -> Path:
     """Absolute path; a relative one starts at the repository root, never at the working directory."""
-    path = Path(path).expanduser()
+    path = user_path(path)
     return path if path.is_absolute() else repository_root() / path
+
+
+def user_path(path: str | Path) -> Path:
+    """The path with ~ replaced; WorkbenchError where no file could have that name, or there is no such user."""
+    text = str(path)
+    try:
+        long = next((part for part in Path(text).parts if len(os.fsencode(part)) > LONGEST_NAME), "")
+        problem = f"has a name of more than {LONGEST_NAME} bytes ({long[:20]}...)" if long else ""
+        problem = problem or ("holds a null character" if "\0" in text else "")
+        problem = problem or ("is too long" if len(os.fsencode(text)) > LONGEST_PATH else "")
+        found = Path(text).expanduser()
+    except RuntimeError:
+        problem = "starts with the home folder of a user who is not there"
+    if problem:
+        raise WorkbenchError(f"The path {text[:80]!r} {problem}: give another path.")
+    return found
 
 
 def shown(path: str | Path) -> str:
@@ -42,13 +59,20 @@ def shown(path: str | Path) -> str:
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
+def listed(folder: Path) -> str:
+    """Some of what a folder holds, but for hidden files."""
+    names = (f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir())
+    found = sorted(name for name in names if not name.startswith("."))
+    return ", ".join(found[:6] + ["..."] * (len(found) > 6))
+
+
 def file_system(folder: str | Path) -> str:
     """Type of the file system that holds a folder, such as "ext4" or "nfs4"; "" where the system does not say."""
     mounts = Path("/proc/self/mountinfo")
     if not mounts.exists():
         return ""
     folder, found = resolve(folder).resolve(), {}
-    for line in mounts.read_text().splitlines():
+    for line in mounts.read_text(encoding="utf-8").splitlines():
         place, kind = line.split(" - ")
         found[Path(place.split()[4].encode().decode("unicode_escape"))] = kind.split()[0]
     return next((found[parent] for parent in (folder, *folder.parents) if parent in found), "")
@@ -125,6 +149,19 @@ def write_json(path: str | Path, value: dict) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_json(path: str | Path) -> dict:
+    """The object that a JSON file holds; WorkbenchError where it is missing, damaged or holds something else."""
+    path = resolve(path)
+    try:
+        value = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WorkbenchError(f"{shown(path)} is damaged ({error}): repair it, or delete this folder.") from error
+    if not isinstance(value, dict):
+        kind = type(value).__name__
+        raise WorkbenchError(f"{shown(path)} holds a {kind} and no object {{...}}: repair it, or delete this folder.")
+    return value
+
+
 def json_line(row: Mapping) -> str:
     """One line of a JSON-lines file, `plain`; numbers keep every digit."""
     return json.dumps(plain(row), ensure_ascii=False, allow_nan=False)
@@ -185,6 +222,7 @@ def sha256(path: str | Path) -> str:
             ) from error
     if not path.is_dir():
         raise WorkbenchError(f"{shown(path)} does not exist: run the notebook that makes it or give another path.")
+    refuse_everything(path)
     digest = hashlib.sha256()
     for file in sorted(
         (file for file in path.rglob("*") if file.is_file()), key=lambda file: file.relative_to(path).as_posix()
@@ -193,12 +231,18 @@ def sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def refuse_everything(path: Path) -> None:
+    """WorkbenchError for a folder that holds the workbench itself, such as /: nobody means all of it."""
+    if Path(__file__).resolve().is_relative_to(path.resolve()):
+        raise WorkbenchError(f"{path} holds the workbench itself: give a folder that holds nothing but what is meant.")
+
+
 @contextmanager
 def locked(path: str | Path) -> Iterator[None]:
     """Keep other processes out while the block runs; WorkbenchError where one is already inside."""
     path = resolve(path)
     with explain_write_errors(path):
-        file = open(path, "a")  # noqa: SIM115 - closing it is what lets the next process in
+        file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closing it is what lets the next process in
     with file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from workbench.errors import WorkbenchError
-from workbench.notebooks import Notebook, Parameter, Value, convert
+from workbench.notebooks import Notebook, Parameter, Value
 from workbench.recipes import owners_of, split_assignment
 
 LARGEST = 10_000  # points; more is a slip of the pen
@@ -124,7 +124,7 @@ def read_values(given: str, parameter: Parameter, *, source: str) -> tuple[list[
     if not texts:
         problem = "holds no number, for the end of a range is not part of it" if pieces else "has no value"
         raise WorkbenchError(f"{source} {problem}: write a list or a range, such as {parameter.name}=0,1,2 or 0:3.")
-    values = [convert(parameter.name, parameter.kind, text, "-p") for text in texts]
+    values = [parameter.read(text, "-p") for text in texts]
     value, count = Counter(values).most_common(1)[0]
     if count > 1:
         raise WorkbenchError(f"{source} has {value!r} {count} times: every point must be another.")

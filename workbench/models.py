@@ -362,7 +362,7 @@ def _tokenizer_class(folder: str):
     settings, data = Path(folder) / "tokenizer_config.json", Path(folder) / "tokenizer.json"
     if not (settings.is_file() and data.is_file()):
         return AutoTokenizer
-    declared = json.loads(settings.read_text()).get("tokenizer_class")
+    declared = json.loads(settings.read_text(encoding="utf-8")).get("tokenizer_class")
     generic = declared in ("TokenizersBackend", "PreTrainedTokenizerFast")
     return PreTrainedTokenizerFast if generic else AutoTokenizer
 

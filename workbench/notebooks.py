@@ -8,25 +8,44 @@ import math
 import re
 import tokenize
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from workbench.errors import WorkbenchError
-from workbench.files import repository_root, resolve, shown
+from workbench.files import repository_root, resolve, shown, user_path
 
 Value = str | int | float | bool
 KINDS = {"str": str, "int": int, "float": float, "bool": bool}
 TRUTH = {"true": True, "false": False}
+CHOICES = re.compile(r"(\w+): (any of )?([\w.-]+(?: \| [\w.-]+)+)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
-    """One line of a notebook's parameters cell: `name: kind = default  # comment`."""
+    """One line of a notebook's parameters cell: `name: kind = default  # comment`.
+
+    Comment lines `# name: a | b` or, for text that lists several with commas, `# name: any of a | b` give its choices.
+    """
 
     name: str
     kind: str
     default: Value
     comment: str
+    choices: tuple[Value, ...] = ()  # besides the default; empty where any value may do
+    several: bool = False
+
+    def read(self, value: object, source: str) -> Value:
+        """The value with the parameter's type; WorkbenchError where it does not fit, or is none of the choices."""
+        found = convert(self.name, self.kind, value, source)
+        parts = [part.strip() for part in found.split(",") if part.strip()] if self.several else [found]
+        unknown = [part for part in parts if self.choices and part not in (*self.choices, self.default)]
+        if unknown:
+            names = [str(choice) for choice in self.choices]
+            raise WorkbenchError(
+                f"Parameter {self.name} is {unknown[0]!r} in {source}{nearest(str(unknown[0]), names)}: "
+                f"choose {'from' if self.several else 'one of'} {', '.join(names)}."
+            )
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +76,7 @@ def notebook_paths() -> list[Path]:
 
 def find(text: str, recipes: list[Path]) -> Path:
     """Notebook or recipe given by path, name or leading number; WorkbenchError names those that exist."""
-    for path in (Path(text).expanduser(), resolve(text)):
+    for path in (user_path(text), resolve(text)):
         if path.suffix in (".ipynb", ".yaml", ".yml") and path.is_file():
             return path.absolute()
     known = [*notebook_paths(), *recipes]
@@ -80,7 +99,7 @@ def nearest(text: str, names: Iterable[str]) -> str:
 def read_notebook(path: Path) -> Notebook:
     """Title, minutes, cell texts and parameters of a notebook; WorkbenchError where it is not one."""
     try:
-        cells = json.loads(path.read_text())["cells"]
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         sources = ["".join(cell["source"]) for cell in cells]
         lines = [
             line for cell in cells if cell["cell_type"] == "markdown" for line in "".join(cell["source"]).split("\n")
@@ -110,7 +129,15 @@ def read_parameters(source: str, path: Path) -> dict[str, Parameter]:
         raise WorkbenchError(f"The parameters cell of {shown(path)} is not Python ({error}): correct it.") from error
     comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
     found = [read_parameter(line, comments.get(line.end_lineno or 0, ""), path) for line in statements]
-    return {parameter.name: parameter for parameter in found}
+    parameters = {parameter.name: parameter for parameter in found}
+    for name, several, named in (match.groups() for match in map(CHOICES.fullmatch, comments.values()) if match):
+        if parameter := parameters.get(name):
+            read = [
+                convert(name, parameter.kind, choice, f"the choices of {shown(path)}") for choice in named.split(" | ")
+            ]
+            choices = (*parameter.choices, *read)  # a second line goes on
+            parameters[name] = replace(parameter, choices=choices, several=bool(several))
+    return parameters
 
 
 def read_parameter(statement: ast.stmt, comment: str, path: Path) -> Parameter:
@@ -153,7 +180,7 @@ def checked(notebook: Notebook, parameters: dict[str, object], source: str) -> d
     for name in parameters:
         if name not in notebook.parameters:
             raise unknown_parameter(name, notebook.parameters, f"{source}: {notebook.name}")
-    return {name: convert(name, notebook.parameters[name].kind, value, source) for name, value in parameters.items()}
+    return {name: notebook.parameters[name].read(value, source) for name, value in parameters.items()}
 
 
 def unknown_parameter(name: str, known: Iterable[str], owner: str) -> WorkbenchError:

@@ -25,6 +25,7 @@ def write_pictures(notebook: Path, folder: Path, *, width: int = 900, scale: flo
         figure = plotly.io.from_json(plotly.io.json.to_json_plotly({key: spec[key] for key in ("data", "layout")}))
         figure.update_layout(paper_bgcolor="white", plot_bgcolor="white")
         path = folder / f"{notebook.parent.name}-{number}.png"
+        refuse_other_picture(path, pixels=round(width * scale))
         with replace_file(path) as partial:
             try:
                 partial.write_bytes(figure.to_image(format="png", width=width, scale=scale))
@@ -35,3 +36,11 @@ def write_pictures(notebook: Path, folder: Path, *, width: int = 900, scale: flo
                 ) from error
         written.append(path)
     return written
+
+
+def refuse_other_picture(path: Path, *, pixels: int) -> None:
+    """WorkbenchError where a file is there already that is no PNG as wide as ours."""
+    if path.exists() and path.read_bytes()[16:20] != pixels.to_bytes(4, "big"):
+        raise WorkbenchError(
+            f"{shown(path)} is no picture of the workbench and would be lost: choose another --pictures."
+        )

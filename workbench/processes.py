@@ -28,7 +28,7 @@ class Processes:
 
     def run_process(self, job: dict, pass_on: Callable[[str], None]) -> tuple[int, str]:
         """Run a stage in its own process, passing on what it prints; exit code and the sentence for a failure."""
-        with tempfile.TemporaryFile("w+") as errors:
+        with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
             process = self.start(job["notebook"], errors)
             self.running[job["name"]] = process
             process.stdin.write(json.dumps(job) + "\n")
@@ -55,7 +55,7 @@ class Processes:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
-            text=True,
+            encoding="utf-8",
             env=self.environment,
             start_new_session=True,  # Ctrl-C in the terminal reaches only us, who pass it on
         )
@@ -79,7 +79,7 @@ class Processes:
 
 def environment(threads: int) -> dict[str, str]:
     """Environment of a stage that computes with this many threads."""
-    chosen = os.environ | thread_settings(threads)
+    chosen = os.environ | thread_settings(threads) | {"PYTHONUTF8": "1"}
     chosen.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' bars, too, would fill executed notebooks
     chosen.pop("JPY_SESSION_NAME", None)  # of the notebook that this was started from: nobody watches this one
     return chosen

@@ -1,6 +1,5 @@
 """What made a run: versions, commit, machine, time and memory."""
 
-import json
 import os
 import platform
 import re
@@ -73,7 +72,9 @@ def git_state(root: Path) -> dict:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    return subprocess.run(["git", "-C", root, *arguments], check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        ["git", "-C", root, *arguments], check=True, capture_output=True, encoding="utf-8"
+    ).stdout.strip()
 
 
 def now() -> str:
@@ -92,7 +93,7 @@ class Session:
 
     def __init__(self, path: Path):
         self.path = path
-        self.earlier = json.loads(path.read_text())["sessions"] if path.exists() else []
+        self.earlier = files.read_json(path).get("sessions", []) if path.exists() else []
         self.started_at, self.wall, self.cpu = now(), time.perf_counter(), time.process_time()
         self.steps, self.training_seconds = 0, 0.0
 

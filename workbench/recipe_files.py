@@ -48,7 +48,7 @@ def check_report(report: object, stages: list[str], owner: str) -> None:
 def read_mapping(path: Path) -> dict:
     """Content of a YAML file; WorkbenchError where it is no YAML mapping."""
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise WorkbenchError(f"{shown(path)} is not valid YAML ({reason}): correct that line.") from error

@@ -1,14 +1,32 @@
 """Plans: one notebook or a recipe of several, with presets and given parameters, checked before anything starts."""
 
 import fnmatch
+import glob
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.errors import WorkbenchError
-from workbench.files import repository_root, resolve, shown
-from workbench.notebooks import Notebook, Value, checked, find, nearest, read_notebook, unknown_parameter
+from workbench.files import refuse_everything, repository_root, resolve, shown
+from workbench.notebooks import (
+    Notebook,
+    Value,
+    checked,
+    find,
+    nearest,
+    notebook_paths,
+    read_notebook,
+    unknown_parameter,
+)
 from workbench.recipe_files import read_mapping, read_recipe
+
+# Parameters that name what a notebook reads: runs, model folders and Hub ids, files and folders of data.
+SOURCES = (
+    *("model", "tokenizer", "reward_model", "judges", "judge", "policy", "dataset", "comparisons", "ptx_dataset"),
+    *("lexicon", "feedback", "ask_first", "study_runs", "runs"),
+)
+ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".gz", ".txt", ".yaml")
+MAKE = {"tour": "`make run`", "study": "`make study`"}  # the recipes that make knows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +213,48 @@ def needed_stages(stage: str, inputs: tuple[Path, ...], *, out: Path, names: lis
             if name in earlier and (inside or folder.is_relative_to(path)):
                 needed.add(name)
     return tuple(name for name in earlier if name in needed)
+
+
+def refuse_missing_inputs(stage: Stage) -> None:
+    """WorkbenchError where a parameter of `SOURCES` names a file or folder that neither is there nor is made before."""
+    made = [stage.folder.parent / need for need in stage.needs]
+    for name in SOURCES:
+        for path in input_paths({name: stage.values.get(name, "")}, stage.folder):
+            refuse_everything(path)
+            there = path.exists() or glob.glob(str(path), recursive=True)
+            if not there and not any(_related(path, folder) for folder in made) and not _may_be_hub_id(path):
+                raise WorkbenchError(
+                    f"{shown(path)} does not exist, and {stage.name} reads it ({name}): {how_to_make(path)}."
+                )
+
+
+def _related(path: Path, folder: Path) -> bool:
+    """Whether a folder holds a path, lies in it or fits its pattern."""
+    return path.is_relative_to(folder) or folder.is_relative_to(path) or fnmatch.fnmatchcase(str(folder), str(path))
+
+
+def _may_be_hub_id(path: Path) -> bool:
+    """Whether a path that is not there could be OWNER/NAME: two words, no file's ending, no folder of this name."""
+    root = repository_root()
+    parts = path.relative_to(root).parts if path.is_relative_to(root) else ()
+    ending = path.suffix.lower() in ENDINGS
+    return len(parts) < 3 and bool(parts) and not ending and parts[0] != "runs" and not (root / parts[0]).exists()
+
+
+def how_to_make(path: Path) -> str:
+    """The command that makes a path that is missing, where a notebook or recipe of the repository does."""
+    ways = []
+    for notebook in map(read_notebook, notebook_paths()):
+        own = resolve(str(notebook.defaults.get("run_dir", f"runs/{notebook.name}")))
+        if path.is_relative_to(own):
+            ways.append(f"`workbench run {notebook.name}`")
+        elif notebook.name in (path.name, path.parent.name):
+            out = path if path.name == notebook.name else path.parent
+            ways.append(f"`workbench run {notebook.name} --out {shown(out)}`")
+    for recipe in recipe_paths():
+        if path.is_relative_to(resolve(read_recipe(recipe)["out"])):
+            ways.append(MAKE.get(recipe.stem, f"`workbench run {recipe.stem}`"))
+    return f"make it with {' or '.join(ways)}" if ways else "check the path (relative ones start at the repository)"
 
 
 def check_folder(folder: Path) -> None:

@@ -11,12 +11,17 @@ completion is always `tokens[:, P:]` and nobody recomputes indices. Masks are Tr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Self
+
+from workbench.errors import WorkbenchError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+LARGEST = 3.4e38  # of a reward, as of fp32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,3 +163,29 @@ class Judgement:
     event_id: str  # unique per judgement, so that a repeated message is stored once
     details: Mapping[str, Any] = field(default_factory=dict)
     repeat: int = 0  # 1 where a labeler judges the same item a second time, to measure self-consistency
+
+
+def scores_of(rewards: Mapping[str, Callable], texts: tuple[list, list], columns: Mapping) -> dict[str, list[float]]:
+    """What each reward, called with `texts` (prompts, completions) and `columns`, says of every completion.
+
+    A list, array or tensor of numbers; WorkbenchError names the reward, and the row that it gave no finite number.
+    """
+    return {name: _finite(name, reward, reward(*texts, **columns), texts[1]) for name, reward in rewards.items()}
+
+
+def _finite(name: str, reward: Callable, given: Any, completions: Sequence) -> list[float]:
+    values = given.tolist() if hasattr(given, "tolist") else given
+    values = values if isinstance(values, list | tuple) else list(values) if isinstance(values, Iterator) else None
+    own = f"The reward {name} ({getattr(reward, '__qualname__', type(reward).__name__)})"
+    if values is None or len(values) != len(completions):
+        gave = f"{len(values)} numbers" if values is not None else f"{type(given).__name__} {str(given)[:40]!r}"
+        asked = f"for {len(completions)} completions: return a list of one number for each"
+        raise WorkbenchError(f"{own} gave {gave} {asked}.")
+    values = [value.item() if getattr(value, "ndim", 1) == 0 else value for value in values]
+    for row, (value, completion) in enumerate(zip(values, completions, strict=True)):
+        if not isinstance(value, Real) or not abs(value) < LARGEST:  # NaN is not less either
+            raise WorkbenchError(
+                f"{own} gave {str(value)[:40]!r} ({type(value).__name__}) for row {row}, the completion "
+                f"{str(completion)[:60]!r}: return a finite number for every completion."
+            )
+    return [float(value) for value in values]

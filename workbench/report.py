@@ -1,8 +1,10 @@
 """Executed notebooks as an offline page: a summary of the stages, the tour, and one page per notebook."""
 
 import base64
-import json
-from collections.abc import Sequence
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -17,7 +19,8 @@ from pygments.lexers import PythonLexer
 
 from workbench import markdown
 from workbench.errors import WorkbenchError
-from workbench.files import replace_folder, shown
+from workbench.files import read_json, replace_folder, shown
+from workbench.run_record import refuse_other_report
 
 PLOTLY = "application/vnd.plotly.v1+json"
 PICTURES = ("image/svg+xml", "image/png", "image/jpeg")
@@ -42,8 +45,11 @@ class Page:
 
     @property
     def file(self) -> str:
-        """Name of the page's file."""
-        return f"{self.name}.html"
+        """Name of the page's file: the stage's; one that is long, not plain or "index" is told apart by its hash."""
+        plain = re.sub(r"[^\w.+=-]+", "_", self.name)[:60]
+        if plain == self.name and plain.lower() != "index":
+            return f"{plain}.html"
+        return f"{plain}-{hashlib.sha256(self.name.encode()).hexdigest()[:6]}.html"
 
 
 def write_report(folder: Path, *, only: Sequence[str] = ()) -> Path:
@@ -56,20 +62,24 @@ def write_report(folder: Path, *, only: Sequence[str] = ()) -> Path:
         raise WorkbenchError(f"{shown(folder)} holds no executed notebook: make some with `workbench run ... --out`.")
     if missing := set(only) - {path.parent.name for path in found}:
         raise WorkbenchError(f"{shown(folder)} holds no executed notebook of stage {', '.join(sorted(missing))}.")
+    refuse_other_report(folder)
     pages = [read_page(path) for path in found if not only or path.parent.name in only]
+    content = {"plotly.min.js": get_plotlyjs(), "style.css": stylesheet()}
+    with explained(folder):
+        content["index.html"] = index_html(pages, shown(folder), chosen=bool(only))
+    for page in pages:
+        with explained(folder / page.name):
+            content[page.file] = page_html(page, pages)
     with replace_folder(folder / "report") as report:
-        (report / "plotly.min.js").write_text(get_plotlyjs())
-        (report / "style.css").write_text(stylesheet())
-        (report / "index.html").write_text(index_html(pages, shown(folder), chosen=bool(only)))
-        for page in pages:
-            (report / page.file).write_text(page_html(page, pages))
+        for name, text in content.items():
+            (report / name).write_text(text, encoding="utf-8")
     return folder / "report" / "index.html"
 
 
 def index_html(pages: list[Page], place: str, *, chosen: bool) -> str:
     """The table of the stages, then the tour where it was executed, else the first figure of each `chosen` stage."""
     tour = next((page for page in pages if page.notebook == TOUR), None)
-    cells = rendered(without_title(tour.cells), "index", pages) if tour else first_figures(pages) if chosen else []
+    cells = rendered(without_title(tour.cells), pages) if tour else first_figures(pages) if chosen else []
     return template().render(page=None, pages=pages, cells=cells, title=tour.title if tour else place, place=place)
 
 
@@ -81,13 +91,13 @@ def first_figures(pages: list[Page]) -> list[dict]:
         figure = next((output["data"] for output in outputs if PLOTLY in output.get("data", {})), None)
         if figure:
             cells.append({"text": f'<h2><a href="{page.file}">{escape(page.title)}</a></h2>'})
-            cells.append({"outputs": [data_html(figure, f"index-{page.name}")]})
+            cells.append({"outputs": [data_html(figure, f"first-{len(cells)}")]})
     return cells
 
 
 def page_html(page: Page, pages: list[Page]) -> str:
     """One executed notebook, code folded away."""
-    return template().render(page=page, pages=pages, cells=rendered(page.cells, page.name, pages), title=page.title)
+    return template().render(page=page, pages=pages, cells=rendered(page.cells, pages), title=page.title)
 
 
 def template() -> jinja2.Template:
@@ -105,13 +115,30 @@ def executed_notebooks(folder: Path) -> list[Path]:
 
 def read_page(path: Path) -> Page:
     """An executed notebook and its stage's key numbers; WorkbenchError where the file is damaged."""
+    with explained(path.parent):
+        return page_of(read_json(path), path)
+
+
+@contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Turn what an odd notebook or summary does to the code that shows it into one sentence."""
     try:
-        content = json.loads(path.read_text())
-        cells, about = content["cells"], content["metadata"]
-        summary = path.with_name("summary.json")
-        numbers = json.loads(summary.read_text()) if summary.exists() else {}
-    except (ValueError, KeyError) as error:
-        raise WorkbenchError(f"{shown(path.parent)} holds a damaged file ({error}): run that stage again.") from error
+        yield
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError) as error:
+        if isinstance(error, WorkbenchError):
+            raise
+        raise WorkbenchError(
+            f"{shown(folder)} holds a damaged file or no notebook of nbformat 4 ({type(error).__name__}: {error}): run "
+            "that stage again, or name the others with --only."
+        ) from error
+
+
+def page_of(content: dict, path: Path) -> Page:
+    """The page of an executed notebook; parts that other tools leave out are empty."""
+    cells, about = content["cells"], content.get("metadata", {})
+    cells = [{"metadata": {}, "source": "", "outputs": []} | cell for cell in cells]
+    summary = path.with_name("summary.json")
+    numbers = read_json(summary) if summary.exists() else {}
     titles = [line[2:].strip() for cell in cells for line in lines_of(cell) if line.startswith("# ")]
     executed = about.get("papermill", {})
     return Page(
@@ -154,15 +181,15 @@ def without_title(cells: list[dict]) -> list[dict]:
     return cells
 
 
-def rendered(cells: list[dict], name: str, pages: list[Page]) -> list[dict]:
-    """For the template, per cell: HTML of `text`, or of `code` and `outputs`; `name` is the page that they are on."""
+def rendered(cells: list[dict], pages: list[Page]) -> list[dict]:
+    """For the template, per cell: HTML of `text`, or of `code` and `outputs`."""
     links, shown_cells = {page.notebook: page.file for page in pages}, []
     for index, cell in enumerate(cells):
         source = joined(cell["source"])
         if cell["cell_type"] == "markdown":
             shown_cells.append({"text": markdown.to_html(source, links)})
         elif cell["cell_type"] == "code" and source.strip():
-            outputs = [output_html(output, f"{name}-{index}-{count}") for count, output in enumerate(cell["outputs"])]
+            outputs = [output_html(output, f"{index}-{count}") for count, output in enumerate(cell["outputs"])]
             code = highlight(source, PythonLexer(), HtmlFormatter())
             shown_cells.append({"code": code, "outputs": [output for output in outputs if output]})
     return shown_cells
@@ -172,10 +199,10 @@ def output_html(output: dict, name: str) -> str:
     """HTML of one output of a cell, none of empty lines; `name` is unique on its page."""
     if output["output_type"] == "stream":
         text = joined(output["text"]).rstrip()
-        return f'<pre class="{output["name"]}">{ansi2html(text)}</pre>' if text else ""
+        return f'<pre class="{escape(output["name"])}">{ansi2html(text)}</pre>' if text else ""
     if output["output_type"] == "error":
-        return f'<pre class="error">{ansi2html(chr(10).join(output["traceback"]))}</pre>'
-    return data_html(output["data"], name)
+        return f'<pre class="error">{ansi2html(chr(10).join(output.get("traceback", [])))}</pre>'
+    return data_html(output.get("data", {}), name)
 
 
 def data_html(data: dict, name: str) -> str:
@@ -186,7 +213,7 @@ def data_html(data: dict, name: str) -> str:
         return f'<div class="html">{joined(data["text/html"])}</div>'
     for kind in PICTURES:
         if kind in data:
-            return f'<div class="figure"><img src="{picture_url(kind, joined(data[kind]))}" alt="figure"></div>'
+            return f'<div class="figure"><img src="{escape(picture_url(kind, joined(data[kind])))}" alt="figure"></div>'
     if "text/markdown" in data or "text/latex" in data:
         text = joined(data.get("text/markdown", data.get("text/latex", "")))
         return f'<div class="html">{markdown.to_html(text, {})}</div>'
@@ -210,9 +237,10 @@ name();
 def figure_html(figure: dict, name: str) -> str:
     """A plotly figure that the page's plotly.min.js draws."""
     content = {key: figure[key] for key in ("data", "layout", "frames") if key in figure}
+    plain = {key: value for key, value in figure.get("config", {}).items() if "<" not in f"{key}{value}"}
     return plotly.io.to_html(
         content,
-        config={"displaylogo": False, "responsive": True} | figure.get("config", {}),
+        config={"displaylogo": False, "responsive": True} | plain,
         include_plotlyjs=False,
         include_mathjax=False,
         full_html=False,
@@ -231,5 +259,5 @@ def picture_url(kind: str, content: str) -> str:
 def stylesheet() -> str:
     """The report's own style and the colours of code, by day and by night."""
     light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("default", "github-dark"))
-    own = (Path(__file__).parent / "report.css").read_text()
+    own = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
     return f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n{own}"

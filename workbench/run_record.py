@@ -1,14 +1,16 @@
 """What run.json says: the work that was asked for, and whether a folder already holds other work."""
 
-import json
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from workbench import files
 from workbench.errors import WorkbenchError
 
+MARK_OF_REPORT = b"default-src 'self' file: data: blob: 'unsafe-inline'"  # in every page of report.html
+OURS = ("run.json", "notebook.failed.ipynb", "notebook.part.ipynb")  # names that nobody else gives
 ABSENT = "absent"  # how a parameter that only one of two runs has is shown
 WORK = ("metrics*.jsonl", "checkpoint", "tables", "summary.json", "model")  # what a run that got anywhere has left
 
@@ -32,15 +34,24 @@ def read_record(folder: Path) -> dict:
             f"{files.shown(folder)} does not exist: run the notebook that makes it or give another run."
         )
     if not (folder / "run.json").exists():
-        found = sorted(f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir())
-        listed = ", ".join(found[:6] + ["..."] * (len(found) > 6)) or "nothing"
+        found = files.listed(folder) or "nothing"
         raise WorkbenchError(
-            f"{files.shown(folder)} is not a run: it holds {listed} but no run.json; give a run's folder."
+            f"{files.shown(folder)} is not a run: it holds {found} but no run.json; give a run's folder."
         )
-    try:
-        return json.loads((folder / "run.json").read_text())
-    except ValueError as error:
-        raise WorkbenchError(f"{files.shown(folder)}/run.json is damaged ({error}): delete this folder.") from error
+    record = files.read_json(folder / "run.json")
+    inputs = record.get("inputs", {})
+    right = {
+        "parameters": isinstance(record.get("parameters"), dict),
+        "status": isinstance(record.get("status", ""), str),
+        "seed": isinstance(record.get("seed", 0), int),  # older records lack it, and the inputs
+        "inputs": isinstance(inputs, dict) and all(isinstance(each, dict) for each in inputs.values()),
+    }
+    for key in (key for key, is_right in right.items() if not is_right):
+        raise WorkbenchError(
+            f"{files.shown(folder)}/run.json is no record of a run ({key} is {str(record.get(key))[:60]}): "
+            "give another folder, or delete this folder."
+        )
+    return {"status": "unfinished"} | record
 
 
 def held_record(folder: Path, asked: dict) -> dict:
@@ -48,6 +59,7 @@ def held_record(folder: Path, asked: dict) -> dict:
 
     A run that was refused for bad input did no work, so that the corrected one may take its folder.
     """
+    refuse_foreign(folder)
     record = read_record(folder) if (folder / "run.json").exists() else {}
     if not record or not _did_work(folder):
         return {}
@@ -57,11 +69,50 @@ def held_record(folder: Path, asked: dict) -> dict:
 
 def refuse_other_parameters(folder: Path, values: Mapping) -> None:
     """`held_record`'s refusal before a kernel starts, by those parameters alone that run.json names, too."""
+    refuse_foreign(folder)
     if not (folder / "run.json").exists() or not _did_work(folder):
         return
     held = read_record(folder).get("parameters", {})
     shared = [name for name in values if name in held and name != "run_dir"]
     _refuse_difference(folder, {name: held[name] for name in shared}, {name: values[name] for name in shared})
+
+
+def refuse_foreign(folder: Path) -> None:
+    """WorkbenchError where a folder holds other things than a run or an executed notebook, which might be overwritten.
+
+    What makes it ours is a run.json, a notebook that says that we executed it, or one that failed or was cut short.
+    """
+    if not folder.is_dir() or any((folder / name).exists() for name in OURS):
+        return
+    with suppress(WorkbenchError, KeyError, TypeError):
+        if "workbench" in files.read_json(folder / "notebook.ipynb")["metadata"]:
+            return
+    if listed := files.listed(folder):
+        other = files.shown(folder / "run")
+        raise WorkbenchError(
+            f"{files.shown(folder)} holds {listed} and no run of the workbench, which overwrites only what it made: "
+            f"choose another folder (run_dir or --out), for example {other}."
+        )
+
+
+def refuse_other_report(folder: Path) -> None:
+    """WorkbenchError where `folder`/report holds anything but pages of ours, which a new report replaces."""
+    report = folder / "report"
+    inside = list(report.iterdir()) if report.is_dir() and not report.is_symlink() else [report]
+    others = [path.name for path in inside if path.name != ".DS_Store" and not _is_of_report(path)]
+    if report.is_symlink() or (report.exists() and others):
+        raise WorkbenchError(
+            f"{files.shown(report)} holds what is no report of the workbench ({', '.join(others[:6])}) and would be "
+            f"lost: rename it, for example to {files.shown(report)}-1."
+        )
+
+
+def _is_of_report(path: Path) -> bool:
+    if path.name in ("style.css", "plotly.min.js"):
+        return _is_of_report(path.with_name("index.html"))
+    with suppress(OSError):
+        return path.suffix == ".html" and MARK_OF_REPORT in path.read_bytes()[:2000]
+    return False
 
 
 def _did_work(folder: Path) -> bool:
@@ -84,7 +135,8 @@ def _refuse_difference(folder: Path, old: dict, new: dict) -> None:
 
 def _identity(record: dict) -> dict:
     """What makes two executions the same work: parameters but for the folder, seed, threads, contents of inputs."""
-    contents = {f"{name}_contents": entry["sha256"][:12] for name, entry in record["inputs"].items()}
+    inputs = record.get("inputs", {})
+    contents = {f"{name}_contents": str(entry.get("sha256"))[:12] for name, entry in inputs.items()}
     parameters = {key: value for key, value in record["parameters"].items() if key != "run_dir"}
     threads = str(record.get("threads", ABSENT))  # text in older records
-    return {**parameters, "seed": record["seed"], "threads": threads, **contents}
+    return {**parameters, "seed": record.get("seed"), "threads": threads, **contents}

@@ -11,7 +11,6 @@ checkpoint/     training state, from which a killed run continues bit-identicall
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -171,7 +170,7 @@ class Run:
     def summary(self, values: Mapping[str, float | str] = NOTHING) -> dict[str, float | str]:
         """Key numbers so far, after merging `values` into summary.json; NaN and infinity are kept as None."""
         path = self.dir / "summary.json"
-        merged = json.loads(path.read_text()) if path.exists() else {}
+        merged = files.read_json(path) if path.exists() else {}
         if values:
             self._refuse_when_read_only()
             merged |= files.plain(values)

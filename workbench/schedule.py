@@ -1,5 +1,6 @@
 """Executes a plan: what is finished is skipped, what does not depend on each other may run side by side."""
 
+import glob
 import hashlib
 import json
 import signal
@@ -9,16 +10,17 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol, TextIO
 
+from workbench.errors import WorkbenchError
 from workbench.exit_codes import DONE, STOPPED
-from workbench.files import sha256, shown
+from workbench.files import read_json, sha256, shown
 from workbench.processes import Processes
 from workbench.progress import duration
 from workbench.provenance import thread_count
-from workbench.recipes import Plan, Stage
+from workbench.recipes import Plan, Stage, refuse_missing_inputs
 from workbench.run_record import refuse_other_parameters
 
 Codes = dict[str, int | None]  # exit codes by stage, None for a stage that was not begun
@@ -26,8 +28,7 @@ Codes = dict[str, int | None]  # exit codes by stage, None for a stage that was 
 
 def run_plan(plan: Plan) -> int:
     """Execute the stages in order, `plan.jobs` at a time, printing as they go; exit code of the first that failed."""
-    for stage in plan.stages:
-        refuse_other_parameters(stage.folder, stage.values)
+    refuse_what_can_not_run(plan)
     with closing(Processes(thread_count())) as processes:
         execution = Execution(plan, processes)
         codes = run_stages(execution, execution.run_stage, hopeless=after_any_failure)
@@ -36,6 +37,13 @@ def run_plan(plan: Plan) -> int:
         print(f"stopped at stage {left[0]}: run the same command again to continue", file=sys.stderr)
         return STOPPED
     return next((codes[stage.name] for stage in plan.stages if codes[stage.name]), DONE)
+
+
+def refuse_what_can_not_run(plan: Plan) -> None:
+    """WorkbenchError where a stage's folder holds other work or something that it reads is missing."""
+    for stage in plan.stages:
+        refuse_other_parameters(stage.folder, stage.values)
+        refuse_missing_inputs(stage)
 
 
 def after_any_failure(stage: Stage, codes: Codes) -> bool:
@@ -159,7 +167,7 @@ def identity(path: Path, stage: Stage) -> str:
         names = stage.needs or [other.name for other in sorted(path.iterdir()) if other != stage.folder]
         places = [path / name for name in names]
     else:
-        places = sorted(path.parent.glob(path.name)) if "*" in path.name else [path]
+        places = list(map(Path, sorted(glob.glob(str(path), recursive=True)))) if "*" in path.name else [path]
     made = [executed(folder).get("execution", "") for place in places for folder in (place, *place.parents[:2])]
     if any(made):
         return " ".join(made)
@@ -168,7 +176,7 @@ def identity(path: Path, stage: Stage) -> str:
 
 def executed(folder: Path) -> dict:
     """What the finished notebook in a folder says about its execution, nothing where there is none."""
-    try:
-        return json.loads((folder / "notebook.ipynb").read_text())["metadata"].get("workbench", {})
-    except (OSError, ValueError, KeyError):
-        return {}
+    about = {}
+    with suppress(WorkbenchError, KeyError, TypeError):
+        about = read_json(folder / "notebook.ipynb")["metadata"]["workbench"]
+    return about if isinstance(about, dict) else {}

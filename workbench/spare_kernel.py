@@ -21,7 +21,7 @@ class SpareKernel:
 
     def start(self, arguments: list[str], *, environment: dict[str, str], folder: str) -> None:
         """Let it become a kernel: `arguments` are those of ipykernel."""
-        with os.fdopen(self._orders, "w") as orders:
+        with os.fdopen(self._orders, "w", encoding="utf-8") as orders:
             json.dump({"arguments": arguments, "environment": environment, "folder": folder}, orders)
 
     def poll(self) -> int | None:
@@ -73,7 +73,7 @@ def fork() -> None:
     os.close(orders)
     os.setsid()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    with os.fdopen(waiting) as order:
+    with os.fdopen(waiting, encoding="utf-8") as order:
         text = order.read()
     if not text:  # no notebook came
         os._exit(0)

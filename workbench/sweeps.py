@@ -11,7 +11,6 @@ what was asked for last and what became of it, and sweep.csv is the table.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import closing, contextmanager, nullcontext
@@ -30,8 +29,7 @@ from workbench.processes import Processes
 from workbench.provenance import thread_count
 from workbench.recipe_files import read_recipe
 from workbench.recipes import Entry, Plan, Stage, check_folder, preset, recipe_entries, recipe_paths
-from workbench.run_record import refuse_other_parameters
-from workbench.schedule import Codes, Execution, run_stages
+from workbench.schedule import Codes, Execution, refuse_what_can_not_run, run_stages
 from workbench.variants import Variant, Variants, gathering_entries, repeated_entry_named_by
 
 if TYPE_CHECKING:
@@ -137,8 +135,11 @@ def run_sweep(sweep: Sweep, *, executor: Executor | None = None, retries: int = 
     writes in it.
     """
     plan = replace(sweep.plan, jobs=len(sweep.plan.stages)) if executor else sweep.plan  # a cluster decides itself
-    for stage in plan.stages:
-        refuse_other_parameters(stage.folder, stage.values)
+    refuse_what_can_not_run(plan)
+    if record_path(plan.folder).exists():
+        read_record(plan.folder)
+    elif (plan.folder / "sweep.csv").exists():
+        raise WorkbenchError(f"{files.shown(plan.folder)} holds a sweep.csv of something else: choose another --out.")
     with nullcontext() if executor else closing(Processes(thread_count())) as here, alone_in(plan.folder) as valid:
         print(f"{len(sweep.record['points'])} points, {len(plan.stages)} stages in {files.shown(plan.folder)}")
         print(*(f"{note}\n" for note in sweep.notes), sep="", end="", flush=True)
@@ -189,10 +190,10 @@ def read_record(folder: Path) -> dict:
     path = record_path(folder)
     if not path.exists():
         raise WorkbenchError(f"{files.shown(folder)} holds no sweep.json: give the folder of a `workbench sweep`.")
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise WorkbenchError(f"{files.shown(path)} is damaged ({error}): run the sweep again.") from error
+    record = files.read_json(path)
+    if not all(isinstance(record.get(key), dict) for key in ("grid", "runs")):
+        raise WorkbenchError(f"{files.shown(path)} is no record of a sweep: run the sweep again in another folder.")
+    return record
 
 
 def _row(folder: Path, run: dict, axes: Mapping[str, list]) -> dict:
@@ -202,8 +203,8 @@ def _row(folder: Path, run: dict, axes: Mapping[str, list]) -> dict:
     if run["status"] != FINISHED or not path.exists():
         return row
     try:
-        numbers = json.loads(path.read_text())
-    except ValueError as error:
-        return row | {"problem": f"{files.shown(path)} is damaged ({error}): delete the folder and sweep again."}
+        numbers = files.read_json(path)
+    except WorkbenchError as error:
+        return row | {"problem": str(error)}
     plain = {key: value for key, value in numbers.items() if isinstance(value, int | float | None)}
     return row | {f"summary_{key}" if key in row else key: value for key, value in plain.items()}

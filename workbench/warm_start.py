@@ -57,7 +57,9 @@ class WarmStart:
         """A stage for `notebook` (a path) that waits for its job on stdin; its stderr goes to the file `errors`."""
         for_stage, job = os.pipe()
         lines, from_stage = os.pipe()
-        process = WarmProcess(stdin=os.fdopen(job, "w"), stdout=os.fdopen(lines))
+        process = WarmProcess(
+            stdin=os.fdopen(job, "w", encoding="utf-8"), stdout=os.fdopen(lines, encoding="utf-8", errors="replace")
+        )
         try:
             with self._asking:
                 self._born.append(process)
@@ -179,7 +181,7 @@ def imported_by(notebook: str) -> list[str]:
     """
     names, cells = [], []
     with contextlib.suppress(Exception):
-        cells = json.loads(Path(notebook).read_text())["cells"]
+        cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
     for cell in cells:
         with contextlib.suppress(Exception):
             for node in ast.walk(ast.parse("".join(cell["source"]) if cell["cell_type"] == "code" else "")):

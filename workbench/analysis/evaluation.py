@@ -9,7 +9,7 @@ import torch
 
 from workbench.control_tokens import unconditioned
 from workbench.losses.policy import exact_kl, kl_k1, kl_k3
-from workbench.records import PromptExample, Rollout, ScoredRollout
+from workbench.records import PromptExample, Rollout, ScoredRollout, scores_of
 from workbench.sampling import reward_arguments, sample
 from workbench.scoring import completion_logits, token_logprobs
 
@@ -42,8 +42,7 @@ def evaluate_policy(
     frame = pd.DataFrame([example.row for example in prompts])
     frame["completion"], frame["finished"] = arguments[1], columns["finished"]
     frame["completion_length"] = rollout.completion_mask.sum(1).tolist()
-    for name, reward in rewards.items():
-        frame[name] = reward(*arguments, **columns)
+    frame = frame.assign(**scores_of(rewards, arguments, columns))
     return frame, rollout
 
 

@@ -49,7 +49,7 @@ def find_runs(where: str, *, without: str | Path = "") -> FoundRuns:
             unread.append(f"{place!r} holds no runs.")
         for folder in folders:
             try:
-                runs.setdefault(folder, _checked(Run.read(folder)))
+                runs.setdefault(folder, Run.read(folder))
             except WorkbenchError as error:
                 unread.append(str(error))
     if without:
@@ -71,14 +71,6 @@ def _run_folders(place: str) -> Iterator[Path]:
             inner[:] = sorted(name for name in inner if not name.startswith("."))
             if "run.json" in names:
                 yield Path(path).resolve()
-
-
-def _checked(run: Run) -> Run:
-    """The run; WorkbenchError where its record is JSON but not that of a run."""
-    record = run.record
-    if not isinstance(record, dict) or not isinstance(record.get("parameters"), dict) or "status" not in record:
-        raise WorkbenchError(f"{files.shown(run.dir)}/run.json names no parameters or status: delete this folder.")
-    return run
 
 
 def named(runs: Mapping[str, Run] | Iterable[Run]) -> dict[str, Run]:

@@ -12,6 +12,7 @@ import pandas as pd
 from workbench.analysis.statistics import mean_and_error
 from workbench.errors import WorkbenchError
 from workbench.feedback.paired_comparison import bradley_terry
+from workbench.records import scores_of
 
 LEVEL = 1e-6  # scores closer than this are equal: one text scored in two batches may differ in the last digits
 PRIOR_SD = 1.0  # of strengths, where one policy beats every other so that the likeliest strengths are infinite
@@ -52,7 +53,8 @@ def scored(answers: pd.DataFrame, reward: Callable[..., list[float]]) -> list[fl
     finished = answers["finished"].astype(bool) if "finished" in answers else pd.Series(True, index=answers.index)
     texts = answers[["prompt", "completion"]].assign(finished=finished)
     once = texts.drop_duplicates()
-    scores = reward(once["prompt"].tolist(), once["completion"].tolist(), finished=once["finished"].tolist())
+    texts_once = once["prompt"].tolist(), once["completion"].tolist()
+    scores = scores_of({"judge": reward}, texts_once, {"finished": once["finished"].tolist()})["judge"]
     return texts.merge(once.assign(score=scores), how="left")["score"].tolist()
 
 

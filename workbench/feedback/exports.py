@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,7 +40,7 @@ from workbench.feedback.rankings import (
     with_ties,
 )
 from workbench.feedback.validity import jsonable, require_items
-from workbench.files import resolve, shown, write_text
+from workbench.files import read_json_lines, resolve, shown, write_text
 from workbench.records import Judgement
 
 MIDDLE = 4.0  # of ratings from 1 to 7
@@ -77,13 +78,28 @@ def export(
         files[name], omitted = make(items, own)
         left_out += [{"format": name, **row, "value": jsonable(row["value"], "A verdict")} for row in omitted]
         sentences.append(f"{name}: {account(files[name], omitted, judgements=len(own), noun=noun)}")
+    paths = {name: folder / f"{name}.jsonl" for name in (*files, "left_out")}
+    for path in paths.values():
+        _refuse_other_rows(path)
     for name, rows in {**files, "left_out": left_out}.items():
-        write_rows(rows, folder / f"{name}.jsonl")
+        write_rows(rows, paths[name])
     used = {kind for each in wanted.values() for kind in each.kinds}
     unused = Counter(judgement.kind for judgement in judgements if judgement.kind not in used)
     if unused:
         sentences.append("in no file: " + ", ".join(f"{count} {kind}" for kind, count in unused.items()))
     return f"{shown(folder)}: " + ". ".join(sentences) + "."
+
+
+def _refuse_other_rows(path: Path) -> None:
+    """WorkbenchError where a file is there already whose rows do not name labeler and item_id, as all of ours do."""
+    if not path.exists() or not path.stat().st_size:
+        return
+    with suppress(WorkbenchError, TypeError):
+        rows = read_json_lines(path)
+        if rows and all({"labeler", "item_id"} <= set(row) for row in rows):
+            return
+    other = shown(path.parent / "export")
+    raise WorkbenchError(f"{shown(path)} was not written by an export and would be lost: export into {other} instead.")
 
 
 def write_rows(rows: Iterable[Mapping[str, Any]], path: str | Path) -> None:

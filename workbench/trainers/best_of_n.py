@@ -9,7 +9,7 @@ import torch
 from workbench.errors import WorkbenchError
 from workbench.models import without_dropout
 from workbench.optimization import require_positive
-from workbench.records import PromptExample
+from workbench.records import PromptExample, scores_of
 from workbench.sampling import reward_arguments, sample
 from workbench.trainers.stateful import Stateful
 
@@ -88,7 +88,7 @@ class BestOfNTrainer(Stateful):
             generator=self.generator,
         )
         arguments, columns = reward_arguments(self.tokenizer, examples, sampled)
-        scored = {name: reward(*arguments, **columns) for name, reward in self.rewards.items()}
+        scored = scores_of(self.rewards, arguments, columns)
         return [
             {
                 "prompt_index": first + index // self.config.num_generations,

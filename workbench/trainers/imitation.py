@@ -18,7 +18,7 @@ from workbench.errors import WorkbenchError
 from workbench.losses.policy import exact_kl, kl_k1
 from workbench.models import without_dropout
 from workbench.optimization import Descent, require_in, require_positive
-from workbench.records import CompletionExample, PromptExample, Rollout
+from workbench.records import CompletionExample, PromptExample, Rollout, scores_of
 from workbench.sampling import reward_arguments, sample
 from workbench.scoring import completion_logprobs, counted_logits, token_logprobs
 from workbench.trainers.stateful import Stateful
@@ -148,8 +148,6 @@ class ImitationTrainer(Stateful):
         rollout = self._sample(examples)
         values = self._values(examples, rollout)
         scores = torch.tensor(values["reward"]) - self.config.missing_eos_penalty * ~rollout.finished.cpu()
-        if not scores.isfinite().all():
-            raise WorkbenchError("The reward of a completion is NaN or infinite: repair it before it is imitated.")
         kept = self.selection.choose(scores.view(-1, self.config.num_generations), self.generator).flatten()
         self._remember(examples, rollout, scores, kept)
         row = {"step": self.step_number, **{name: sum(parts) / len(parts) for name, parts in values.items()}}
@@ -189,7 +187,7 @@ class ImitationTrainer(Stateful):
     def _values(self, examples: list[PromptExample], rollout: Rollout) -> dict[str, list[float]]:
         """The reward and every monitor of every completion."""
         arguments, columns = reward_arguments(self.tokenizer, examples, rollout)
-        values = {name: list(reward(*arguments, **columns)) for name, reward in self.rewards.items()}
+        values = scores_of(self.rewards, arguments, columns)
         columns = {"prompt": arguments[0], "completion": arguments[1], **values}
         self.last_samples = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         return values

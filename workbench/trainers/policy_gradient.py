@@ -27,7 +27,7 @@ from workbench.optimization import (
     step_together,
 )
 from workbench.packing import collate_demonstrations, target_losses, token_lengths
-from workbench.records import CompletionExample, PromptExample, Rollout, Sequences
+from workbench.records import CompletionExample, PromptExample, Rollout, Sequences, scores_of
 from workbench.sampling import keep_allowed, masked_sample, reward_arguments, sample
 from workbench.scoring import completion_values, counted_logits, spread, token_logprobs
 from workbench.trainers.algorithms import ALGORITHMS, SAMPLED_KL, adapted_penalty_coef
@@ -149,7 +149,7 @@ class PolicyGradientTrainer(Stateful):
         """Completions of the current policy with scores and reference log-probabilities; the same as rows to read."""
         sampled, allowed = self._sample(prompts, generator)
         texts, columns = reward_arguments(self.tokenizer, prompts, sampled)
-        scores = {name: list(reward(*texts, **columns)) for name, reward in self._rewards().items()}
+        scores = scores_of(self._rewards(), texts, columns)
         names = ("prompt", "completion", *scores)
         samples = [dict(zip(names, values, strict=True)) for values in zip(*texts, *scores.values(), strict=True)]
         rollout = Samples(

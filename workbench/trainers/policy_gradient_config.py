@@ -94,6 +94,11 @@ def _require_choices(config: PolicyGradientConfig) -> None:
             raise WorkbenchError(f"{name} is {getattr(config, name)!r}: choose one of {', '.join(choices)}.")
     if config.kl_target > 0 and config.kl_coef == 0:
         raise WorkbenchError("kl_target needs a starting kl_coef above 0: the controller multiplies it.")
+    if config.kl_target > 0 and config.kl_horizon < config.batch_size:
+        raise WorkbenchError(
+            f"kl_horizon is {config.kl_horizon}, less than the {config.batch_size} completions of one step "
+            "(batch_size), after each of which the price of KL moves: give at least that, such as 10000."
+        )
 
 
 def _require_fitting(config: PolicyGradientConfig, row: Algorithm) -> None:
