@@ -616,8 +616,10 @@ def test_a_folder_that_an_earlier_version_or_a_killed_run_left_is_continued(tmp_
 
 @pytest.mark.parametrize(
     "record",
-    ["[]", "3", '{"parameters', "null", "{}", '{"parameters": [], "seed": 0}', "[" * 9999]
-    + ['{"parameters": {}, "inputs": [3]}', '{"parameters": {}, "seed": "0"}', '{"parameters": {}, "status": 1}'],
+    [
+        *("[]", "3", '{"parameters', "null", "{}", "[" * 9999, '{"parameters": [], "seed": 0}'),
+        *('{"parameters": {}, "inputs": [3]}', '{"parameters": {}, "seed": "0"}', '{"parameters": {}, "status": 1}'),
+    ],
 )
 def test_a_run_json_of_something_else_is_a_sentence(repository, capsys, record):
     (repository / "runs" / "mine").mkdir(parents=True)
@@ -699,7 +701,7 @@ READER = RUN_DIR + 'model: str = "runs/tour/02_sft"  # run folder\ndataset: str 
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ("seed=0", "02_sft does not exist, and 06_reader reads it (model): make it with `workbench run 02_sft` or `make run`"),
+        ("seed=0", "and 06_reader reads it (model): make it with `workbench run 02_sft` or `make run`."),
         ("model=runs/mine/02_sft", "runs/mine/02_sft`."),
         ("model=runs/mine/02_sft/model", "runs/mine/02_sft`."),
         ("model=runs/tour/other", "make it with `make run`"),
