@@ -1,5 +1,6 @@
 """Standard columns: recognised formats, renamed columns, the split by prompt, and what bad rows are told."""
 
+import json
 import os
 from pathlib import Path
 
@@ -363,6 +364,187 @@ def test_data_without_feedback_are_told_every_column_that_is_missing(schema):
     assert f"the schema {schema!r} needs (found: question, answer)" in message
 
 
+# --- values that files write in several ways
+
+
+def from_file(folder, schema, *rows, **columns):
+    """The rows of a JSON-lines file in a schema."""
+    (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return load_dataset_rows(str(folder / "a.jsonl"), schema=schema, columns=columns)
+
+
+def refused_file(folder, schema, *rows, **columns):
+    with pytest.raises(WorkbenchError) as error:
+        from_file(folder, schema, *rows, **columns)
+    return str(error.value)
+
+
+PAIR = {"prompt": "p", "chosen": "a", "rejected": "b"}
+ANSWER = {"prompt": "p", "completion": "c"}
+SEVERAL = {"prompt": "p", "completions": ["a", "b"]}
+
+
+@pytest.mark.parametrize("about", [[7, "n/a"], [{"a": 1}, ["a"]], [2**70, 5], [True, 1], [[1], ["a"]]], ids=str)
+def test_a_column_that_nobody_needs_never_stops_a_file(about, tmp_path):
+    rows = from_file(tmp_path, "preferences", *({**PAIR, "about": value} for value in about))
+    assert len(rows) == 2 and rows.column_names == ["prompt", "chosen", "rejected", "about"]
+    named = from_file(tmp_path, "prompts", *({"prompt": "p", "completion": value} for value in about))
+    assert named["prompt"][:] == ["p", "p"]  # another schema's column is nobody's, too
+
+
+@pytest.mark.parametrize(
+    ("schema", "row", "column", "values", "meant"),
+    [
+        ("unpaired", ANSWER, "label", [True, 0, "true", 1.0, "0"], [True, False, True, True, False]),
+        ("ratings", ANSWER, "rating", [7, "8", 0.5], [7.0, 8.0, 0.5]),
+        ("preferences", PAIR, "margin", [1, "0.5", None, ""], [1.0, 0.5, None, None]),
+        ("preferences", PAIR, "preference", [1, "0.75", None], [1.0, 0.75, None]),
+        ("stepwise", SEVERAL, "labels", [[True, 0], [1, "false"]], [[True, False], [True, False]]),
+        ("rankings", SEVERAL, "ranking", [[1, 0], "[0, 1]"], [[1, 0], [0, 1]]),
+    ],
+    ids=["label", "rating", "margin", "preference", "labels", "ranking"],
+)
+def test_numbers_and_truth_values_mean_the_same_in_all_their_forms(schema, row, column, values, meant, tmp_path):
+    assert from_file(tmp_path, schema, *({**row, column: value} for value in values))[column][:] == meant
+
+
+@pytest.mark.parametrize(
+    ("schema", "column", "values"),
+    [("ratings", "rating", [1.5, True]), ("unpaired", "label", [True, "maybe"]), ("unpaired", "label", [1, "", "x"])],
+    ids=str,
+)
+def test_a_mixed_column_of_values_is_refused_at_the_first_that_is_none(schema, column, values, tmp_path):
+    message = refused_file(tmp_path, schema, *({**ANSWER, column: value} for value in values))
+    assert f"row 1 (the first is 0), column {column!r} is" in message
+
+
+def test_a_text_column_of_several_types_is_refused_by_its_first_row_that_is_no_text(tmp_path):
+    message = refused_file(tmp_path, "prompts", {"prompt": "a"}, {"prompt": "b"}, {"prompt": 3})
+    assert "row 2 (the first is 0), column 'prompt' is int 3, expected text" in message
+    message = refused_file(tmp_path, "prompts", {"question": [user("a")]}, {"question": ["a"]}, prompt="question")
+    assert "row 1 (the first is 0), column 'question' is list, whose item 0 (the first is 0) is 'a'" in message
+    message = refused_file(tmp_path, "prompts", {"prompt": [user("a")]}, {"prompt": "a"})
+    assert "column 'prompt' does not have one type in all rows" in message
+    assert "'prompt' is missing" in refused_file(tmp_path, "prompts", {"prompt": None}, {"prompt": "a"})
+
+
+@pytest.mark.parametrize(
+    ("turns", "odd"),
+    [
+        (
+            [user("a"), {"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]}],
+            "1 (the first is 0) is {'ro",
+        ),
+        ([{"role": "user", "content": [{"type": "text", "text": "a"}]}], "0 (the first is 0) is {'role': 'user', 'con"),
+        ([{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}], "0 (the first is 0) is {'from': 'human', "),
+    ],
+    ids=["tool call", "parts", "sharegpt"],
+)
+def test_the_messages_of_a_file_that_hold_no_text_are_named(turns, odd, tmp_path):
+    for schema, columns in (("prompts", {}), ("demonstrations", {"prompt": "talk"})):
+        message = refused_file(tmp_path, schema, {columns.get("prompt", "prompt"): turns}, **columns)
+        assert f"whose item {odd}" in message and "expected text or a list of messages with 'role'" in message
+
+
+# --- answers that repeat their prompt, and conversations that hold their answers
+
+HH = "\n\nHuman: hi\n\nAssistant:"
+LONG = "What is the capital of France?"
+TALK = {"prompt": [user("q")], "chosen": [user("q"), assistant("a")], "rejected": [user("q"), assistant("b")]}
+NAMED = {"prompt": [user("q")], "completion": [user("q") | {"name": "ada"}, assistant("a") | {"name": None}]}
+OTHER = {"prompt": "other", "completion": "x", "chosen": "x", "rejected": "y", "completions": ["x", "y"]}
+
+
+@pytest.mark.parametrize(
+    ("schema", "row", "cut"),
+    [
+        ("preferences", {"prompt": HH, "chosen": HH + " A", "rejected": HH + " B"}, [" A", " B"]),
+        ("demonstrations", {"prompt": LONG, "completion": LONG + " Paris"}, [" Paris"]),
+        ("demonstrations", {"prompt": LONG + "\n", "completion": LONG + " Paris"}, [" Paris"]),
+        ("unpaired", {"prompt": LONG, "completion": LONG + "\nParis", "label": True}, ["\nParis"]),
+        ("ratings", {"prompt": LONG, "completion": LONG + " Paris", "rating": 3}, [" Paris"]),
+        ("rankings", {"prompt": HH, "completions": [HH + "A", HH + "B"], "ranking": [1, 0]}, [["A", "B"]]),
+        ("preferences", TALK, [[assistant("a")], [assistant("b")]]),
+        ("demonstrations", NAMED, [[assistant("a") | {"name": None}]]),
+    ],
+    ids=["hh", "text", "blank", "unpaired", "ratings", "rankings", "conversation", "names"],
+)
+def test_an_answer_that_repeats_its_prompt_is_told_apart_from_it(schema, row, cut, tmp_path):
+    beside = row | {name: OTHER[name] for name in row if name in OTHER}
+    rows = [row] if isinstance(row["prompt"], list) else [row, beside]
+    found = from_file(tmp_path, schema, *rows)
+    names = [name for name in row if name not in ("prompt", "label", "rating", "ranking")]
+    assert [found[0][name] for name in names] == cut and found[0]["prompt"] == row["prompt"]
+    assert all(found[each][name] == rows[each][name] for each in range(1, len(rows)) for name in names)
+
+
+def test_an_answer_may_begin_as_its_prompt_does_by_chance(tmp_path):
+    rows = [{"prompt": "Hi", "completion": "Hi there"}, {"prompt": "Bye", "completion": "See you"}]
+    assert from_file(tmp_path, "demonstrations", *rows)["completion"][:] == ["Hi there", "See you"]
+    parrot = {"prompt": LONG, "chosen": "Paris", "rejected": f"{LONG} {LONG}"}
+    assert from_file(tmp_path, "preferences", parrot)["rejected"][:] == [f"{LONG} {LONG}"]
+    said = {"prompt": LONG, "completion": LONG}  # nothing would be left
+    assert from_file(tmp_path, "demonstrations", said)["completion"][:] == [LONG]
+
+
+def test_short_prompts_are_split_off_where_every_answer_starts_with_its_own(tmp_path):
+    rows = [{"prompt": f"{n}+1=", "completion": f"{n}+1={n + 1}"} for n in range(3)]
+    assert from_file(tmp_path, "demonstrations", *rows)["completion"][:] == ["1", "2", "3"]
+
+
+SYSTEM = {"role": "system", "content": "s"}
+
+
+def test_sentences_about_prompts_and_answers_name_the_true_reason():
+    message = refused("preferences", prompt=["q"], chosen=[[assistant("a")]], rejected=[[assistant("b")]])
+    assert "mixes text and conversations in prompt, chosen, rejected" in message
+    talk = {name: [TALK[name]] for name in ("chosen", "rejected")}
+    message = refused("preferences", prompt=[[SYSTEM, user("q")]], **talk)
+    assert "row 0 (the first is 0) has an answer that begins with a message of the role 'user'" in message
+    message = refused("demonstrations", prompt=[[user("q")]], completion=[[user("q")]])
+    assert "begins with a message of the role 'user'" in message
+    message = refused("preferences", prompt=["q"], chosen=[[user("x"), assistant("a")]], rejected=[TALK["rejected"]])
+    assert "no prompt column" not in message and "share no beginning" in message
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [[user("q")], [SYSTEM, user("q")], [user("a"), assistant("b"), user("q")], [user("q"), assistant("w")]],
+    ids=["one turn", "system", "several turns", "two answers"],
+)
+@pytest.mark.parametrize("column", ["messages", "talk", "messages=messages"])
+def test_messages_are_demonstrations_whose_answer_is_the_last_of_them(turns, column, tmp_path):
+    column, _, named = column.partition("=")
+    columns = {} if column == "messages" and not named else {"prompt": column}
+    row = {column: [*turns, assistant("yes")], "prompt_id": 7} | ({"prompt": "q"} if column == "messages" else {})
+    found = from_file(tmp_path, "demonstrations", row, **columns)
+    assert found[0] == {"prompt": turns, "completion": [assistant("yes")], "prompt_id": 7}
+    assert from_file(tmp_path, "prompts", row, **columns)[0] == {"prompt": turns, "prompt_id": 7}
+    rated = from_file(tmp_path, "ratings", row | {"rating": 5}, **columns)[0]
+    assert (rated["completion"], rated["rating"]) == ([assistant("yes")], 5.0)
+
+
+def test_messages_without_an_answer_are_prompts_but_no_demonstrations(tmp_path):
+    asked, answered = {"messages": [user("q")]}, {"messages": [user("q"), assistant("a")]}
+    assert from_file(tmp_path, "prompts", asked, answered)["prompt"][:] == [[user("q")], [user("q")]]
+    message = refused_file(tmp_path, "demonstrations", answered, asked)
+    assert "row 1 (the first is 0), column 'messages' has 1 messages, the last of the role 'user'" in message
+    assert "the last of the role 'assistant'" in refused_file(tmp_path, "prompts", {"messages": [assistant("a")]})
+    assert "row 0 (the first is 0), column 'messages' is missing" in refused_file(
+        tmp_path, "prompts", {"messages": None}, answered
+    )
+
+
+def test_messages_beside_answers_are_left_alone(tmp_path):
+    talk = [user("q"), assistant("a")]
+    row = {"prompt": "q", "completion": "c", "messages": talk}
+    assert from_file(tmp_path, "demonstrations", row)[0] == row
+    counted = {"prompt": "q", "messages": 3}
+    assert from_file(tmp_path, "prompts", counted)[0] == counted
+    pair = {"chosen": talk, "rejected": [user("q"), assistant("b")], "messages": talk}
+    assert from_file(tmp_path, "prompts", pair)[0]["prompt"] == [user("q")]
+
+
 # --- the split by prompt
 
 
@@ -389,6 +571,20 @@ def test_conversations_are_split_by_prompt_too():
     rows = Dataset.from_dict({"prompt": [[user(f"p{i % 3}")] for i in range(9)]})
     train, test = split_by_prompt(rows, held_out=0.01, seed=0)
     assert (len(train), len(test)) == (6, 3)
+
+
+ALIKE = ["What is 1 + 1?", " What is  1 + 1?\r\n", "What\u00a0is 1 +\u200b1?", "What is 1 + 1\uff1f"]
+FORMS = ["Cafe\u0301 or tea?", "Caf\u00e9 or tea?"]
+
+
+@pytest.mark.parametrize("kind", [str, user])
+def test_prompts_that_differ_in_blanks_line_ends_or_unicode_form_are_on_one_side_as_they_are(kind):
+    texts = [*ALIKE, *FORMS, *(f"other {n}" for n in range(40))]
+    rows = Dataset.from_dict({"prompt": [kind(text) if kind is str else [kind(text)] for text in texts], "text": texts})
+    for seed in range(20):
+        train, test = (set(side["text"]) for side in split_by_prompt(rows, held_out=0.3, seed=seed))
+        assert train | test == set(texts)
+        assert all(train.issuperset(alike) or test.issuperset(alike) for alike in (ALIKE, FORMS))
 
 
 def test_both_sides_have_rows_or_the_split_is_refused():

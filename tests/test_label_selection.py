@@ -57,6 +57,13 @@ def test_labelers_of_data_without_that_column_are_refused():
         selected_rows(comparisons().remove_columns("labeler"), count=0, labelers="ana")
 
 
+def test_labelers_may_have_numbers_for_names_or_none():
+    rows = comparisons(4).remove_columns("labeler").add_column("labeler", [7, 8, None, 7])
+    assert selected_rows(rows, count=0, labelers="7")["prompt"][:] == ["p0", "p3"]
+    with pytest.raises(WorkbenchError, match=r"labelers names 9, but the data has 7, 8, None"):
+        selected_rows(rows, count=0, labelers="9")
+
+
 def test_about_that_share_of_labels_is_turned_and_nothing_else_changes():
     rows = comparisons()
     noisy = with_flipped_labels(rows, share=0.25, seed=0)

@@ -8,6 +8,7 @@ import pytest
 
 from workbench.errors import WorkbenchError
 from workbench.runs import Run
+from workbench.sources import read_source
 from workbench.tasks import open_task, task_inputs
 from workbench.world import NOISE_PANEL, PANEL
 
@@ -155,6 +156,24 @@ def test_a_seed_draws_other_training_rows_but_never_other_held_out_rows(demonstr
     (first, held_out), (second, again) = demonstrations.demonstrations(9, 0), demonstrations.demonstrations(9, 1)
     assert set(first["prompt"]) != set(second["prompt"])
     assert held_out[:] == again[:]
+
+
+def test_a_file_is_read_once_whatever_is_asked_of_it(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr("workbench.tasks.read_source", lambda source: (read.append(source), read_source(source))[1])
+    rows = [{"prompt": f"p{n}", "chosen": f"a{n}", "rejected": f"b{n}"} for n in range(30)]
+    task = open_task(write_rows(tmp_path / "a.jsonl", rows))
+    assert read == []  # a run's own data may be gone
+    task.demonstrations(0, 0), task.preferences(0), task.prompts(5, 0, split="test"), task.labelled(0)
+    assert len(read) == 1 and task.notes == ()
+
+
+def test_the_split_that_is_read_is_said(tmp_path):
+    for split in ("train", "test"):
+        write_rows(tmp_path / f"{split}.jsonl", [{"prompt": f"{split} {n}"} for n in range(3)])
+    task = open_task(str(tmp_path))
+    assert set(task.prompts(9, 0, split="train")["prompt"]) < {f"train {n}" for n in range(3)}
+    assert task.notes == (f"Of {tmp_path} the split 'train' is read, not test.jsonl.",)
 
 
 def test_a_prompt_that_has_several_rows_is_sampled_for_once(comparisons):
@@ -401,3 +420,13 @@ def test_inputs_are_the_tables_of_a_run_a_file_or_nothing(finished_run, tmp_path
     assert task_inputs(str(finished_run.dir)) == {"dataset": str(finished_run.dir / "tables")}
     assert task_inputs(source) == {"dataset": source}
     assert task_inputs("world") == task_inputs("some/hub-dataset") == {}
+    assert task_inputs(str(tmp_path)) == {"dataset": str(tmp_path)}
+
+
+@pytest.mark.parametrize("place", ["/", "~no-such-user", "empty", "a" * 300])
+def test_what_holds_no_rows_is_refused_before_it_is_hashed(place, tmp_path, monkeypatch):
+    (tmp_path / "empty" / "deep" / "deeper" / "deepest").mkdir(parents=True)
+    write_rows(tmp_path / "empty" / "deep" / "deeper" / "deepest" / "a.jsonl", [{"text": "a"}])
+    monkeypatch.setattr("workbench.tasks.files.repository_root", lambda: tmp_path)
+    with pytest.raises(WorkbenchError):
+        task_inputs(str(tmp_path / place) if place == "empty" else place)

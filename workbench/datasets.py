@@ -1,23 +1,30 @@
 """Rows from anywhere -> the standard columns, which every trainer here and TRL read.
 
-Three formats are recognised: plain text, conversations (lists of {role, content}), and preferences whose prompt is only
-the shared beginning of `chosen` and `rejected`. Other names are never guessed: `columns` says what they mean.
+Four formats are recognised: plain text, conversations (lists of {role, content}), conversations in a column `messages`
+whose last message is the answer, and preferences whose prompt is only the shared beginning of `chosen` and `rejected`.
+Other names are never guessed: `columns` says what they mean.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+import re
+import unicodedata
+from collections.abc import Mapping
 from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 
 from workbench.errors import WorkbenchError
-from workbench.schemas import STANDARD_COLUMNS, checked, columns_of, kind_of, require_schema
+from workbench.schemas import STANDARD_COLUMNS, VALUES, checked, columns_of, kind_of, require_schema
 from workbench.sources import read_source
 
 TIE = 0.5  # the preference between two completions of which neither is better
 ANSWER_MARKER = "\n\nAssistant:"  # what asks for an answer in the HH-RLHF dialogues
+ANSWERS = ("completion", "completions", "chosen", "rejected")  # columns of what may follow a prompt
+FEW_WORDS = 5  # an answer may begin with a prompt of fewer by chance ("Hi" with "Hi there")
+UNSEEN = re.compile(r"[\s\u00ad\u200b-\u200f\u2060\ufeff]+")  # blanks, line ends, and what has no width
+NOTHING: Mapping[str, list] = {}
 
 
 class MissingColumn(WorkbenchError):
@@ -31,20 +38,29 @@ def load_dataset_rows(
     require_schema(schema)
     if limit < 0:
         raise WorkbenchError(f"limit is {limit}, but it counts rows: use 0 for all rows, or a positive number.")
-    dataset = read_source(source, split=split)
-    if limit:
-        dataset = dataset.select(range(min(limit, len(dataset))))
-    return to_standard(dataset, schema, source=source, columns=columns)
+    found = read_source(source, split=split)
+    rows = found.rows.select(range(min(limit, len(found.rows)))) if limit else found.rows
+    return to_standard(rows, schema, source=source, columns=columns, mixed=found.mixed)
 
 
-def to_standard(dataset: Dataset, schema: str, *, source: str, columns: dict[str, str] | None = None) -> Dataset:
+def to_standard(
+    dataset: Dataset,
+    schema: str,
+    *,
+    source: str,
+    columns: dict[str, str] | None = None,
+    mixed: Mapping[str, list] = NOTHING,
+) -> Dataset:
     """The rows in the columns of `schema`, first, and every other column after them.
 
-    `columns` maps standard names to the data's. WorkbenchError names `source`, the row (the first is 0) and the column.
+    `columns` maps standard names to the data's; `mixed` is that of a `sources.Source`. WorkbenchError names `source`,
+    the row (the first is 0) and the column.
     """
     require_schema(schema)
     columns = columns or {}
+    _require_one_type(dataset, schema, columns, mixed, source)
     if "prompt" in STANDARD_COLUMNS[schema]:
+        dataset, columns = _with_answer_split_off(dataset, schema, columns, source)
         dataset = _with_prompt_split_off(dataset, columns, source)
     dataset = _renamed(dataset, schema, columns, source)
     missing = [name for name in STANDARD_COLUMNS[schema] if name not in dataset.column_names]
@@ -54,7 +70,7 @@ def to_standard(dataset: Dataset, schema: str, *, source: str, columns: dict[str
             f"{', '.join(dataset.column_names)}): say which column it is with "
             f'columns="{missing[0]}=NAME", or take data with it.'
         )
-    dataset = checked(dataset, schema, source)
+    dataset = _without_repeated_prompts(checked(dataset, schema, source), schema, source)
     if schema == "preferences" and "preference" in dataset.column_names:
         dataset = Dataset.from_list([_with_better_chosen(row) for row in dataset])
     others = [name for name in dataset.column_names if name not in STANDARD_COLUMNS[schema]]
@@ -118,8 +134,10 @@ def split_by_prompt(dataset: Dataset, *, held_out: float, seed: int) -> tuple[Da
 
 
 def _key(prompt: str | list[dict[str, Any]]) -> str:
-    """A prompt as text that is equal for equal prompts only."""
-    return json.dumps(prompt, sort_keys=True)
+    """What prompts share that differ in blanks, line ends or Unicode form alone."""
+    texts = [prompt] if isinstance(prompt, str) else [f"{turn['role']}: {turn['content']}" for turn in prompt]
+    bare = ["".join(text.split()) for text in texts]
+    return "\n".join(each if each.isascii() else UNSEEN.sub("", unicodedata.normalize("NFKC", each)) for each in bare)
 
 
 def _renamed(dataset: Dataset, schema: str, columns: dict[str, str], source: str) -> Dataset:
@@ -149,13 +167,68 @@ def _with_better_chosen(pair: dict[str, Any]) -> dict[str, Any]:
     return pair | turned | ({"margin": -pair["margin"]} if pair.get("margin") else {})
 
 
+def _with_answer_split_off(
+    dataset: Dataset, schema: str, columns: dict[str, str], source: str
+) -> tuple[Dataset, dict[str, str]]:
+    """Conversations that hold their answers as prompts and completions, with what `columns` says of the others.
+
+    They are those of the column `messages`, or of the prompt's where no other column has answers. The last message is
+    the answer; earlier ones are part of its prompt.
+    """
+    name = columns.get("prompt", "messages" if "messages" in dataset.column_names else "prompt")
+    answered = {columns.get(answer, answer) for answer in ANSWERS}.intersection(dataset.column_names)
+    fits = schema == "prompts" or "completion" in STANDARD_COLUMNS[schema]
+    if not fits or answered or not _first_message(dataset, name):
+        return dataset, columns
+    conversations, ends = dataset[name][:], []
+    for row, messages in enumerate(conversations):
+        where = f"{source}: row {row} (the first is 0), column {name!r}"
+        kind_of(messages, where)
+        ends.append(len(messages) - (messages[-1]["role"] == "assistant"))
+        if ends[row] == 0 or (ends[row] == len(messages) and schema != "prompts"):
+            raise WorkbenchError(
+                f"{where} has {len(messages)} messages, the last of the role {messages[-1]['role']!r}: end it with a "
+                "prompt and its answer (role 'assistant'), or remove the row."
+            )
+    split = {"prompt": [turns[:end] for turns, end in zip(conversations, ends, strict=True)]}
+    if schema != "prompts":
+        split["completion"] = [turns[end:] for turns, end in zip(conversations, ends, strict=True)]
+    others = dataset.remove_columns([each for each in dataset.column_names if each in (name, *split)])
+    columns = {ours: theirs for ours, theirs in columns.items() if ours != "prompt"}
+    return _beside(Dataset.from_dict(split), others), columns
+
+
+def _require_one_type(
+    dataset: Dataset, schema: str, columns: dict[str, str], mixed: Mapping[str, list], source: str
+) -> None:
+    """Refuse texts without a common type; numbers and truth values are read whatever they are written as."""
+    names = [name for name in STANDARD_COLUMNS[schema] if name not in VALUES]
+    if "prompt" in names and columns.get("prompt", "prompt") not in dataset.column_names:
+        names += ["messages", "chosen", "rejected"]  # which may hold the prompt
+    for name, theirs in ((name, columns.get(name, name)) for name in names):
+        for row, value in enumerate(mixed.get(theirs, ()) if name != "completions" else ()):
+            kind_of(value, f"{source}: row {row} (the first is 0), column {theirs!r}")
+        if theirs in mixed:
+            raise WorkbenchError(f"{source}: column {theirs!r} does not have one type in all rows: give it one.")
+
+
+def _first_message(dataset: Dataset, name: str) -> dict[str, Any]:
+    """The first message of the first conversation in a column, {} where it has none."""
+    first = next(filter(None, dataset[name]), None) if name in dataset.column_names else None
+    return first[0] if isinstance(first, list) and isinstance(first[0], dict) else {}
+
+
+def _beside(first: Dataset, others: Dataset) -> Dataset:
+    return concatenate_datasets([first, others], axis=1) if others.column_names else first
+
+
 def _with_prompt_split_off(dataset: Dataset, columns: dict[str, str], source: str) -> Dataset:
     """The dataset with the shared beginning of `chosen` and `rejected` as its prompt, where they hold it."""
     prompt, chosen, rejected = (columns.get(name, name) for name in ("prompt", "chosen", "rejected"))
     if not {chosen, rejected} <= set(dataset.column_names) or len(dataset) == 0:
         return dataset
     repeated = prompt in dataset.column_names and isinstance(dataset[0][prompt], str)
-    repeated = repeated and isinstance(dataset[0][chosen], list)
+    repeated = repeated and _first_message(dataset, chosen).get("role", "assistant") != "assistant"
     if prompt in dataset.column_names and not repeated:
         return dataset
     pairs = zip(dataset[chosen][:], dataset[rejected][:], strict=True)
@@ -164,8 +237,7 @@ def _with_prompt_split_off(dataset: Dataset, columns: dict[str, str], source: st
         _require_repeated(dataset[prompt][:], [part[0] for part in parts], source)
     columns_of_parts = [list(values) for values in zip(*parts, strict=True)]
     split = Dataset.from_dict(dict(zip((prompt, chosen, rejected), columns_of_parts, strict=True)))
-    others = dataset.remove_columns([name for name in split.column_names if name in dataset.column_names])
-    return concatenate_datasets([split, others], axis=1) if others.column_names else split
+    return _beside(split, dataset.remove_columns([name for name in split.column_names if name in dataset.column_names]))
 
 
 def _split_pair(chosen: Any, rejected: Any, *, where: str) -> tuple[Any, Any, Any]:
@@ -176,8 +248,9 @@ def _split_pair(chosen: Any, rejected: Any, *, where: str) -> tuple[Any, Any, An
     length = _shared_turns(chosen, rejected) if kind == "conversation" else _shared_text(chosen, rejected)
     if length == 0:
         raise WorkbenchError(
-            f"{where} has no prompt column, and chosen and rejected share no beginning that ends where an answer "
-            f"starts (text: {ANSWER_MARKER!r}; conversation: a message of the role 'assistant'): give a prompt column."
+            f"{where}: chosen and rejected share no beginning that ends where an answer starts (text: "
+            f"{ANSWER_MARKER!r}; conversation: a message of the role 'assistant'), so they have no prompt: "
+            "give a prompt column of their kind."
         )
     return chosen[:length], chosen[length:], rejected[length:]
 
@@ -211,3 +284,42 @@ def _require_repeated(prompts: list[str], shared: list[list[dict]], source: str)
                 f"{source}: row {row} (the first is 0) has a prompt that is not the last message that chosen and "
                 "rejected share: remove the prompt column, or give all three as conversations."
             )
+
+
+def _without_repeated_prompts(dataset: Dataset, schema: str, source: str) -> Dataset:
+    """The rows without the prompt at the start of their answers, where it would be trained on a second time.
+
+    Text repeats its prompt where all answers of a row start with it and it has `FEW_WORDS` words or a line break, or
+    where that is so in every row. WorkbenchError where an answer still starts with a question.
+    """
+    names = [name for name in ANSWERS if name in STANDARD_COLUMNS[schema] and schema != "stepwise"]
+    if not names:
+        return dataset
+    rows = dataset.select_columns(["prompt", *names]).to_list()
+    repeats = [min(_repeated(row["prompt"], text) for text in _answers(row)) for row in rows]
+    for number, (row, length) in enumerate(zip(rows, repeats, strict=True)):
+        prompt = row["prompt"]
+        sure = all(repeats) or not isinstance(prompt, str) or "\n" in prompt or len(prompt.split()) >= FEW_WORDS
+        for name in names if length and sure else ():
+            row[name] = [text[length:] for text in row[name]] if name == "completions" else row[name][length:]
+        starts = {text[0]["role"] for text in _answers(row) if not isinstance(text, str)}
+        if odd := starts.intersection(("user", "system")):
+            raise WorkbenchError(
+                f"{source}: row {number} (the first is 0) has an answer that begins with a message of the role "
+                f"{odd.pop()!r}: give the answer alone (role 'assistant'), or with all of its prompt before it."
+            )
+    return _beside(Dataset.from_list(rows), dataset.remove_columns(["prompt", *names])) if any(repeats) else dataset
+
+
+def _answers(row: dict[str, Any]) -> list:
+    """All that follows the prompt of a row."""
+    return [text for name in ANSWERS if name in row for text in (row[name] if name == "completions" else [row[name]])]
+
+
+def _repeated(prompt: Any, answer: Any) -> int:
+    """Characters or messages of its prompt (but for blanks at its end) that an answer starts with, 0 for not all."""
+    if not isinstance(prompt, str):
+        said = [[(turn["role"], turn["content"]) for turn in turns] for turns in (prompt, answer)]
+        return len(prompt) if said[1][: len(prompt)] == said[0] and len(answer) > len(prompt) else 0
+    length = len(prompt) if answer.startswith(prompt) else len(prompt.rstrip())
+    return length if answer.startswith(prompt[:length]) and len(answer) > length else 0

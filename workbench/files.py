@@ -162,9 +162,9 @@ def read_json(path: str | Path) -> dict:
     return value
 
 
-def json_line(row: Mapping) -> str:
-    """One line of a JSON-lines file, `plain`; numbers keep every digit."""
-    return json.dumps(plain(row), ensure_ascii=False, allow_nan=False)
+def json_line(value: Any) -> str:
+    """Any value, `plain`, on one line that every JSON reader takes; numbers keep every digit."""
+    return json.dumps(plain(value), ensure_ascii=False, allow_nan=False)
 
 
 def plain(value: Any) -> Any:

@@ -18,7 +18,7 @@ def selected_rows(rows: Dataset, *, count: int, half: int = 0, labelers: str = "
     kept = range(len(rows)) if half == 0 else range(half - 1, len(rows), 2)
     if labelers:
         wanted = {name.strip() for name in labelers.split(",")}
-        names = rows["labeler"][:] if "labeler" in rows.column_names else []
+        names = [str(name) for name in rows["labeler"][:]] if "labeler" in rows.column_names else []
         if missing := wanted - set(names):
             found = ", ".join(sorted(set(names))) or "no column `labeler`"
             raise WorkbenchError(f"labelers names {', '.join(sorted(missing))}, but the data has {found}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from typing import Any
@@ -72,6 +73,9 @@ def kind_of(value: Any, where: str) -> str:
     if isinstance(value, list) and value and all(map(_is_message, value)):
         return "conversation"
     found = "missing" if value is None else f"{type(value).__name__} {repr(value)[:60]}"
+    if isinstance(value, list) and value:
+        odd = next(place for place, message in enumerate(value) if not _is_message(message))
+        found = f"list, whose item {odd} (the first is 0) is {repr(value[odd])[:80]}"
     raise WorkbenchError(
         f"{where} is {found}, expected text or a list of messages with 'role' and 'content' as text: correct the row."
     )
@@ -164,14 +168,22 @@ def _truth(value: Any) -> bool:
     return TRUTHS[str(value).strip().lower()]
 
 
-def _truths(values: Any) -> list[bool]:
+def _listed(values: Any) -> list:
+    """A list, perhaps written as JSON."""
+    values = json.loads(values) if isinstance(values, str) else values
     if not isinstance(values, list):
         raise TypeError
+    return values
+
+
+def _truths(values: Any) -> list[bool]:
+    values = _listed(values)
     return [_truth(value) for value in values]
 
 
 def _order(values: Any) -> list[int]:
-    if not isinstance(values, list) or not all(type(value) is int for value in values):
+    values = _listed(values)
+    if not all(type(value) is int for value in values):
         raise TypeError
     if sorted(values) != list(range(len(values))):
         raise ValueError

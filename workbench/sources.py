@@ -7,32 +7,47 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 import re
+import sys
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 import huggingface_hub
 import pyarrow.parquet
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, concatenate_datasets
 from huggingface_hub import HfApi
 
 from workbench.errors import WorkbenchError
-from workbench.files import resolve, shown
+from workbench.files import json_line, parse_json, plain, resolve, shown
 from workbench.hub import hub_answers
 
 Rows = list[dict[str, Any]]
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")  # "name" or "owner/name", with ":config" where there are several
-SPLITS = ("train", "test", "validation", "valid", "dev")  # names that mark a file of a folder as one split
+SPLITS = ("train", "test", "validation", "valid", "dev")  # names that mark a file or folder as one split
+SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}\.")  # how the Hub names the parts of a split
+ABOUT_ROWS = ("dataset_infos.json", "dataset_info.json")  # what the Hub's library writes beside rows
+NOT_JSON = re.compile("date|time|duration|interval|decimal|binary|map")  # in the names of Arrow types
 UNREACHABLE = "cannot be fetched (the Hub does not answer, and it is not in the cache)"
 
 
-def read_source(source: str, *, split: str = "train") -> Dataset:
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The rows of a data source."""
+
+    rows: Dataset
+    mixed: dict[str, list[Any]]  # values of columns that are text now, having no common type or none that JSON has
+    note: str  # which part of the source these rows are, "" where they are all of it
+
+
+def read_source(source: str, *, split: str = "train") -> Source:
     """The rows of a Hub dataset ("owner/name" or "owner/name:config"), file, saved dataset or folder of files.
 
     Relative paths start at the repository root; WorkbenchError names the file, and the line where there is one.
@@ -40,18 +55,21 @@ def read_source(source: str, *, split: str = "train") -> Dataset:
     if not source.strip():
         raise WorkbenchError("The data source is empty: name a Hub dataset, a file or a folder.")
     path = resolve(source)
-    if not path.exists() and HUB_ID.fullmatch(source) and not _suffix(source):
-        dataset = _read_hub(source, split)
-    elif not path.exists():
-        raise WorkbenchError(f"{shown(path)} does not exist: check the path (relative ones start at the repository).")
-    elif path.is_dir():
-        dataset = _read_folder(path, split)
-    else:
-        _require_train(path, split)
-        dataset = _to_dataset(_read_file(path), path)
-    if len(dataset) == 0:
+    with _explained(path):
+        if not path.exists() and HUB_ID.fullmatch(source) and not _suffix(source):
+            found = _read_hub(source, split)
+        elif not path.exists():
+            raise WorkbenchError(
+                f"{shown(path)} does not exist: check the path (relative ones start at the repository)."
+            )
+        elif path.is_dir():
+            found = _read_folder(path, split)
+        else:
+            _require_train(path, split)
+            found = _typed(_read_file(path))
+    if len(found.rows) == 0:
         raise WorkbenchError(f"{source} holds no rows (split {split!r}): give a source with at least one.")
-    return dataset
+    return found
 
 
 def _suffix(name: str) -> str:
@@ -83,71 +101,88 @@ def _explained(path: Path) -> Iterator[None]:
         raise WorkbenchError(
             f"{shown(path)} is a truncated or damaged gzip file ({error}): fetch or compress it again."
         ) from error
-    except UnicodeDecodeError as error:
-        raise WorkbenchError(
-            f"{shown(path)} is not UTF-8 text (byte {error.start}, {error.reason}): save it as UTF-8."
-        ) from error
     except OSError as error:
         raise WorkbenchError(f"{shown(path)} cannot be read ({error}): check the file and its permissions.") from error
 
 
+def _text(path: Path) -> str:
+    """What a file says in UTF-8, perhaps compressed, without its byte order mark."""
+    data = path.read_bytes()
+    data = gzip.decompress(data) if path.name.lower().endswith(".gz") else data
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = 1 + data.count(b"\n", 0, error.start)
+        raise WorkbenchError(
+            f"{shown(path)}, line {line} is not UTF-8 text (byte {error.start}, {error.reason}): save it as UTF-8."
+        ) from error
+
+
 def _read_json_lines(path: Path) -> Rows:
     """One JSON object per line, blank lines skipped."""
-    opener = gzip.open if path.name.lower().endswith(".gz") else open
-    with opener(path, "rt", encoding="utf-8-sig") as lines:
-        return [_parse_line(line, number, path) for number, line in enumerate(lines, start=1) if line.strip()]
+    rows = []
+    for number, line in enumerate(io.StringIO(_text(path), newline=None), start=1):
+        if line.isspace():
+            continue
+        try:
+            rows.append(parse_json(line))
+        except ValueError as error:
+            at = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+            raise WorkbenchError(
+                f"{shown(path)}, line {number} is not valid JSON ({at}): give one JSON object per line."
+            ) from error
+        if not isinstance(rows[-1], dict):
+            raise _no_object(rows[-1], f"{shown(path)}, line {number}")
+    return rows
 
 
-def _parse_line(line: str, number: int, path: Path) -> dict[str, Any]:
-    """The row on a line."""
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise WorkbenchError(
-            f"{shown(path)}, line {number} is not valid JSON ({error.msg} at column {error.colno}): "
-            "give one JSON object per line."
-        ) from error
-    return _require_object(row, f"{shown(path)}, line {number}")
-
-
-def _require_object(row: Any, where: str) -> dict[str, Any]:
-    """The row, if it is one."""
-    if not isinstance(row, dict):
-        raise WorkbenchError(f"{where} is {type(row).__name__}, expected an object of columns: write {{...}} per row.")
-    return row
+def _no_object(row: Any, where: str) -> WorkbenchError:
+    """The sentence about a row that is none."""
+    return WorkbenchError(f"{where} is {type(row).__name__}, expected an object of columns: write {{...}} per row.")
 
 
 def _read_json(path: Path) -> Rows:
     """A list of JSON objects."""
+    text = _text(path)
     try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
+        rows = parse_json(text)
+    except ValueError as error:
+        where = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise WorkbenchError(
-            f"{shown(path)}, line {error.lineno} is not valid JSON ({error.msg} at column {error.colno}): "
+            f"{shown(path)}{where} is not valid JSON ({error}): "
             "give one list of objects, or name it .jsonl if it has one object per line."
         ) from error
     if not isinstance(rows, list):
         raise WorkbenchError(f"{shown(path)} holds {type(rows).__name__}, expected a list of objects: write [{{...}}].")
-    return [_require_object(row, f"{shown(path)}, row {number}") for number, row in enumerate(rows)]
+    odd = next((number for number, row in enumerate(rows) if not isinstance(row, dict)), None)
+    if odd is not None:
+        raise _no_object(rows[odd], f"{shown(path)}, row {odd}")
+    return rows
 
 
 def _read_csv(path: Path) -> Rows:
     """Rows of text under a header line; nothing is guessed to be a number, so an answer "72" stays text."""
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines, strict=True)
-        rows = []
-        try:
-            for row in reader:
-                if None in row or None in row.values():
-                    raise WorkbenchError(
-                        f"{shown(path)}, line {reader.line_num} does not have the header's {len(reader.fieldnames)} "
-                        "columns: quote texts that hold commas or line breaks."
-                    )
-                rows.append(row)
-        except csv.Error as error:
-            raise WorkbenchError(
-                f"{shown(path)}, line {reader.line_num} is not valid CSV ({error}): correct it or use .jsonl."
-            ) from error
+    csv.field_size_limit(sys.maxsize)  # the library's own limit is 131072 characters, less than a long document has
+    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    header, rows, line = [], [], 1  # the line on which a row starts
+    try:
+        for values in reader:
+            if not header:
+                header = values
+            elif values and len(values) != len(header):
+                raise WorkbenchError(
+                    f"{shown(path)}, line {line} does not have the header's {len(header)} "
+                    "columns: quote texts that hold commas or line breaks."
+                )
+            elif values:
+                rows.append(dict(zip(header, values, strict=True)))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise WorkbenchError(
+            f"{shown(path)}, line {line} is not valid CSV ({error}): correct it or use .jsonl."
+        ) from error
+    if len(set(header)) < len(header):
+        raise WorkbenchError(f"{shown(path)} names a column twice ({', '.join(header)}): give each its own name.")
     return rows
 
 
@@ -155,7 +190,7 @@ def _read_parquet(path: Path) -> Rows:
     """The rows of a Parquet file."""
     try:
         return pyarrow.parquet.read_table(path).to_pylist()
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise WorkbenchError(f"{shown(path)} is not a whole Parquet file ({error}): fetch it again.") from error
 
 
@@ -168,30 +203,55 @@ READERS = {
 }
 
 
-def _read_folder(path: Path, split: str) -> Dataset:
+def _read_folder(path: Path, split: str) -> Source:
     """A saved dataset, or the files of a folder: those named after the split where any is named after one."""
-    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+    if is_saved(path):
         return _read_saved(path, split)
-    files = sorted(file for file in path.iterdir() if file.is_file() and _suffix(file.name))
-    if not files:
-        raise WorkbenchError(
-            f"{shown(path)} is neither a saved dataset nor does it hold files to read: use {', '.join(READERS)}."
-        )
-    words = {file: set(re.split(r"[^a-z]+", file.name.lower())) for file in files}
-    if any(words[file].intersection(SPLITS) for file in files):
-        chosen = [file for file in files if split in words[file]]
-        if not chosen:
-            names = ", ".join(file.name for file in files)
-            raise WorkbenchError(
-                f"{shown(path)} has no file for the split {split!r} (found: {names}): name one after it."
-            )
-    else:
+    files = data_files(path)
+    words = {file: set(re.split(r"[^a-z]+", file.relative_to(path).as_posix().lower())) for file in files}
+    chosen = [file for file in files if split in words[file]]
+    if not any(words[file].intersection(SPLITS) for file in files):
         _require_train(path, split)
         chosen = files
-    return _to_dataset([row for file in chosen for row in _read_file(file)], path)
+    if not chosen:
+        names = ", ".join(file.name for file in files)
+        raise WorkbenchError(f"{shown(path)} has no file for the split {split!r} (found: {names}): name one after it.")
+    parts = sorted({part[1] for part in map(SHARD.match, (file.name for file in chosen)) if part})
+    if len(parts) > 1:
+        raise WorkbenchError(
+            f"{shown(path)} has several splits {split!r} ({', '.join(parts)}): give one file, or a folder of one."
+        )
+    others = [file.name for file in files if file not in chosen]
+    return _typed([row for file in chosen for row in _read_file(file)], note=_split_note(shown(path), split, others))
 
 
-def _read_saved(path: Path, split: str) -> Dataset:
+def is_saved(path: Path) -> bool:
+    """Whether a folder is what `Dataset.save_to_disk` wrote."""
+    return (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
+
+
+def data_files(path: Path) -> list[Path]:
+    """The files of a folder that hold rows, or those of the only folder in it that has any, as on the Hub.
+
+    WorkbenchError where there are none, or several folders that are not the splits of one dataset.
+    """
+    if path == path.parent:
+        raise WorkbenchError(f"{path} is the whole disk: give the folder that holds the rows.")
+    for pattern in ("*", "*/*", "*/*/*"):
+        named = [file for file in sorted(path.glob(pattern)) if _suffix(file.name) and file.name not in ABOUT_ROWS]
+        files = [file for file in named if file.is_file() and "/." not in f"/{file.relative_to(path)}"]
+        places = sorted({file.parents[file.parent.name in SPLITS] for file in files})
+        if len(places) > 1:
+            names = ", ".join(place.name for place in places)
+            raise WorkbenchError(f"{shown(path)} holds several datasets ({names}): give the folder of one of them.")
+        if places:
+            return files
+    raise WorkbenchError(
+        f"{shown(path)} is neither a saved dataset nor does it hold files to read: use {', '.join(READERS)}."
+    )
+
+
+def _read_saved(path: Path, split: str) -> Source:
     """What `Dataset.save_to_disk` wrote, in memory, so that nothing is cached inside the user's folder."""
     try:
         saved = datasets.load_from_disk(str(path), keep_in_memory=True)
@@ -199,51 +259,63 @@ def _read_saved(path: Path, split: str) -> Dataset:
         raise WorkbenchError(f"{shown(path)} is not a whole saved dataset ({error}): save it again.") from error
     if not isinstance(saved, DatasetDict):
         _require_train(path, split)
-        return saved
+        saved = DatasetDict({split: saved})
     if split not in saved:
         raise WorkbenchError(f"{shown(path)} has no split {split!r}: use one of {', '.join(saved)}.")
-    return saved[split]
+    return _typed(_as_rows(saved[split]), note=_split_note(shown(path), split, set(saved) - {split}))
 
 
-def _to_dataset(rows: Rows, path: Path) -> Dataset:
-    """Rows as a dataset with the union of their columns; a column that a row lacks is None there."""
+def _as_rows(dataset: Dataset) -> Rows:
+    return dataset.with_format("arrow")[:].to_pylist()  # which leaves pictures and sounds as they are stored
+
+
+def _split_note(source: str, split: str, others: Iterable[str]) -> str:
+    """Which of several splits is read, "" where there is one."""
+    return f"Of {source} the split {split!r} is read, not {', '.join(sorted(others))}." if others else ""
+
+
+def _typed(rows: Rows, *, note: str = "") -> Source:
+    """Rows with the union of their columns; a column that a row lacks is None there."""
     columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
+    mixed, parts = {}, []
     for name, values in columns.items():
-        _require_one_type(values, name, path)
-        try:
-            Dataset.from_dict({name: values})
-        except (ValueError, TypeError, OverflowError, pyarrow.ArrowException) as error:
-            raise WorkbenchError(
-                f"{shown(path)}: column {name!r} does not have one type in all rows ({error}): give it one."
-            ) from error
-    return Dataset.from_dict(columns)
+        column = _column(name, values)
+        if column is None:
+            mixed[name] = values
+            column = Dataset.from_dict({name: [_as_text(plain(value)) for value in values]})
+        parts.append(column)
+    rows = concatenate_datasets(parts, axis=1) if parts else Dataset.from_dict({})
+    return Source(rows=rows, mixed=mixed, note=note)
 
 
-def _require_one_type(values: list[Any], name: str, path: Path) -> None:
-    """Name the first row whose type is not that of the rows before it."""
-    kinds = [float if type(value) is int else type(value) for value in values]
-    present = [row for row, value in enumerate(values) if value is not None]
-    odd = next((row for row in present if kinds[row] is not kinds[present[0]]), None)
-    if odd is not None:
-        raise WorkbenchError(
-            f"{shown(path)}: row {odd} (the first is 0), column {name!r} is {type(values[odd]).__name__}, but "
-            f"{type(values[present[0]]).__name__} in the rows before it: give the column one type."
-        )
+def _column(name: str, values: list[Any]) -> Dataset | None:
+    """A column of one type that JSON has, too, None where it is none."""
+    kinds = {float if type(value) is int else type(value) for value in values} - {type(None)}
+    with suppress(ValueError, TypeError, OverflowError, pyarrow.ArrowException):
+        column = Dataset.from_dict({name: values})
+        if len(kinds) < 2 and not NOT_JSON.search(str(column.data.schema.field(name).type)):
+            return column
+    return None
 
 
-def _read_hub(source: str, split: str) -> Dataset:
+def _as_text(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else json_line(value)
+
+
+def _read_hub(source: str, split: str) -> Source:
     """A dataset of the Hub, from the network or, where that is down, from this machine's cache."""
     name, _, config = source.partition(":")
     reachable = hub_answers(HfApi().dataset_info, name)
     try:
         with nullcontext() if reachable else _offline():
-            return datasets.load_dataset(name, config or None, split=split)
+            rows = datasets.load_dataset(name, config or None, split=split)
     except Exception as error:  # unknown configs and splits, gated repositories, broken files: each raises its own kind
         what = f"could not be loaded from the Hub ({_first_line(error)})" if reachable else UNREACHABLE
         raise WorkbenchError(
             f"{source!r} is no local file or folder and {what}: check the name, its :config and the split {split!r}, "
             f"or give a local file ({', '.join(READERS)})."
         ) from error
+    return _typed(_as_rows(rows), note=_split_note(source, split, set(rows.info.splits or ()) - {split}))
 
 
 def _first_line(error: Exception) -> str:

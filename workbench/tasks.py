@@ -6,6 +6,7 @@ comes as training rows and held-out rows, no prompt on both sides; a count of 0 
 
 import random
 from collections.abc import Callable
+from functools import cached_property
 
 import pandas as pd
 from datasets import Dataset
@@ -14,7 +15,6 @@ from workbench import files
 from workbench.datasets import (
     TIE,
     MissingColumn,
-    load_dataset_rows,
     parse_columns,
     split_by_prompt,
     to_standard,
@@ -24,6 +24,7 @@ from workbench.datasets import (
 from workbench.errors import WorkbenchError
 from workbench.runs import Run
 from workbench.schemas import STANDARD_COLUMNS, columns_of
+from workbench.sources import Source, data_files, is_saved, read_source
 from workbench.world import NOISE_PANEL, PANEL, Labeler, World, build_tokenizer
 
 HELD_OUT_SEED = 1_000_003  # held-out world rows are the same for every training seed
@@ -56,12 +57,16 @@ def task_inputs(dataset: str) -> dict[str, str]:
     """
     path = files.resolve(dataset)
     tables = path / "tables"
+    if path.is_dir() and not (path / "run.json").exists() and not is_saved(path):
+        data_files(path)  # a folder without rows is not read to its last byte first
     here = dataset != "world" and path.exists()
     return {"dataset": str(tables if tables.is_dir() else path)} if here else {}
 
 
 class WorldTask:
     """Endless rows from the embedded world; training and held-out prompts are disjoint by construction."""
+
+    notes: tuple[str, ...] = ()  # what to know of the data, in sentences
 
     def __init__(self, world: World):
         self.world = world
@@ -193,6 +198,16 @@ class FileTask:
             "people made (columns prompt, chosen, rejected) to 05_reward_model, or have people label samples first."
         )
 
+    @cached_property
+    def _found(self) -> Source:
+        """The source, which is read once."""
+        return read_source(self.source)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Which of several splits is read."""
+        return (self._found.note,) if self._found.note else ()
+
     def _sides(self, *schemas: str) -> tuple[Dataset, Dataset]:
         """All rows in the first schema that they fit, those for training and those held out."""
         return split_by_prompt(self._load(*schemas), held_out=self.held_out, seed=0)
@@ -208,7 +223,9 @@ class FileTask:
         errors = []
         for schema in named or schemas:
             try:
-                return load_dataset_rows(self.source, schema=schema, columns=self.columns)
+                return to_standard(
+                    self._found.rows, schema, source=self.source, columns=self.columns, mixed=self._found.mixed
+                )
             except WorkbenchError as error:
                 errors.append(error)
         raise next((error for error in errors if not isinstance(error, MissingColumn)), errors[0])
@@ -250,6 +267,8 @@ def _distinct(rows: Dataset) -> Dataset:
 
 class RunTask:
     """What an earlier run saved, on the world or data that it was given."""
+
+    notes: tuple[str, ...] = ()
 
     def __init__(self, run: Run):
         self.run = run
