@@ -6,7 +6,7 @@ from workbench.errors import WorkbenchError
 from workbench.feedback.live import live_agreement
 from workbench.feedback.order import shown_order
 from workbench.feedback.queues import Queue
-from workbench.feedback.session import Session, verdict
+from workbench.feedback.session import Session, answer, verdict
 from workbench.feedback.store import Store
 from workbench.records import Judgement
 
@@ -42,6 +42,26 @@ def session(tmp_path, labeler="ada", kind="pair", completions=("zero", "one"), c
 )
 def test_places_on_the_screen_become_indices_of_the_item(kind, answer, value, details):
     assert verdict(kind, answer, [2, 0, 1]) == (value, details)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("pair", {"choice": 1, "strength": 3}),
+        ("pair", {"choice": "tie"}),
+        ("ranking", {"groups": [[1], [0, 2]]}),
+        ("best_of", {"best": 2}),
+        ("rating", {"ratings": [7, None, 2], "flags": [["x"], [], ["y", "z"]]}),
+        ("rating", {"ratings": [7, 1, 2], "flags": [[], [], []]}),
+        ("correction", {"text": "better", "completion": 2}),
+        ("correction", {"text": "better", "completion": None}),
+    ],
+)
+def test_what_was_answered_is_read_back_from_what_was_stored(kind, said):
+    value, details = verdict(kind, said, [2, 0, 1])
+    again = answer({"kind": kind, "value": value, "details": details, "shown_order": [2, 0, 1]})
+    assert verdict(kind, again, [2, 0, 1]) == (value, details)
+    assert {name: list(map(sorted, each)) if name == "groups" else each for name, each in again.items()} == said
 
 
 @pytest.mark.parametrize(
@@ -122,6 +142,40 @@ def test_undo_shows_the_item_again(tmp_path):
     assert ada.view().item_id == first.item_id
     ada.judge(first.item_id, "f", "label", answer={"choice": "tie"}, elapsed_ms=1)
     assert [each.value for each in ada.store.judgements()] == ["tie"]
+
+
+def test_an_earlier_judgement_is_changed_in_its_own_order_and_the_log_keeps_both(tmp_path):
+    ada = session(tmp_path, judgements_per_item=1)
+    first = ada.view()
+    for number in range(3):
+        ada.judge(ada.view().item_id, f"e{number}", "label", answer={"choice": 0}, elapsed_ms=1, note=f"n{number}")
+    waiting = ada.view().item_id
+    assert [said["event_id"] for said in ada.past()] == ["e2", "e1", "e0"]
+    ada.review("e0")
+    shown = ada.view()
+    assert (shown.item_id, shown.shown_order, shown.done) == (first.item_id, first.shown_order, 3)
+    assert (shown.earlier["answer"], shown.earlier["note"], shown.can_undo) == ({"choice": 0}, "n0", False)
+    assert ada.judge(first.item_id, "e3", "label", answer={"choice": 1}, elapsed_ms=1) == "changed"
+    assert ada.view().item_id == waiting
+    stands = {each.event_id: each.value for each in ada.store.judgements()}
+    assert stands.keys() == {"e1", "e2", "e3"} and stands["e3"] == first.shown_order[1]
+    log = ada.store.log()
+    assert log["event_id"].tolist()[:3] == ["e0", "e1", "e2"] and log["action"].tolist()[3:] == ["undo", "label"]
+    assert ada.judge(waiting, "e4", "label", answer={"choice": 0}, elapsed_ms=1) == "saved"
+
+
+def test_an_earlier_judgement_that_is_only_looked_at_stands_whatever_happens(tmp_path):
+    ada = session(tmp_path)
+    ada.judge(ada.view().item_id, "e0", "skip", answer={}, elapsed_ms=1)
+    waiting = ada.view().item_id
+    assert ada.past()[0]["answer"] == {}
+    ada.review("e0")
+    ada.view()
+    with pytest.raises(WorkbenchError, match="is no pair"):
+        ada.judge(ada.view().item_id, "e1", "label", answer={}, elapsed_ms=1)
+    assert [each.value for each in session(tmp_path).store.judgements()] == ["skip"]  # as after a crash
+    assert ada.review("") == "left as it was"
+    assert ada.view().item_id == waiting
 
 
 def test_a_repeat_is_stored_as_such_and_may_be_undone(tmp_path):

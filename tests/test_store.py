@@ -87,6 +87,19 @@ def test_undo_is_a_row_and_the_item_can_be_judged_again(store):
     assert log["undoes"].tolist()[2] == log["seq"].tolist()[1]
 
 
+def test_a_judgement_in_the_place_of_another_is_stored_once_or_not_at_all(store):
+    store.record(judged("i0", 0, event_id="a"))
+    store.record(judged("i0", 0, labeler="bob", event_id="b"))
+    for _ in range(2):  # a repeated message changes nothing
+        store.replace(judged("i0", 1, event_id="c"))
+        assert [(each.event_id, each.value) for each in store.judgements()] == [("b", 0), ("c", 1)]
+    with pytest.raises(WorkbenchError, match="another judgement"):
+        store.replace(judged("i0", 0, event_id="b"))
+    assert len(store.judgements()) == 2
+    assert [row["event_id"] for row in store.latest("ada", "pair", 9)] == ["c"]
+    assert store.log()["action"].tolist() == ["label", "label", "undo", "label"]
+
+
 def test_undo_takes_back_only_ones_own_of_the_same_kind(store):
     store.record(judged("i0"))
     store.record(judged("i1", 0, kind="best_of"))

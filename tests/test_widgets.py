@@ -1,10 +1,14 @@
 """Labelling widgets without a browser: what becomes of the messages that a page would send."""
 
+import html
+import re
 import sys
 import threading
+from html.parser import HTMLParser
 from pathlib import Path
 
 import ipywidgets
+import mistune
 import pytest
 
 from workbench.errors import WorkbenchError
@@ -14,6 +18,7 @@ from workbench.feedback.queues import Queue
 from workbench.feedback.store import Store
 from workbench.feedback.widgets import annotate, keyed
 from workbench.feedback.widgets.button_forms import STRENGTHS
+from workbench.feedback.widgets.markup import DEEPEST, LONGEST, markup
 
 SOURCES = Path(widgets.__file__).parent
 SCRIPT = "<script>window.ran = true</script><img src=x onerror='window.ran = true'>"
@@ -236,6 +241,35 @@ def test_the_last_item_is_followed_by_the_reason_and_can_be_undone(path):
     assert widget.showing["item_id"] == "item-0"
 
 
+def test_a_past_judgement_is_listed_looked_at_and_changed(path):
+    widget = widget_of(path, "ranking")
+    item_id, at = widget.showing["item_id"], places(widget)
+    answer, value, _ = verdict("ranking", at)
+    judge(widget, answer, "e1", note="why")
+    turn = widget.showing["turn"]
+    assert send(widget, type="past", event_id="e2")["status"] == "listed"
+    assert widget.showing["turn"] == turn  # the item under way stays
+    (said,) = widget.past
+    assert (said["event_id"], said["item_id"], said["prompt"]) == ("e1", item_id, f"prompt {item_id[-1]}")
+    assert send(widget, type="review", of="e1", event_id="e3")["status"] == "looked"
+    assert (widget.showing["item_id"], places(widget)) == (item_id, at)
+    assert (widget.showing["earlier"]["answer"], widget.showing["earlier"]["note"]) == (answer, "why")
+    judge(widget, {"groups": answer["groups"][::-1]}, "e4")
+    judge(widget, {"groups": answer["groups"][::-1]}, "e4", turn=turn + 1)  # the message comes twice
+    assert "earlier" not in widget.showing
+    assert [(each.item_id, each.value) for each in stored(path)] == [(item_id, value[::-1])]
+
+
+def test_a_past_judgement_that_is_left_or_not_there_stands(path):
+    widget = widget_of(path)
+    judge(widget, {"choice": 0}, "e1")
+    assert send(widget, type="review", of="e1", event_id="e2")["status"] == "failed"  # never listed
+    send(widget, type="past", event_id="e3")
+    send(widget, type="review", of="e1", event_id="e4")
+    assert send(widget, type="review", of="", event_id="e5")["text"] == "left as it was"
+    assert [each.event_id for each in stored(path)] == ["e1"]
+
+
 def test_a_new_widget_goes_on_where_the_store_ends(path):
     first = widget_of(path)
     judge(first, {"choice": 0}, "e1")
@@ -313,6 +347,151 @@ def test_what_a_model_wrote_is_shown_as_it_is(path, text, buttons_only):
         assert widget.showing["prompt"] == said
         plain, chat = [{"role": "", "content": text}], [said[1]]
         assert sorted(widget.showing["completions"], key=str) == sorted([plain, chat], key=str)
+
+
+MARKDOWN = """# Title
+
+Some **bold**, *italic* and `code` of _any_
+kind:
+
+1. one
+2. two
+   - inner
+   - ```python
+     def f(x):
+         return x
+     ```
+
+Under
+-----
+
+> quoted
+> > twice
+
+| a | b |
+|---|:-:|
+| 1 | **2** |
+
+---
+
+~~~
+<b>tilde</b>
+~~~
+"""
+
+
+class Outline(HTMLParser):
+    """Tags and words of HTML in their order."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.found, self.hidden = [], {"thead", "tbody"}
+        self.feed(html)
+
+    def handle_starttag(self, tag, _):
+        self.found += [f"<{tag}>"] * (tag not in self.hidden)
+
+    def handle_endtag(self, tag):
+        self.found += [f"</{tag}>"] * (tag not in self.hidden)
+
+    def handle_data(self, data):
+        self.found += data.split()
+
+
+def html_of(nodes: list) -> str:
+    def written(node):
+        if isinstance(node, str):
+            return html.escape(node)
+        inner = "".join(map(written, node["nodes"]))
+        return f"<{node['tag']}>{inner}</{node['tag']}>"
+
+    return "".join(map(written, nodes))
+
+
+def test_markdown_has_the_structure_that_another_parser_finds():
+    theirs = mistune.create_markdown(plugins=["table"])(MARKDOWN)
+    theirs = re.sub(r'<pre><code(?: class="language-(.*?)")?>(.*?)</code>', r"<pre>\1 \2", theirs, flags=re.DOTALL)
+    ours = re.sub("</?small>", "", html_of(markup(MARKDOWN)))
+    assert Outline(ours).found == Outline(theirs).found
+
+
+PLAIN = {
+    "sentence": "the cat sat on the mat.\n\n  It is 3 - 2 = 1 year old: 12 + 4.",
+    "products": "2*3*4 = 24, 2**3**2, x*(y)*z, 5 * 6 * 7",
+    "names": "snake_case_name and __ and a_b_",
+    "formulas": r"$a{b}_{c} d{e}_{f}$, \(x_1*y*z\), \[\mathbf{W}_{1}\,\mathbf{W}_{2}\], $$a*b*c$$ and \\ \{",
+    "html": SCRIPT + "<svg onload=alert(1)></svg><!-- x --> &lt;b&gt; &#42;",
+    "links": "[a](javascript:alert(1)) ![b](http://x.org/p.png) <http://x.org> [c]: http://x.org 'title'",
+    "indented": "    a poem\n      in steps",
+    "blank": " \n\t\n",
+    "empty": "",
+    "rule of stars": "*" * 500,
+    "repeated rule": "- " * 500,
+    "fence of nothing": "```\n" * 200,
+    "numbers lost": "007. bond\n",
+    "cell lost": "| a |\n|---|\n| 1 | 2 |\n",
+    "too deep": "> " * (DEEPEST + 1) + "x",
+    "too deep a list": "".join("  " * depth + "- x\n" for depth in range(DEEPEST)),
+    "too long": "**b** " * (LONGEST // 6 + 1),
+}
+
+
+@pytest.mark.parametrize("text", PLAIN.values(), ids=PLAIN)
+def test_what_is_no_markdown_or_would_lose_something_is_shown_as_it_is(text):
+    assert markup(text) is None
+
+
+STRUCTURE = {"p", *(f"h{level}" for level in range(1, 7)), "strong", "em", "code", "pre", "small", "ol", "ul", "li"}
+STRUCTURE |= {"blockquote", "table", "thead", "tbody", "tr", "th", "td", "hr"}
+ODD = {
+    "html": f"**a** {SCRIPT} <a href='javascript:alert(1)'>x</a>",
+    "html in code": f"`{SCRIPT}`\n\n```html\n{SCRIPT}\n```",
+    "links": "**a** [b](javascript:alert(1)) ![c](//x.org/p.png)\n\n[d]: javascript:alert(2) 'e'",
+    "html block": f"<div>\n{SCRIPT}\n\n**a**\n</div>",
+    "language": "```<img src=x onerror=alert(1)>\nx\n```",
+    "numbers": "3. three\n3. three again\n7. seven",
+    "nested fences": "````md\n```py\nx\n```\n````",
+    "open fence": "so:\n```js\nlet a = '<b>'",
+    "formulas": r"# $x_1$ and \(a*b*c\)",
+    "chinese": "这是**重要**的",
+    "control": "**a**\x00\x1b[31m\u202eb\u2066\u200bc",
+    "combining": "*e\u0301* **👩‍👩‍👧** \u0e49",
+}
+
+
+@pytest.mark.parametrize("text", ODD.values(), ids=ODD)
+def test_of_markdown_no_letter_is_lost_and_nothing_but_structure_is_made(text):
+    tags, shown = set(), []
+
+    def read(nodes):
+        for node in nodes:
+            if isinstance(node, str):
+                shown.append(node)
+                continue
+            assert node.keys() <= {"tag", "nodes", "value"}
+            tags.add(node["tag"])
+            shown.append(str(node.get("value", "")))
+            read(node["nodes"])
+
+    read(markup(text))
+    assert tags <= STRUCTURE
+    letters = ["".join(filter(str.isalnum, each)) for each in (text, "".join(shown))]
+    assert letters[0] == letters[1]
+    kept = [part for part in re.split(r"[*`#\s]+", text) if "<" in part or "(" in part]
+    assert all(part in "".join(shown) for part in kept)  # HTML, links and formulas are there as they were written
+
+
+def test_the_page_is_told_the_markdown_of_what_it_shows(path):
+    item = {"item_id": "i", "prompt": "see `x`", "completions": ["**a**", [{"role": "assistant", "content": "plain"}]]}
+    widget = widget_of(path, items=[item])
+    prompt, *completions = widget.rendered
+    assert prompt == [[{"tag": "p", "nodes": ["see ", {"tag": "code", "nodes": ["x"]}]}]]
+    assert sorted(completions, key=str) == [
+        [None],
+        [[{"tag": "p", "nodes": ["", {"tag": "strong", "nodes": ["a"]}, ""]}]],
+    ]
+    judge(widget, {"choice": 0}, "e1")
+    assert widget.rendered == [[None]]
 
 
 def test_the_page_is_not_told_what_would_give_the_answer_away(path):

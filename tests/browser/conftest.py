@@ -130,6 +130,16 @@ class Notebook:
     def cell(self, index: int):
         return self.page.locator(".jp-Notebook .jp-CodeCell").nth(index)
 
+    def select(self, index: int) -> None:
+        self.page.evaluate(
+            """index => {
+                const {content} = window.jupyterapp.shell.currentWidget;
+                content.activeCellIndex = index;
+                content.mode = "command";
+            }""",
+            index,
+        )
+
     def state(self) -> dict:
         """What a key that the notebook takes would change."""
         return self.page.evaluate(

@@ -23,8 +23,35 @@ SCRIPT = "<script>window.ran = 1</script><img src=x onerror='window.ran = 1'><b>
 HEBREW = "שלום עולם"
 LONG = "an answer without an end " * 2000
 
+RICH = f"""# Title
+
+Some **bold** and *italic* text with `code`, 2*3*4.
+
+1. one
+3. three
+   - inner
+
+> quoted
+
+| a | b |
+|---|---|
+| 1 | 2 |
+
+```html
+{SCRIPT}
+```
+
+{SCRIPT} <svg onload='window.ran = 1'></svg> <a href='javascript:window.ran=1'>a</a> <!-- comment -->
+[link](javascript:window.ran=1) ![image](https://example.org/x.png) <https://example.org> &lt;
+
+{"unbroken" * 500}
+
+\u202eturned\u202c \x1b[31mred
+"""
+
 START = f"""
 import os
+import time
 from workbench.feedback.queues import Queue
 from workbench.feedback.widgets import annotate
 
@@ -41,6 +68,9 @@ chat = [{{"role": "user", "content": "Who?"}}, {{"role": "assistant", "content":
 hard = [[{SCRIPT!r}, "plain"], [chat, chat[1:]], [{LONG!r}, {LONG[:-4]!r} + "stop"],
         ["the cat sat on the mat", "the dog sat on a mat"]]
 prompts = ["prompt " + {SCRIPT!r}, chat, "long", "short"]
+rich = [{{"item_id": "rich", "prompt": "See `x`", "completions": [{RICH!r}, {RICH.replace("**bold", "**loud")!r}]}},
+        {{"item_id": "bare", "prompt": "p", "completions": ["", " \\n"]}},
+        {{"item_id": "same", "prompt": "p", "completions": ["the same", "the same"]}}]
 hard = [{{"item_id": f"hard-{{number}}", "prompt": prompt, "completions": both}}
         for number, (prompt, both) in enumerate(zip(prompts, hard))]
 print("kernel", os.getpid())
@@ -55,13 +85,19 @@ WIDGETS = {
     "best_of": 'show("best_of", "best_of", texts(4))',
     "correction": 'show("correction", "correction", texts(2))',
     "hard": 'show("pair", "hard", hard, instructions="Read <b>both</b>.")',
+    "rich": 'show("pair", "rich", rich)',
+    "past": 'show("rating", "past", texts(2))',
     "leaks": 'show("pair", "leaks", texts(2))',
     "refused": 'show("pair", "refused", texts(2))',
     "stopped": 'show("pair", "stopped", texts(2))',
     "reloaded": 'show("ranking", "reloaded", texts(4))',
     "killed": 'show("ranking", "killed", texts(4))',
     "shared": 'show("pair", "shared", texts(2, 6))',
+    "late": 'time.sleep("late" in globals()); late = show("pair", "late", texts(2)); late',  # a second, but at first
 }
+
+
+RUN_CELL = "() => void window.jupyterapp.commands.execute('notebook:run-cell')"  # without waiting for its end
 
 
 class Widget:
@@ -143,6 +179,36 @@ def test_the_guard_sees_requests_that_leave_the_machine(ada, tabs):
     assert any("ERR_FAILED" in complaint for complaint in tabs.complaints)
     tabs.outside.clear()
     tabs.complaints.clear()
+
+
+def test_the_first_widget_of_a_notebook_that_was_run_has_the_keys(ada, widget):
+    first, second = widget("pair_keys"), widget("pair_mouse")
+    expect(first.root).to_be_focused()
+    expect(first.root.locator(".wb-hint")).to_be_hidden()
+    expect(second.root.locator(".wb-hint")).to_have_text(re.compile("^Click here first"))
+    before = ada.state()
+    for key in "ddxa0":  # in the notebook, they delete, cut and insert cells and restart the kernel
+        ada.page.keyboard.press(key)
+    assert ada.state() == before
+    assert first.root.get_attribute("data-version") == "1"
+    ada.page.keyboard.press("d")  # no more differences
+
+
+def test_a_widget_that_comes_while_somebody_types_leaves_the_focus_there(ada, widget):
+    late, editor = widget("late"), ada.cell(0).locator(".cm-content")
+    ada.select(len(WIDGETS))
+    ada.page.evaluate(RUN_CELL)
+    editor.click()
+    expect(late.root).to_have_count(0)  # the cell is running
+    expect(late.root).to_be_visible(timeout=ANSWER_MS)
+    expect(editor).to_be_focused()
+    expect(late.root.locator(".wb-hint")).to_be_visible()
+    ada.select(len(WIDGETS))
+    ada.page.evaluate(RUN_CELL)
+    expect(late.root).to_have_count(0)
+    expect(late.root).to_be_focused(timeout=ANSWER_MS)
+    late.root.click(position={"x": 5, "y": 5})
+    expect(late.root.locator(".wb-hint")).to_be_hidden()
 
 
 def test_pair_by_keys(widget):
@@ -322,6 +388,79 @@ def test_a_correction_by_keys_and_by_mouse(widget):
     field.press_sequentially("From nothing")
     correction.answered(lambda: correction.click("submit"))
     assert (correction.stored()[1].value, correction.stored()[1].details) == ("From nothing", {})
+    first = correction.shown()[0]
+    correction.press("n")
+    correction.page.keyboard.type("why")
+    correction.answered(lambda: correction.page.keyboard.press("Control+Enter"))
+    assert (correction.stored()[2].note, correction.stored()[2].details) == ("why", {"completion": first})
+    correction.judged("2", "Control+Enter")  # from the widget itself, and from a button
+    correction.answered(lambda: correction.button("skip").press("Control+Enter"))
+    assert [value.split()[0] for value in correction.values()[2:]] == ["completion"] * 3
+
+
+def test_markdown_is_shown_as_such_and_nothing_in_it_runs_or_loads(widget):
+    rich = widget("rich")
+    shown = rich.root.locator(".wb-completion").first
+    tags = shown.evaluate("each => [...new Set([...each.querySelectorAll('.wb-text *')].map(made => made.localName))]")
+    blocks = {"h1", "p", "ol", "ul", "li", "blockquote", "table", "thead", "tbody", "tr", "th", "td", "pre"}
+    assert set(tags) == blocks | {"strong", "em", "code", "small"}
+    attributes = "each => [...each.querySelectorAll('.wb-text *')].flatMap(made => made.getAttributeNames())"
+    assert set(shown.evaluate(attributes)) == {"dir", "value"}
+    assert [each.evaluate("item => item.value") for each in shown.locator("ol > li").all()] == [1, 3]
+    text = shown.inner_text()
+    assert text.count(SCRIPT) == 2
+    for part in ("2*3*4", "[link](javascript:window.ran=1)", "![image](https://example.org/x.png)", "<!-- comment -->"):
+        assert part in text
+    assert "⟨U+202E⟩turned" in text and "⟨U+001B⟩[31mred" in text
+    assert rich.root.evaluate("root => root.scrollWidth <= root.clientWidth")
+    assert shown.evaluate("each => each.scrollWidth <= each.clientWidth")
+    rich.press("d")
+    assert sorted(rich.root.locator("strong > mark").all_inner_texts()) == ["bold", "loud"]
+    rich.press("m")
+    assert sorted(rich.root.locator("mark").all_inner_texts()) == ["**bold**", "**loud**"]
+    expect(rich.root.locator(".wb-text strong")).to_have_count(0)
+    assert "| a | b |\n|---|---|" in shown.inner_text()
+    expect(rich.root.locator(".wb-prompt")).to_have_text("See `x`")
+    rich.click("raw")
+    expect(rich.root.locator(".wb-prompt code")).to_have_text("x")
+    rich.judged("1")
+    assert sorted(rich.root.locator(".wb-card .wb-text").all_inner_texts()) == [" \n(only blanks)", "(empty)"]
+    expect(rich.button("raw")).to_be_hidden()
+    rich.judged("3")
+    expect(rich.status).to_have_text(re.compile("No word differs"))
+    assert rich.page.evaluate("window.ran") is None
+
+
+def test_a_past_judgement_is_looked_at_left_and_changed(widget):
+    past = widget("past")
+    shown = past.shown()
+    past.press("6", "2")
+    past.judged("Enter")
+    past.judged("s")
+    past.press("5")  # an answer under way
+    under_way, rows = past.root.get_attribute("data-item-id"), past.root.locator(".wb-past button")
+    past.answered(lambda: past.press("p"))
+    assert [re.sub(r", [\d:]+\s[AP]M$", "", each) for each in rows.all_inner_texts()] == [
+        "prompt 1 (item-1): skipped",
+        "prompt 0 (item-0): 6, 2",
+    ]
+    expect(rows.first).to_be_focused()
+    past.page.keyboard.press("Tab")
+    past.answered(lambda: past.page.keyboard.press("Enter"))
+    assert (past.root.get_attribute("data-item-id"), past.shown()) == ("item-0", shown)
+    expect(past.root.locator(".wb-question")).to_contain_text("You said: 6, 2")
+    expect(past.button("rate-1-6")).to_have_attribute("aria-pressed", "true")
+    past.answered(lambda: past.press("Escape"))
+    assert past.root.get_attribute("data-item-id") == under_way
+    expect(past.button("rate-1-5")).to_have_attribute("aria-pressed", "true")
+    assert len(past.values()) == 2
+    past.answered(lambda: past.click("past"))
+    past.answered(lambda: past.click("past-2"))
+    past.press("3")
+    past.judged("Enter")
+    assert [past.stored()[1].value[index] for index in shown] == [3, 2]
+    assert (past.stored()[0].value, len(past.values())) == ("skip", 2)
+    assert past.root.get_attribute("data-item-id") == under_way
 
 
 def test_texts_are_shown_as_they_are_and_long_ones_scroll(widget):
@@ -480,6 +619,7 @@ def test_a_killed_kernel_loses_nothing_that_was_saved(ada, widget):
     expect(ada.page.locator(".jp-Dialog")).to_have_count(0)
     ranking.press("4", "3", "2", "1", "Enter")
     expect(ranking.status).to_contain_text("NOT SAVED", timeout=ANSWER_MS)
+    expect(ranking.status).to_contain_text("run this cell again")
     assert ranking.root.get_attribute("data-item-id") == item
     ada.wait_until_idle()
     ada.run(after=ada.kernel)
@@ -491,6 +631,17 @@ def test_a_killed_kernel_loses_nothing_that_was_saved(ada, widget):
     assert ranking.values() == [*saved, [[shown[3]], [shown[2]], [shown[1]], [shown[0]]]]
     with sqlite3.connect(ranking.store) as other:
         assert other.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_after_a_restart_of_the_kernel_a_widget_says_to_run_its_cell_again(ada, widget):
+    pair = widget("leaks")
+    ada.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    expect(pair.status).to_contain_text("The kernel was restarted")
+    expect(pair.status).to_contain_text("run this cell again")
+    pair.press("1")
+    expect(pair.status).to_have_text(re.compile("^NOT SAVED.*run this cell again"))
+    expect(pair.button("retry")).to_be_hidden()
+    assert pair.values() == []
 
 
 LUMINANCES = """root => {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from workbench.errors import WorkbenchError
@@ -16,6 +16,7 @@ from workbench.feedback.validity import labeler_name, require_kind
 from workbench.records import Judgement
 
 RECENT = 20  # judgements that the time left is estimated from
+LISTED = 200  # judgements in the list of past ones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,7 @@ class View:
     agreement: str  # how far labelers agree so far, "" where nothing can be said
     message: str
     can_undo: bool
+    earlier: Mapping[str, Any]  # what was said of it before, where that is looked at again: see `Session.past`
 
 
 @dataclass(kw_only=True)
@@ -45,6 +47,8 @@ class Session:
     kind: str
     _turn: Turn = field(default=Turn(), init=False)
     _again: str = field(default="", init=False)  # an item whose judgement was just undone
+    _past: dict[str, dict] = field(default_factory=dict, init=False)  # judgements that were listed, by event id
+    _reviewed: dict[str, Any] = field(default_factory=dict, init=False)  # the one that is looked at again
 
     def __post_init__(self) -> None:
         self.labeler = labeler_name(self.labeler)
@@ -53,7 +57,10 @@ class Session:
 
     def view(self) -> View:
         """The item to judge now; the same until it is judged, after a restart too."""
-        self._turn = self.queue.turn(self.store, self.labeler, self.kind, first=self._again)
+        if before := self._reviewed:
+            self._turn = replace(self._turn, item_id=before["item_id"], repeat=before["repeat"])
+        else:
+            self._turn = self.queue.turn(self.store, self.labeler, self.kind, first=self._again)
         item = self.store.item(self._turn.item_id) if self._turn.item_id else {"prompt": "", "completions": []}
         order = self._order()
         return View(
@@ -67,7 +74,8 @@ class Session:
             seconds_left=self._seconds_left(),
             agreement=live_agreement(self.store, self.kind),
             message=self._turn.reason,
-            can_undo=self._turn.done > 0,
+            can_undo=self._turn.done > 0 and not before,
+            earlier=self._said(before) if before else {},
         )
 
     def judge(
@@ -98,6 +106,10 @@ class Session:
             event_id=event_id,
             repeat=self._turn.repeat,
         )
+        if self._reviewed:
+            self.store.replace(judgement)
+            self._reviewed = {}
+            return "changed"
         try:
             self.store.record(judgement)
         except AlreadyJudged:
@@ -111,10 +123,28 @@ class Session:
         self._again = item_id
         return "undone" if item_id else "there is nothing to undo"
 
+    def past(self) -> list[dict[str, Any]]:
+        """The labeler's last judgements, the latest first: event_id, item_id, created_at, note, prompt and answer.
+
+        The prompt is its beginning; the answer speaks of places as they were shown, and is {} for a skip.
+        """
+        self._past = {row["event_id"]: row for row in self.store.latest(self.labeler, self.kind, LISTED)}
+        return [self._said(row) for row in self._past.values()]
+
+    def review(self, event_id: str) -> str:
+        """Show the item of a listed judgement, to change it; with "" that stays, and the next item is shown."""
+        self._reviewed = self._past[event_id] if event_id else {}
+        return "" if event_id else "left as it was"
+
+    def _said(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        prompt = self.store.item(row["item_id"])["prompt"]
+        told = {name: row[name] for name in ("event_id", "item_id", "created_at", "note")}
+        return told | {"prompt": prompt if isinstance(prompt, str) else prompt[-1]["content"], "answer": answer(row)}
+
     def _order(self) -> list[int]:
         """Another order when the item comes again, so that places remembered do not count as consistency."""
-        if not self._turn.item_id:
-            return []
+        if self._reviewed or not self._turn.item_id:
+            return self._reviewed.get("shown_order", [])
         shown_as = self._turn.item_id if not self._turn.repeat else f"{self._turn.item_id} again {self._turn.repeat}"
         return shown_order(self.labeler, shown_as, len(self.store.item(self._turn.item_id)["completions"]))
 
@@ -162,6 +192,24 @@ def _correction(answer: Mapping[str, Any], order: Sequence[int]) -> tuple[Any, d
 
 
 _READ = {"pair": _pair, "ranking": _ranking, "best_of": _best_of, "rating": _rating, "correction": _correction}
+
+
+def answer(judged: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer of which `verdict` made the value and the details of a judgement; {} of a skip."""
+    kind, value, details, order = (judged[name] for name in ("kind", "value", "details", "shown_order"))
+    place = {index: place for place, index in enumerate(order)}
+    if value == "skip":
+        return {}
+    if kind == "pair":
+        return {"choice": place.get(value, value), **details}
+    if kind == "ranking":
+        return {"groups": [[place[index] for index in group] for group in value]}
+    if kind == "best_of":
+        return {"best": place[value]}
+    if kind == "correction":
+        return {"text": value, "completion": place.get(details.get("completion"))}
+    flags = details.get("flags", [[] for _ in order])
+    return {"ratings": [value[index] for index in order], "flags": [flags[index] for index in order]}
 
 
 def _index(place: Any, order: Sequence[int]) -> int:

@@ -111,6 +111,18 @@ class Store:
         with self.transaction():
             return sum(self._insert(judgement) for judgement in judgements)
 
+    def replace(self, judgement: Judgement) -> None:
+        """`record`, where what the labeler said of the item before no longer counts; both stay in the log."""
+        labeler_name(judgement.labeler)
+        require_verdict(judgement, self.item(judgement.item_id))
+        key = (judgement.kind, judgement.labeler, judgement.item_id, judgement.repeat)
+        where = "WHERE kind = ? AND labeler = ? AND item_id = ? AND repeat = ? AND event_id <> ?"
+        with self.transaction() as db:
+            before = db.execute(f"SELECT seq FROM current_judgement {where}", (*key, judgement.event_id)).fetchone()
+            if before:
+                self._take_back(*before, key, uuid.uuid4().hex)
+            self._insert(judgement)
+
     def knows(self, event_id: str) -> bool:
         """Whether an event was written, undone or not."""
         with self._explained():
@@ -136,11 +148,7 @@ class Store:
             if last is None:
                 return ""
             seq, item_id, repeat = last
-            self._db.execute(
-                "INSERT INTO judgement(event_id, item_id, labeler, kind, repeat, action, value, details, shown_order, "
-                "elapsed_ms, note, created_at, undoes) VALUES(?, ?, ?, ?, ?, 'undo', 'null', '{}', '[]', 0, '', ?, ?)",
-                (event_id, item_id, labeler, kind, repeat, time.time(), seq),
-            )
+            self._take_back(seq, (kind, labeler, item_id, repeat), event_id)
         return item_id
 
     def judgements(self, kind: str = "") -> list[Judgement]:
@@ -150,6 +158,10 @@ class Store:
     def table(self, kind: str = "") -> pd.DataFrame:
         """`judgements` as a table, with created_at in Unix seconds."""
         return pd.DataFrame(self._current(kind), columns=[*JUDGEMENT_FIELDS, "created_at"])
+
+    def latest(self, labeler: str, kind: str, count: int) -> list[dict[str, Any]]:
+        """The labeler's last judgements of a kind that stand, the latest first: their fields, and created_at."""
+        return self._rows("WHERE labeler = ? AND kind = ? ORDER BY seq DESC LIMIT ?", (labeler, kind, count))
 
     def recent_times(self, labeler: str, kind: str, count: int) -> list[float]:
         """Seconds that the labeler's last `count` judgements of a kind took, those that nobody measured left out."""
@@ -191,6 +203,13 @@ class Store:
                     self._db.execute("ROLLBACK")
                 raise
 
+    def _take_back(self, seq: int, key: tuple[str, str, str, int], event_id: str) -> None:
+        self._db.execute(
+            "INSERT INTO judgement(event_id, kind, labeler, item_id, repeat, action, value, details, shown_order, "
+            "elapsed_ms, note, created_at, undoes) VALUES(?, ?, ?, ?, ?, 'undo', 'null', '{}', '[]', 0, '', ?, ?)",
+            (event_id, *key, time.time(), seq),
+        )
+
     def _insert(self, judgement: Judgement) -> bool:
         key = (judgement.kind, judgement.labeler, judgement.item_id, judgement.repeat)
         asked = "SELECT kind, labeler, item_id, repeat, value FROM judgement WHERE event_id = ?"
@@ -220,10 +239,13 @@ class Store:
         return True
 
     def _current(self, kind: str) -> list[dict[str, Any]]:
-        names = COLUMNS.split(", ")
         where, values = ("WHERE kind = ?", (kind,)) if kind else ("", ())
+        return self._rows(f"{where} ORDER BY seq", values)
+
+    def _rows(self, which: str, values: Sequence[Any]) -> list[dict[str, Any]]:
+        names = COLUMNS.split(", ")
         with self._explained():
-            found = self._db.execute(f"SELECT {COLUMNS} FROM current_judgement {where} ORDER BY seq", values).fetchall()
+            found = self._db.execute(f"SELECT {COLUMNS} FROM current_judgement {which}", values).fetchall()
         rows = [dict(zip(names, row, strict=True)) for row in found]
         for row in rows:
             for column in ("value", "details", "shown_order"):

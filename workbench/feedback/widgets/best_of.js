@@ -12,6 +12,7 @@ function makeKind(frame) {
     keys: [["1–9", "this one is best"]],
     actions: [],
     fresh: () => ({}),
+    words: ({ best }) => `${best + 1} is best`,
     build: (item) => [cardGrid(item.completions.map((_, index) => buildCard(index)))],
     draw() {},
     press(key) {

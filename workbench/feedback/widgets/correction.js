@@ -48,7 +48,12 @@ function makeKind(frame) {
       button("edit", "Edit", "e", () => field.focus()),
       button("submit", "Save the text", "Ctrl+⏎", () => frame.act(submit)),
     ],
-    fresh: (item) => ({ completion: item.completions.length ? 0 : null, texts: {} }),
+    fresh({ completions, earlier }) {
+      const { text, completion = completions.length ? 0 : null } = earlier?.answer ?? {};
+      return { completion, texts: text === undefined ? {} : { [completion]: text } };
+    },
+    words: ({ text }) => `“${text.slice(0, 40)}${text.length > 40 ? "…" : ""}”`,
+    save: submit,
     build(item) {
       cards = item.completions.map((_, index) => buildCard(index));
       return [cardGrid(cards.map(({ card }) => card)), buildField(item)];
@@ -68,12 +73,6 @@ function makeKind(frame) {
       else if (key === "e" || key === "Enter") field.focus();
       else return false;
       return true;
-    },
-    // in the field every key is text but this one
-    type(event) {
-      const saves = event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target === field;
-      if (saves) submit();
-      return saves;
     },
   };
 }

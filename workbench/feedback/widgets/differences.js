@@ -1,9 +1,9 @@
-// Which words of two completions are not in their longest common subsequence of words.
+// Which words of two completions, as they are shown, are not in their longest common subsequence of words.
 
 const LARGEST_TABLE = 4e6; // cells, 8 MB and a few hundredths of a second
 
-function wordsOf(messages) {
-  return messages.flatMap(({ content }) => content.split(/\s+/).filter(Boolean));
+function wordsOf(shown) {
+  return textNodes(shown).flatMap(({ data }) => data.split(/\s+/).filter(Boolean));
 }
 
 // {left, right, exact}: a flag per word, true where it differs. Texts too long for the table are compared word by

@@ -27,20 +27,65 @@ function setDisabled(made, disabled) {
   made.ariaDisabled = String(disabled);
 }
 
-// Puts messages [{role, content}] into `parent`; words whose number is in `marks` are highlighted.
-function fillMessages(parent, messages, marks) {
-  let start = 0;
+// A button that shows and hides a panel, and says which of the two.
+function toggle(frame, action, label, key, start, pressed) {
+  let on = start;
+  const flip = () => {
+    on = !on;
+    node.setAttribute("aria-pressed", String(on));
+    pressed(on);
+  };
+  const node = button(action, label, key, () => frame.act(flip));
+  node.setAttribute("aria-pressed", String(on));
+  return { node, flip };
+}
+
+// Characters that are not seen, or turn the text after them round, are shown by name.
+function visible(text) {
+  const named = (each) => `⟨U+${each.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`;
+  return text.replace(/[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g, named);
+}
+
+// The element of a node {tag, nodes, value} of Markdown, or its text.
+function built(node) {
+  if (typeof node === "string") return document.createTextNode(visible(node));
+  const made = element(node.tag);
+  made.dir = "auto"; // right-to-left scripts read from the right
+  if (node.value !== undefined) made.value = node.value;
+  for (const each of node.nodes) made.append(built(each));
+  return made;
+}
+
+// Puts messages [{role, content}] into `parent`; those whose Markdown is in `rendered` as that, the others as they are.
+function fillMessages(parent, messages, rendered = []) {
   parent.replaceChildren(
-    ...messages.map(({ role, content }) => {
+    ...messages.map(({ role, content }, index) => {
       const block = element("div", role ? `wb-message wb-from-${role.replace(/\W/g, "")}` : "wb-message");
       if (role) block.append(element("span", "wb-role", role));
-      const text = element("div", "wb-text", marks ? undefined : content);
-      text.dir = "auto"; // right-to-left scripts read from the right
-      if (marks) start = appendWords(text, content, marks, start);
+      const text = element("div", rendered[index] ? "wb-text wb-rendered" : "wb-text");
+      text.dir = "auto";
+      for (const node of rendered[index] || [content]) text.append(built(node));
+      if (!content.trim()) text.append(element("span", "wb-end", content ? "(only blanks)" : "(empty)"));
       block.append(text);
       return block;
     }),
   );
+}
+
+function textNodes(parent) {
+  const walker = document.createTreeWalker(parent, NodeFilter.SHOW_TEXT), found = [];
+  while (walker.nextNode()) if (walker.currentNode.parentElement.closest(".wb-text")) found.push(walker.currentNode);
+  return found;
+}
+
+// Highlights the words in `parent` whose number is in `marks`.
+function markWords(parent, marks) {
+  let start = 0;
+  for (const node of textNodes(parent)) {
+    const made = document.createDocumentFragment();
+    start = appendWords(made, node.data, marks, start);
+    node.replaceWith(made);
+  }
 }
 
 // Appends `content` in runs of marked and of plain words, and returns the number of its last word plus one. White

@@ -3,7 +3,7 @@
 //
 // A kind has: question, keys [[keys, what they do]], actions (its buttons), fresh(item) -> empty answer (plain JSON,
 // kept in frame.state), build(item) -> nodes of the item, draw() shows frame.state, press(key) -> used or not; where it
-// has text fields, type(event) -> used or not; where it listens to the model, close().
+// has an answer to complete, save(); where it listens to the model, close(). words(answer) are for the list of past ones.
 
 function render({ model, el: host }) {
   const root = element("section", "wb-annotate");
@@ -12,7 +12,7 @@ function render({ model, el: host }) {
   root.dataset.kind = model.get("kind");
   const frame = { model, root, item: model.get("showing"), state: {}, texts: [], notice: "" };
   const saver = makeSaver(model, () => panels && panels.drawStatus());
-  let shownAt = 0, marked = false, panels = null;
+  let shownAt = 0, marked = false, raw = false, panels = null;
 
   frame.submit = (answer, action = "label") => {
     if (!frame.item.item_id) return;
@@ -23,10 +23,12 @@ function render({ model, el: host }) {
   };
   frame.skip = () => frame.submit({}, "skip");
   frame.undo = () => {
-    if (model.get("progress").can_undo) saver.send({ type: "undo", turn: frame.item.turn });
+    if (model.get("progress").can_undo) frame.send({ type: "undo" });
     else frame.say("There is nothing to undo.");
   };
-  frame.look = () => saver.send({ type: "look", turn: frame.item.turn }); // others may have left something by now
+  frame.send = (message) => saver.send({ ...message, turn: frame.item.turn });
+  frame.look = () => frame.send({ type: "look" }); // others may have left something by now
+  frame.leave = () => frame.send({ type: "review", of: "" });
   frame.say = (text) => {
     frame.notice = text;
     panels.drawStatus();
@@ -45,17 +47,18 @@ function render({ model, el: host }) {
     act();
     if (!byKey) root.focus({ preventScroll: true });
   };
-  frame.markDifferences = (on) => {
-    marked = on;
-    fillTexts();
-  };
+  frame.markDifferences = (on) => fillTexts((marked = on));
+  frame.showRaw = (on) => fillTexts((raw = on));
 
   function fillTexts() {
-    const { completions } = frame.item;
-    const both = marked && completions.length === 2;
-    const { left, right, exact } = both ? wordDifferences(...completions.map(wordsOf)) : {};
-    frame.texts.forEach((text, index) => fillMessages(text, completions[index], both && [left, right][index]));
-    if (both && !exact) frame.say("Long texts: only words that the other one does not contain are marked.");
+    const { prompt, completions } = frame.item, rendered = raw ? [] : model.get("rendered");
+    fillMessages(panels.prompt, prompt, rendered[0]);
+    frame.texts.forEach((text, index) => fillMessages(text, completions[index], rendered[index + 1]));
+    if (!marked || completions.length !== 2) return;
+    const { left, right, exact } = wordDifferences(...frame.texts.map(wordsOf));
+    [left, right].forEach((marks, index) => markWords(frame.texts[index], marks));
+    if (!exact) frame.say("Long texts: only words that the other one does not contain are marked.");
+    else if (!left.includes(true) && !right.includes(true)) frame.say("No word differs.");
   }
 
   function show(item) {
@@ -64,9 +67,8 @@ function render({ model, el: host }) {
     frame.texts = [];
     const draft = item.item_id ? readDraft(frame) : {};
     frame.state = { ...kind.fresh(item), ...draft.state };
-    panels.note.field.value = draft.note || "";
-    panels.note.node.hidden = !draft.note;
-    fillMessages(panels.prompt, item.prompt);
+    panels.note.field.value = draft.note ?? item.earlier?.note ?? "";
+    panels.note.node.hidden = !panels.note.field.value;
     panels.prompt.hidden = panels.question.hidden = !item.item_id;
     panels.body.replaceChildren(...(item.item_id ? kind.build(item) : [panels.over()]));
     fillTexts();
@@ -81,13 +83,14 @@ function render({ model, el: host }) {
   function update() {
     const item = model.get("showing"), reply = model.get("reply"), moved = item.turn !== frame.item.turn;
     const mine = saver.replied(reply);
+    if (mine || moved) frame.notice = reply.status === "failed" ? "" : reply.text;
     if (moved) {
-      if (reply.status === "saved") writeDraft(frame, null);
+      if (reply.status === "saved" || frame.item.earlier) writeDraft(frame, null);
       if (!mine) saver.forget();
       show(item);
     }
-    if (mine || moved) frame.notice = reply.status === "failed" ? "" : reply.text;
     panels.draw();
+    if (mine && reply.status === "listed") panels.past.draw();
     root.dataset.itemId = item.item_id;
     root.dataset.version = model.get("version");
   }
@@ -101,14 +104,16 @@ function render({ model, el: host }) {
     } else if (inField && !event.isComposing && leavesField(event)) {
       event.preventDefault();
       root.focus({ preventScroll: true });
-    } else if (inField) {
-      if (kind.type && kind.type(event)) event.preventDefault();
-    } else if (!command && !event.altKey && !event.repeat && !pressesButton(event)) {
+    } else if (command && event.key === "Enter" && kind.save && frame.item.item_id) {
+      event.preventDefault();
+      kind.save();
+    } else if (!inField && !command && !event.altKey && !event.repeat && !pressesButton(event)) {
       const used = (frame.item.item_id && kind.press(event.key)) || panels.press(event.key);
       if (used) event.preventDefault();
     }
   }
-  const leavesField = ({ key, target }) => key === "Escape" || (key === "Enter" && target.matches("input"));
+  const leavesField = ({ key, target, ctrlKey, metaKey }) =>
+    key === "Escape" || (key === "Enter" && !ctrlKey && !metaKey && target.matches("input"));
   const pressesButton = ({ key, target }) => target.matches("button") && (key === "Enter" || key === " ");
 
   const kind = makeKind(frame);
@@ -119,8 +124,13 @@ function render({ model, el: host }) {
   show(frame.item);
   update();
   model.on("change:version", update);
+  model.on("comm_live_update", saver.lose); // the kernel was restarted, or had been before the page was loaded:
+  if (host.classList.contains("jupyter-widgets-disconnected")) saver.lose();
+  const waiting = takeFocusOnce(model, root);
   return () => {
+    waiting.disconnect();
     model.off("change:version", update);
+    model.off("comm_live_update", saver.lose);
     if (kind.close) kind.close();
   };
 }

@@ -10,10 +10,11 @@ from typing import Any
 import anywidget
 import traitlets
 
+from workbench.feedback.widgets.markup import markup
 from workbench.feedback.widgets.turns import Reply, Turns, messages
 
 HERE = Path(__file__).parent
-SHARED = ("elements.js", "differences.js", "saving.js", "drafts.js", "panels.js")
+SHARED = ("elements.js", "differences.js", "saving.js", "drafts.js", "focus.js", "past.js", "panels.js")
 
 
 def front_end(kind: str) -> str:
@@ -33,7 +34,10 @@ class AnnotationWidget(anywidget.AnyWidget):
     labeler = traitlets.Unicode().tag(sync=True)
     instructions = traitlets.Unicode().tag(sync=True)
     flags = traitlets.List(traitlets.Unicode()).tag(sync=True)  # the labeler may add to it
-    showing = traitlets.Dict().tag(sync=True)  # turn, item_id ("" when nothing is left), prompt, completions
+    showing = traitlets.Dict().tag(sync=True)  # turn, item_id ("" when nothing is left), prompt, completions, earlier?
+    rendered = traitlets.List().tag(sync=True)  # of the prompt and of each completion, the `markup` of its messages
+    past = traitlets.List().tag(sync=True)  # judgements, the latest first: see `Session.past`
+    fresh = traitlets.Bool(True).tag(sync=True)  # until a page has shown it
     progress = traitlets.Dict().tag(sync=True)  # done, total, seconds_left, agreement, message, can_undo
     reply = traitlets.Dict().tag(sync=True)  # event_id, status, text
     version = traitlets.Int(0).tag(sync=True)
@@ -56,7 +60,9 @@ class AnnotationWidget(anywidget.AnyWidget):
     def _show(self, reply: Reply) -> None:
         view = self._turns.view
         with self.hold_sync():  # one update: the front end never sees the reply without the item
-            self.showing = showing(self._turns)
+            self.showing, self.past = showing(self._turns), self._turns.past
+            texts = [self.showing["prompt"], *self.showing["completions"]]
+            self.rendered = [[markup(message["content"]) for message in each] for each in texts]
             names = ("done", "total", "seconds_left", "agreement", "message", "can_undo")
             self.progress = {name: getattr(view, name) for name in names}
             self.reply = asdict(reply)
@@ -65,9 +71,10 @@ class AnnotationWidget(anywidget.AnyWidget):
 
 def showing(turns: Turns) -> dict[str, Any]:
     """What a labeler may see of an item: no names of writers, no expected answer, not whether it is asked again."""
-    return {
+    told = {
         "turn": turns.turn,
         "item_id": turns.view.item_id,
         "prompt": messages(turns.view.prompt),
         "completions": [messages(each) for each in turns.view.completions],
     }
+    return told | ({"earlier": turns.view.earlier} if turns.view.earlier else {})

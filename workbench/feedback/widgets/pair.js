@@ -39,7 +39,9 @@ function makeKind(frame) {
       button("tie", "Tie", "3", () => frame.act(() => choose("tie"))),
       button("choose-2", "Second is better", "2", () => frame.act(() => choose(1))),
     ],
-    fresh: () => ({ strength: 0 }),
+    fresh: ({ earlier }) => ({ strength: earlier?.answer.strength ?? 0 }),
+    words: ({ choice, strength }) =>
+      choice === "tie" ? "tie" : `${["first", "second"][choice]} is better${strength ? `, ${STRENGTHS[strength - 1]}` : ""}`,
     build: (item) => [cardGrid(item.completions.map((_, index) => completionCard(frame, index).card)), strengthRow()],
     draw() {
       strengths.forEach((each, index) => each.setAttribute("aria-pressed", String(frame.state.strength === index + 1)));

@@ -1,6 +1,7 @@
 // What surrounds the completions: progress, instructions, prompt, note, status and the list of keys.
 
-const COMMON_KEYS = [["s", "skip"], ["u", "undo"], ["n", "note"], ["i", "instructions"], ["?", "keys"]];
+const COMMON_KEYS = [["s", "skip"], ["u", "undo"], ["n", "note"], ["i", "instructions"],
+                     ["m", "raw text"], ["p", "past judgements"], ["?", "keys"]];
 
 function timeLeft(seconds) {
   if (seconds === null || seconds === undefined) return "";
@@ -65,7 +66,7 @@ function makeStatus(frame, saver) {
     const failed = saver.state === "failed", item = frame.item;
     const state = { failed: `${saver.problem} `, saving: "Saving …", ready: "" }[saver.state];
     text.textContent = (state + frame.notice).trim();
-    retry.hidden = !failed;
+    retry.hidden = !failed || saver.lost;
     node.classList.toggle("wb-problem", failed || frame.notice.startsWith("NOT SAVED"));
     frame.root.dataset.state = saver.state === "ready" && !item.item_id ? "done" : saver.state;
   };
@@ -79,20 +80,7 @@ function makeOver(frame) {
   return node;
 }
 
-// A button that shows and hides a panel, and says which of the two.
-function toggle(frame, action, label, key, start, pressed) {
-  let on = start;
-  const flip = () => {
-    on = !on;
-    node.setAttribute("aria-pressed", String(on));
-    pressed(on);
-  };
-  const node = button(action, label, key, () => frame.act(flip));
-  node.setAttribute("aria-pressed", String(on));
-  return { node, flip };
-}
-
-// {note, prompt, question, body, press, draw, drawStatus, over}: `press` is true where it used the key.
+// {note, prompt, question, body, past, press, draw, drawStatus, over}: `press` is true where it used the key.
 function makePanels(frame, saver, kind) {
   const { model, root } = frame;
   const keys = makeKeys([...kind.keys, ...COMMON_KEYS]), note = makeNote(frame), progress = makeProgress(model);
@@ -108,25 +96,33 @@ function makePanels(frame, saver, kind) {
   const guide = toggle(frame, "instructions", "Instructions", "i", guided, (on) => (instructions.hidden = !on));
   guide.node.hidden = !guided;
   const marks = toggle(frame, "differences", "Differences", "d", false, frame.markDifferences);
+  const raw = toggle(frame, "raw", "Raw text", "m", false, frame.showRaw);
+  const past = makePast(frame, kind, () => list.flip());
+  const list = toggle(frame, "past", "Past judgements", "p", false, past.open);
   const help = toggle(frame, "keys", "Keys", "?", true, (on) => (keys.hidden = !on));
   const tools = element("div", "wb-tools"), top = element("div", "wb-top");
-  tools.append(guide.node, marks.node, help.node);
+  tools.append(guide.node, marks.node, raw.node, list.node, help.node);
   top.append(progress.node, tools);
   const own = {
     s: button("skip", "Skip", "s", () => frame.act(frame.skip)),
     u: button("undo", "Undo", "u", () => frame.act(frame.undo)),
     n: button("note", "Note", "n", note.open),
+    Escape: button("leave", "Leave it as it was", "Esc", () => frame.act(frame.leave)),
   };
   actions.append(...kind.actions, element("span", "wb-gap"), ...Object.values(own));
-  const question = element("div", "wb-question", kind.question);
-  root.append(top, instructions, prompt, question, body, note.node, actions);
+  const question = element("div", "wb-question"), asked = element("span", "wb-asked");
+  question.append(asked, element("span", "wb-hint", "Click here first: the keys are the notebook's now, and d d deletes a cell."));
+  root.append(top, past.node, instructions, prompt, question, body, note.node, actions);
   root.append(status.node, keys);
   const doing = { s: frame.skip, u: frame.undo, n: note.open, r: saver.retry, "?": help.flip };
   const press = (key) => {
     const now = {
       i: guide.node.hidden ? null : guide.flip,
       d: marks.node.hidden ? null : marks.flip,
+      m: raw.node.hidden ? null : raw.flip,
+      p: list.flip,
       l: frame.item.item_id ? null : frame.look,
+      Escape: past.node.hidden ? frame.item.earlier && frame.leave : list.flip,
     };
     const act = { ...doing, ...now }[key];
     if (act) act();
@@ -137,7 +133,11 @@ function makePanels(frame, saver, kind) {
     marks.node.hidden = frame.item.completions.length !== 2;
     for (const each of actions.querySelectorAll("button")) setDisabled(each, !frame.item.item_id);
     setDisabled(own.u, !model.get("progress").can_undo);
+    const { earlier } = frame.item;
+    raw.node.hidden = !model.get("rendered").flat().some(Boolean);
+    own.Escape.hidden = !earlier;
+    asked.textContent = earlier ? `${kind.question} You said: ${saidBefore(kind, earlier)}.` : kind.question;
     status.draw();
   };
-  return { note, prompt, question, body, press, draw, drawStatus: status.draw, over: () => makeOver(frame) };
+  return { note, prompt, question, body, past, press, draw, drawStatus: status.draw, over: () => makeOver(frame) };
 }

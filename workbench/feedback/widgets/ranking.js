@@ -6,6 +6,8 @@ function makeKind(frame) {
   const placed = () => frame.state.groups.flat();
   const rankOf = (index) => frame.state.groups.findIndex((group) => group.includes(index));
 
+  const inOrder = (groups) => groups.map((group) => group.map((index) => index + 1).join(" = ")).join("  >  ");
+
   function place(index) {
     const { groups, tie } = frame.state;
     if (placed().includes(index)) return frame.say(`${index + 1} has its place: Backspace takes the last one back.`);
@@ -63,7 +65,9 @@ function makeKind(frame) {
       button("back", "Take back", "⌫", () => frame.act(takeBackLast)),
       button("submit", "Save the order", "⏎", () => frame.act(submit)),
     ],
-    fresh: () => ({ groups: [], tie: false }),
+    fresh: ({ earlier }) => ({ groups: earlier?.answer.groups ?? [], tie: false }),
+    words: ({ groups }) => inOrder(groups),
+    save: submit,
     build(item) {
       cards = item.completions.map((_, index) => buildCard(index));
       strip = element("div", "wb-strip");
@@ -79,7 +83,7 @@ function makeKind(frame) {
         control.textContent = place >= 0 ? "Take back" : tie ? "Place as equal" : "Place next";
         control.setAttribute("aria-label", `${control.textContent}: completion ${index + 1}`);
       });
-      const order = groups.map((group) => group.map((index) => index + 1).join(" = ")).join("  >  ");
+      const order = inOrder(groups);
       strip.textContent = order ? `Best first:  ${order}${tie ? "  = …" : ""}` : "Nothing is placed yet.";
       frame.root.dataset.order = JSON.stringify(groups);
     },

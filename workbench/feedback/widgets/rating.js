@@ -96,9 +96,11 @@ function makeKind(frame) {
     keys: [["1–7", "rate the marked completion and go on"], ["← →", "previous, next completion"],
            ["f 1–9", "flag"], ["Backspace", "no rating"], ["Enter", "save"]],
     actions: [button("submit", "Save the ratings", "⏎", () => frame.act(submit))],
-    fresh: ({ completions }) => ({
-      current: 0, ratings: completions.map(() => null), flags: completions.map(() => []),
+    fresh: ({ completions, earlier }) => ({
+      current: 0, ratings: completions.map(() => null), flags: completions.map(() => []), ...earlier?.answer,
     }),
+    words: ({ ratings }) => ratings.map((each) => each ?? "–").join(", "),
+    save: submit,
     build(item) {
       flagging = sureOfMissing = false;
       cards = item.completions.map((_, index) => buildCard(index));
