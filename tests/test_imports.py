@@ -198,6 +198,13 @@ PAIR = {"prompt": "p", "chosen": "a", "rejected": "b"}
         ("preferences", [{**PAIR, "margin": 2.5}], "record 0 .* margin 2.5"),
         ("preferences", [{**PAIR, "margin": "large"}], "record 0 .* margin 'large'"),
         ("preferences", [{**PAIR, "chosen": 3}], "record 0 .*completion that is 3"),
+        ("preferences", [PAIR, {**PAIR, "labeler": " "}], "record 1 .* has the labeler ' '"),
+        ("preferences", [PAIR, {**PAIR, "labeler": "nan"}], "record 1 .* has the labeler 'nan'"),
+        ("preferences", [PAIR, {**PAIR, "labeler": ["ada"]}], "record 1 .* has the labeler"),
+        ("preferences", [{**PAIR, "item_id": True}], "record 0 .* has the item_id True"),
+        ("ratings", [{"prompt": "p", "completion": "a", "rating": float("nan")}], "record 0 .* a number or None"),
+        ("ratings", [{"prompt": "p", "completion": "a", "rating": 1, "flags": 5}], "record 0 .* flags 5: give a list"),
+        ("rankings", [{"prompt": "p", "completions": 5, "ranking": [0]}], "record 0 .* completions 5"),
         ("rankings", [{"prompt": "p", "completions": ["a", "b"], "ranking": [0, 0]}], "record 0 .*index once"),
         ("rankings", [{"prompt": "p", "completions": ["a", "b"], "ranking": "ab"}], "ranking 'ab': give indices"),
         ("best_of", [{"prompt": "p", "completions": ["a", "b"], "best": 2}], "record 0 .*index of the best"),
@@ -495,6 +502,9 @@ def test_ratings_bests_and_texts_of_label_studio(tmp_path):
         ("pair", task(annotation(result("pairwise", {}))), "has no 'selected'"),
         ("rating", task(annotation(result("rating", {"rating": 3}, to="chat"))), "rates 'chat', which is not among"),
         ("rating", task(annotation(result("rating", {"rating": "3"}, to="answer1"))), "number or None"),
+        ("pair", task(annotation(by=None)), "has the completed_by None: give each a name"),
+        ("pair", task(annotation(by={"id": None, "email": ""})), "has the completed_by None: give each a name"),
+        ("pair", task(annotation("left")), "another shape"),
     ],
 )
 def test_tasks_of_label_studio_that_lack_something_are_named(tmp_path, kind, bad, words):
@@ -502,6 +512,120 @@ def test_tasks_of_label_studio_that_lack_something_are_named(tmp_path, kind, bad
     path = written(tmp_path / "bad.json", [task(annotation(good[kind]), number=1), bad])
     with pytest.raises(WorkbenchError, match=f"record 1 .*{words}|{words}"):
         label_studio_feedback(path, kind=kind)
+
+
+def test_numbers_from_zero_on_are_names_as_any_other(tmp_path):
+    rows = [{**PAIR, "labeler": who, "item_id": item} for item in (0, 1) for who in (0, 1, " 0", 1.0)]
+    items, judgements = standard_feedback(lines(tmp_path / "pairs.jsonl", rows))
+    assert [item["item_id"] for item in items] == ["0", "1"]
+    assert [(each.labeler, each.repeat) for each in judgements] == [("0", 0), ("1", 0), ("0", 1), ("1", 1)] * 2
+    ratings = [{"prompt": "p", "completion": "a", "rating": 3, "labeler": who} for who in (0, 1)]
+    rated = standard_feedback(lines(tmp_path / "ratings.jsonl", ratings), schema="ratings")[1]
+    assert [each.labeler for each in rated] == ["0", "1"]
+    record = argilla_record("r", preference={0: "response1"}) | {"id": 0}
+    assert said(argilla_feedback(written(tmp_path / "a.json", [record]), kind="pair", question="preference")[1]) == [
+        ("0", "0", 0)
+    ]
+    shown = task(annotation(result("pairwise", {"selected": "left"}), by={"id": 0, "email": None}), number=0)
+    assert said(label_studio_feedback(written(tmp_path / "l.json", [shown]), kind="pair")[1]) == [("0", "0", 0)]
+
+
+def test_a_column_named_expected_makes_no_attention_check(tmp_path):
+    answer = result("pairwise", {"selected": "left"})
+    data = {"prompt": "What is new?", "answer1": "Nothing.", "answer2": "Much.", "expected": "4"}
+    record = argilla_record("r", preference={ADA: "response1"}) | {"metadata": {"expected": 1}}
+    for items, judgements in (
+        standard_feedback(lines(tmp_path / "p.jsonl", [{**PAIR, "expected": "4"}])),
+        argilla_feedback(written(tmp_path / "a.json", [record]), kind="pair", question="preference"),
+        label_studio_feedback(written(tmp_path / "l.json", [task(annotation(answer), **data)]), kind="pair"),
+    ):
+        assert "expected" not in items[0] and items[0]["file_expected"] in ("4", 1)
+        assert export(items, judgements, tmp_path / "out").endswith("1 pair from 1 judgement; left out: nothing.")
+
+
+def test_a_number_is_a_label_of_argilla_and_no_answer_is_a_skip(tmp_path):
+    path = written(tmp_path / "numbers.json", [argilla_record("r", preference={ADA: 1, BOB: 2.0})])
+    for labels in ({1: 0, 2: 1}, {"1": 0, "2": 1}, {1.0: 0, "2": 1}):
+        found = argilla_feedback(path, kind="pair", question="preference", labels=labels)[1]
+        assert [each.value for each in found] == [0, 1]
+    with pytest.raises(WorkbenchError, match=r"labels=\{1: 0\}"):
+        argilla_feedback(path, kind="pair", question="preference")
+    good = {"user_id": BOB, "status": "submitted", "values": {"preference": {"value": "response1"}}}
+    for empty in (None, {}):
+        record = argilla_record("r") | {"responses": [{"user_id": ADA, "status": "discarded", "values": empty}, good]}
+        path = written(tmp_path / "server.json", [record])
+        found = argilla_feedback(path, kind="pair", question="preference")[1]
+        assert said(found) == [("r", ADA, "skip"), ("r", BOB, 0)]
+    for status in ("draft", "discarded"):
+        given = [{"value": None, "user_id": ADA, "status": status}]
+        record = argilla_record("r") | {"responses": {"preference": given}}
+        found = argilla_feedback(written(tmp_path / "null.json", [record]), kind="pair", question="preference")[1]
+        assert said(found) == [("r", ADA, "skip")]
+
+
+def leaves(value, path=()):
+    yield path
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in inside:
+        yield from leaves(each, (*path, key))
+
+
+def with_leaf(value, path, leaf):
+    if not path:
+        return leaf
+    changed = dict(value) if isinstance(value, dict) else list(value)
+    changed[path[0]] = with_leaf(value[path[0]], path[1:], leaf)
+    return changed
+
+
+def test_whatever_stands_in_a_field_is_read_or_refused_in_a_sentence(tmp_path):
+    server = [{"user_id": ADA, "status": "submitted", "values": {"preference": {"value": ["response2", "response1"]}}}]
+    exported = argilla_record("r", preference={ADA: "response1"})
+    choice, one = result("choices", {"choices": ["left"]}), result("rating", {"rating": 2}, to="answer1")
+    order = result("ranker", {"ranker": {"rank": ["answer2", "answer1"]}})
+    cases = [
+        ({**PAIR, "labeler": "a", "item_id": "i", "margin": 1, "preference": 1}, standard_feedback),
+        (
+            {"prompt": "p", "completion": "a", "rating": 1, "flags": ["rude"]},
+            lambda path: standard_feedback(path, schema="ratings"),
+        ),
+        (
+            {"prompt": "p", "completions": ["a", "b"], "ranking": [1, 0]},
+            lambda path: standard_feedback(path, schema="rankings"),
+        ),
+        (exported, lambda path: argilla_feedback(path, kind="pair", question="preference")),
+        (exported | {"responses": server}, lambda path: argilla_feedback(path, kind="pair", question="preference")),
+        (task(annotation(choice)), lambda path: label_studio_feedback(path, kind="pair")),
+        (task(annotation(one)), lambda path: label_studio_feedback(path, kind="rating")),
+        (task(annotation(order)), lambda path: label_studio_feedback(path, kind="ranking")),
+    ]
+    odd = (
+        None,
+        True,
+        0,
+        -1,
+        1.5,
+        float("nan"),
+        float("inf"),
+        "",
+        "nan",
+        "\ud83d",
+        [],
+        [[]],
+        {},
+        {"a": 1},
+        [None],
+        10**400,
+    )
+    for number, (record, read) in enumerate(cases):
+        for path, leaf in itertools.islice(itertools.product(leaves(record), odd), number, None, 7):
+            try:
+                items, judgements = read(written(tmp_path / "odd.json", [with_leaf(record, path, leaf)]))
+                require_items(items)
+            except WorkbenchError as error:
+                assert "\n" not in str(error), (path, leaf)
+            else:
+                assert all(each.labeler.strip() not in ("", "nan", "None") for each in judgements), (path, leaf)
 
 
 def test_every_export_format_can_be_imported():

@@ -12,6 +12,7 @@ import pytest
 
 from workbench.errors import WorkbenchError
 from workbench.feedback import store as store_module
+from workbench.feedback.exports import export
 from workbench.feedback.salvage import main as salvage_command
 from workbench.feedback.salvage import salvage
 from workbench.feedback.store import AlreadyJudged, Store
@@ -131,7 +132,7 @@ def test_several_are_kept_whole_or_not_at_all(store):
         (judged("i0", 2), "has the value 2: give 0, 1 or 'tie'"),
         (judged("i0", True), "has the value True"),
         (judged("i0", float("nan"), kind="rating"), "has the value nan: give a number or None"),
-        (judged("i0", [float("nan"), 1], kind="rating"), "can not be stored"),
+        (judged("i0", [float("nan"), 1], kind="rating"), "has the value \\[nan, 1\\]: give a number or None"),
         (judged("i0", [[0]], kind="ranking"), "groups of the completions' indices"),
         (judged("i0", [[0], [0, 1]], kind="ranking"), "each index once"),
         (judged("i0", [None, None], kind="rating"), "not None for all"),
@@ -343,3 +344,32 @@ def test_acknowledged_rows_are_on_the_disk_not_only_in_memory(store):
     written = store.path.read_bytes() + store.path.with_name("labels.db-wal").read_bytes()
     assert b"find me in the file" in written
     assert store._db.execute("PRAGMA synchronous").fetchone()[0] == 2  # FULL
+
+
+def test_a_store_and_its_exports_are_for_their_owner_only(tmp_path):
+    path = tmp_path / "labels.db"
+    path.touch(mode=0o644)  # as one of before
+    old = Store(path)
+    old.add_items(items(2))
+    old.record(judged("i0"))
+    files = sorted(tmp_path.glob("labels.db*"))
+    assert len(files) == 3  # with what SQLite writes beside it
+    export(old.items(), old.judgements(), tmp_path / "out")
+    for file in (*files, tmp_path / "out" / "preferences.jsonl"):
+        assert file.stat().st_mode & 0o777 == 0o600
+    old.close()
+
+
+def test_a_labeler_is_one_under_every_spelling_of_the_name(store):
+    store.add_items(items(2))
+    assert store.record(judged("i0", labeler=" Zoe\u0308  M"))
+    assert store.record(judged("i1", labeler="Zo\u00eb\u00a0M "))
+    assert {each.labeler for each in store.judgements()} == {"Zo\u00eb M"}
+    with pytest.raises(AlreadyJudged):
+        store.record(judged("i0", labeler="Zoe\u0308 M", event_id="later"))
+
+
+def test_half_a_character_in_a_note_is_replaced(store):
+    store.add_items(items(1))
+    store.record(judged("i0", note="hm \ud83d"))
+    assert [each.note for each in store.judgements()] == ["hm \ufffd"]

@@ -48,7 +48,7 @@ def agreement_matrix(table: pd.DataFrame) -> pd.DataFrame:
     compared = judged.T @ judged
     np.fill_diagonal(compared, 0)
     shares = np.divide(agreed, compared, out=np.full(compared.shape, np.nan), where=compared > 0)
-    return _square(shares, table, labels)
+    return _square(shares, labels)
 
 
 def common_items(table: pd.DataFrame) -> pd.DataFrame:
@@ -59,7 +59,7 @@ def common_items(table: pd.DataFrame) -> pd.DataFrame:
     labels = comparable_labels(table)
     judged = np.zeros((labels.item.max() + 1, len(labels.labelers)))
     judged[labels.item[labels.unit], labels.labeler] = 1
-    return _square(judged.T @ judged, table, labels).fillna(0).astype(int)
+    return _square(judged.T @ judged, labels).fillna(0).astype(int)
 
 
 def labeler_vs_rest(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
@@ -101,7 +101,7 @@ def _half_for_ties(labels: Labels) -> np.ndarray:
     return np.where(tie[:, None] != tie, 0.5, np.eye(len(tie)))
 
 
-def _square(values: np.ndarray, table: pd.DataFrame, labels: Labels) -> pd.DataFrame:
+def _square(values: np.ndarray, labels: Labels) -> pd.DataFrame:
     """A table of labelers against labelers, with those who only skipped, too."""
-    names = sorted(table["labeler"].unique())
-    return pd.DataFrame(values, index=labels.labelers, columns=labels.labelers).reindex(index=names, columns=names)
+    square, names = pd.DataFrame(values, index=labels.labelers, columns=labels.labelers), labels.everybody
+    return square.reindex(index=names, columns=names)

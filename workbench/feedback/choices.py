@@ -6,7 +6,7 @@ parameters: the log-likelihood is concave. `plackett_luce` and `paired_compariso
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,28 +15,47 @@ import pandas as pd
 
 from workbench.errors import WorkbenchError
 from workbench.feedback.resampling import expanded_levels
+from workbench.feedback.tables import read
 
 NEWTON_STEPS, HALVINGS = 200, 40
 LAST_STEP, LAST_STEP_OF_DRAWS = 1e-8, 1e-3  # nats; a step of Newton's method leaves about its square as error
-LARGEST_BATCH = 2_000_000  # numbers held at once while resampling
+LARGEST_BATCH = 500_000  # numbers held at once while resampling
+MANY = 10_000_000  # numbers in the squares of all alternatives, above which draws share one inverted matrix
+Step = Callable[[np.ndarray, np.ndarray], np.ndarray]  # how far to go from (R, P), with these times (R, D): (R, P)
+Derivatives = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """D different choices of one among up to 1 + A, with P parameters, and by which of C clusters they were made."""
+    """D different choices of one among up to A, with P parameters, and by which of C clusters they were made.
 
-    # (D, A, P) how the log-strength of each that was passed over depends on the parameters, less that of the chosen one
-    rivals: np.ndarray
+    The log-strength of an alternative is a sum of a few parameters: up to S of them, each times its part. The E = A * S
+    entries of a choice are so few that P, which may be thousands, is met only where they are added up.
+    """
+
+    names: np.ndarray  # (D, A, S) which parameters each alternative's log-strength is made of; the chosen one is first
+    parts: np.ndarray  # (D, A, S) how often each is in it, 0 on padding
     present: np.ndarray  # (D, A) bool, False on padding
-    cluster: np.ndarray  # (E,) of each time that a choice was made, those of one choice after those of the one before
-    times: np.ndarray  # (E,) 1, or a part of it where a tie was split
-    starts: np.ndarray  # (D,) where in E each choice begins
+    cluster: np.ndarray  # (N,) of each time that a choice was made, those of one choice after those of the one before
+    times: np.ndarray  # (N,) 1, or a part of it where a tie was split
+    starts: np.ndarray  # (D,) where in N each choice begins
     clusters: int  # C
     scores: int  # of the P parameters the first ones, which mean nothing but their differences
+    size: int  # P
+
+    @property
+    def squares(self) -> int:
+        """How many numbers (D, A, P, P) are."""
+        return self.present.size * self.size**2
 
     def weighted(self, weights: np.ndarray) -> np.ndarray:
         """How often each choice was made, (R, D), by clusters with these weights, (R, C)."""
         return np.add.reduceat(weights[:, self.cluster] * self.times, self.starts, axis=1)
+
+    def added(self, values: np.ndarray) -> np.ndarray:
+        """The sum for each parameter, (R, P), of a value for each entry, (R, D, A, S)."""
+        flat = self.names.ravel()
+        return np.stack([np.bincount(flat, row.ravel(), self.size) for row in values])
 
 
 def intervals(
@@ -50,12 +69,15 @@ def intervals(
     if choices.clusters < 2:
         raise WorkbenchError("1 item has no measurable spread: an interval needs verdicts on at least 2.")
     best = most_likely(choices, prior_sd=prior_sd)
+    precision = _precision(choices, prior_sd)
+    step = (_newton_steps if choices.squares <= MANY else _scaled_steps)(choices, precision, best)
     generator, draws = np.random.default_rng(seed), []
-    batch = max(1, LARGEST_BATCH // max(len(choices.cluster), len(choices.rivals) * max(choices.rivals.shape[1:])))
+    batch = max(1, LARGEST_BATCH // max(len(choices.cluster), choices.parts.size))
     for start in range(0, resamples, batch):
         weights = generator.exponential(size=(min(batch, resamples - start), choices.clusters))
         weights *= choices.clusters / weights.sum(axis=1, keepdims=True)
-        draws.append(_maximised(choices, weights, np.tile(best, (len(weights), 1)), prior_sd, LAST_STEP_OF_DRAWS))
+        times = choices.weighted(weights)
+        draws.append(_maximised(choices, times, np.tile(best, (len(times), 1)), precision, LAST_STEP_OF_DRAWS, step))
     low, high = np.quantile(np.concatenate(draws), expanded_levels(choices.clusters), axis=0)
     return best, low, high
 
@@ -65,35 +87,41 @@ def most_likely(choices: Choices, *, prior_sd: float) -> np.ndarray:
 
     WorkbenchError where they run away to infinity.
     """
-    start = np.zeros((1, choices.rivals.shape[2]))
-    return _maximised(choices, np.ones((1, choices.clusters)), start, prior_sd, LAST_STEP)[0]
+    precision, times = _precision(choices, prior_sd), choices.weighted(np.ones((1, choices.clusters)))
+    start = np.zeros(choices.size)
+    return _maximised(choices, times, start[None], precision, LAST_STEP, _newton_steps(choices, precision, start))[0]
 
 
 def choices_made(
     made: Sequence[tuple[Hashable, tuple[Any, tuple], float]],
-    strengths: Callable[[Any], np.ndarray],
+    strengths: Callable[[Any], Mapping[int, float]],
     *,
     scores: int,
+    size: int,
 ) -> Choices:
-    """Choices from (cluster, (chosen, others), times), each alternative with its log-strength (P,) by parameters."""
+    """Choices from (cluster, (chosen, others), times), each alternative with the parameters in its log-strength."""
     different = {choice: place for place, choice in enumerate(dict.fromkeys(choice for _, choice, _ in made))}
     clusters = {cluster: place for place, cluster in enumerate(dict.fromkeys(cluster for cluster, _, _ in made))}
-    widest = max(len(others) for _, others in different)
-    size = len(strengths(next(iter(different))[0]))
-    rivals, present = np.zeros((len(different), widest, size)), np.zeros((len(different), widest), dtype=bool)
+    sums = {each: strengths(each) for chosen, others in different for each in (chosen, *others)}
+    shape = len(different), 1 + max(len(others) for _, others in different), max(map(len, sums.values()))
+    names, parts, present = np.zeros(shape, dtype=int), np.zeros(shape), np.zeros(shape[:2], dtype=bool)
     for (chosen, others), place in different.items():
-        rivals[place, : len(others)] = [strengths(other) - strengths(chosen) for other in others]
-        present[place, : len(others)] = True
+        for number, each in enumerate((chosen, *others)):
+            names[place, number, : len(sums[each])] = list(sums[each])
+            parts[place, number, : len(sums[each])] = list(sums[each].values())
+        present[place, : 1 + len(others)] = True
     which = np.array([different[choice] for _, choice, _ in made])
     order = np.argsort(which, kind="stable")
     return Choices(
-        rivals=rivals,
+        names=names,
+        parts=parts,
         present=present,
         cluster=np.array([clusters[cluster] for cluster, _, _ in made])[order],
         times=np.array([times for _, _, times in made])[order],
         starts=np.searchsorted(which[order], np.arange(len(different))),
         clusters=len(clusters),
         scores=scores,
+        size=size,
     )
 
 
@@ -101,11 +129,6 @@ def require_prior(prior_sd: float) -> None:
     """WorkbenchError unless it is a positive number, perhaps infinite."""
     if not prior_sd > 0:
         raise WorkbenchError(f"prior_sd is {prior_sd!r}: give a standard deviation above 0, or math.inf for no prior.")
-
-
-def in_order(names: Iterable[Hashable]) -> list:
-    """Every name once, numbers before texts."""
-    return sorted(set(names), key=lambda name: (isinstance(name, str), name))
 
 
 def cluster_of(table: pd.DataFrame, clusters: str) -> list[Hashable]:
@@ -117,19 +140,24 @@ def cluster_of(table: pd.DataFrame, clusters: str) -> list[Hashable]:
             f'The table has no column {clusters!r} (it has {list(table.columns)}): name another, or "" for rows that '
             "are independent."
         )
-    return table[clusters].tolist()
+    return read(table.rename(columns={clusters: "item_id"}), ["item_id"])["item_id"].tolist()
 
 
-def _maximised(choices: Choices, weights: np.ndarray, start: np.ndarray, prior_sd: float, enough: float) -> np.ndarray:
-    """The most likely parameters, (R, P), for each row of weights of the clusters, (R, C), from `start` (R, P).
+def _precision(choices: Choices, prior_sd: float) -> np.ndarray:
+    """Of the normal prior on each parameter, (P,): 0 where there is none."""
+    return np.where(np.arange(choices.size) < choices.scores, prior_sd**-2, 0.0)
 
-    Newton's method with halved steps, on a concave function for each row, until no step is larger than `enough`.
+
+def _maximised(
+    choices: Choices, times: np.ndarray, start: np.ndarray, precision: np.ndarray, enough: float, step_from: Step
+) -> np.ndarray:
+    """The most likely parameters, (R, P), for each row of how often choices were made, (R, D), from `start` (R, P).
+
+    Halved steps up a concave function for each row, until no step is larger than `enough`.
     """
-    times = choices.weighted(weights)
-    precision = np.where(np.arange(start.shape[1]) < choices.scores, prior_sd**-2, 0.0)
     found, value = start, _objective(start, choices, times, precision)
     for _ in range(NEWTON_STEPS):
-        step = _newton_step(found, choices, times, precision)
+        step = step_from(found, times)
         found, value = _uphill(found, step, value, lambda at: _objective(at, choices, times, precision))
         if np.abs(step).max() < enough:
             return found
@@ -151,14 +179,13 @@ def _uphill(
 
 
 def _shares(found: np.ndarray, choices: Choices) -> tuple[np.ndarray, np.ndarray]:
-    """Probability of each that was passed over, (R, D, A), and minus the log-probability of the chosen one, (R, D)."""
-    different, others, size = choices.rivals.shape
-    gaps = (found @ choices.rivals.reshape(-1, size).T).reshape(-1, different, others)
-    gaps = np.where(choices.present, gaps, -np.inf)
-    top = np.maximum(gaps.max(axis=2), 0)
-    parts = np.exp(gaps - top[..., None])
-    total = np.exp(-top) + parts.sum(axis=2)
-    return parts / total[..., None], top + np.log(total)
+    """Probability of each alternative, (R, D, A), and minus the log-probability of the chosen one, (R, D)."""
+    strengths = np.einsum("rdas,das->rda", found[:, choices.names], choices.parts)
+    gaps = np.where(choices.present, strengths - strengths[..., :1], -np.inf)
+    top = gaps.max(axis=2, keepdims=True)
+    parts = np.exp(gaps - top)
+    total = parts.sum(axis=2, keepdims=True)
+    return parts / total, (top + np.log(total))[..., 0]
 
 
 def _objective(found: np.ndarray, choices: Choices, times: np.ndarray, precision: np.ndarray) -> np.ndarray:
@@ -167,17 +194,88 @@ def _objective(found: np.ndarray, choices: Choices, times: np.ndarray, precision
     return -(times * surprise).sum(axis=1) - (precision * found**2).sum(axis=1) / 2
 
 
-def _newton_step(found: np.ndarray, choices: Choices, times: np.ndarray, precision: np.ndarray) -> np.ndarray:
-    """(R, P): the inverse observed information times the gradient, with scores that keep their mean."""
-    size = len(precision)
-    shares, _ = _shares(found, choices)
-    weighted = times[..., None] * shares
-    flat = choices.rivals.reshape(-1, size)
-    squares = (flat[:, :, None] * flat[:, None, :]).reshape(-1, size**2)
-    means = np.einsum("rda,dap->rdp", shares, choices.rivals)
-    information = (weighted.reshape(len(found), -1) @ squares).reshape(-1, size, size)
-    information -= np.matmul((times[..., None] * means).transpose(0, 2, 1), means)
-    gradient = -weighted.reshape(len(found), -1) @ flat - precision * found
-    same = (np.arange(size) < choices.scores).astype(float)  # a common shift of all scores changes nothing: fix it
-    information += np.diag(precision) + np.outer(same, same)
-    return np.linalg.solve(information, gradient[..., None])[..., 0]
+def _gradient(shares: np.ndarray, times: np.ndarray, choices: Choices) -> np.ndarray:
+    """Of the log-likelihood, (R, P): what was chosen less what was to be expected."""
+    surplus = -shares
+    surplus[..., 0] += 1
+    return choices.added((times[..., None] * surplus)[..., None] * choices.parts)
+
+
+def _newton_steps(choices: Choices, precision: np.ndarray, _: np.ndarray) -> Step:
+    """Steps of the inverse observed information times the gradient, with scores that keep their mean."""
+    derivatives = (_derivatives if choices.squares <= MANY else _derivatives_of_many)(choices)
+
+    def step(found: np.ndarray, times: np.ndarray) -> np.ndarray:
+        gradient, information = derivatives(_shares(found, choices)[0], times)
+        gradient = gradient - precision * found
+        return np.linalg.solve(information + _fixed(choices, precision), gradient[..., None])[..., 0]
+
+    return step
+
+
+def _derivatives(choices: Choices) -> Derivatives:
+    """Gradient, (R, P), and information, (R, P, P), of the log-likelihood at these shares, (R, D, A)."""
+    dense = np.zeros((choices.present.size, choices.size))
+    row = np.arange(len(dense))[:, None]
+    np.add.at(dense, (row, choices.names.reshape(len(dense), -1)), choices.parts.reshape(len(dense), -1))
+    dense = dense.reshape(*choices.present.shape, -1)
+    rivals = dense[:, 1:] - dense[:, :1]  # of which a shift of all scores is no part
+    flat = rivals.reshape(-1, choices.size)
+    squares = (flat[:, :, None] * flat[:, None, :]).reshape(len(flat), -1)
+
+    def derivatives(shares: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        weighted = (times[..., None] * shares[..., 1:]).reshape(len(shares), -1)
+        means = np.einsum("rda,dap->rdp", shares[..., 1:], rivals)
+        information = (weighted @ squares).reshape(-1, choices.size, choices.size)
+        information -= np.matmul((times[..., None] * means).transpose(0, 2, 1), means)
+        return -weighted @ flat, information
+
+    return derivatives
+
+
+def _derivatives_of_many(choices: Choices) -> Derivatives:
+    """As `_derivatives` for a single row and any number of parameters: only what a choice touches is added up."""
+    entries = choices.parts[0].size
+    alternative = np.repeat(np.arange(choices.parts.shape[1]), choices.parts.shape[2])  # (E,) that an entry is of
+    names, parts = choices.names.reshape(-1, entries), choices.parts.reshape(-1, entries)
+    cells = (names[:, :, None] * choices.size + names[:, None, :]).ravel()
+
+    def derivatives(shares: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        share = shares[0][:, alternative]
+        covariance = share[..., None] * (np.equal.outer(alternative, alternative) - share[:, None, :])
+        covariance *= times[0][:, None, None] * (parts[:, :, None] * parts[:, None, :])
+        information = np.bincount(cells, covariance.ravel(), choices.size**2)
+        return _gradient(shares, times, choices), information.reshape(1, choices.size, choices.size)
+
+    return derivatives
+
+
+def _fixed(choices: Choices, precision: np.ndarray) -> np.ndarray:
+    """(P, P) of the prior, and of the mean of the scores: a common shift of all of them changes nothing."""
+    same = (np.arange(choices.size) < choices.scores).astype(float)
+    return np.diag(precision) + np.outer(same, same)
+
+
+def _scaled_steps(choices: Choices, precision: np.ndarray, best: np.ndarray) -> Step:
+    """Steps near the most likely parameters, by the information there, scaled to what each row knows of each of them.
+
+    To invert a matrix for each row would take a minute for a hundred names and hours for a thousand.
+    """
+
+    def spread(found: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        shares, _ = _shares(found, choices)
+        known = (times[..., None] * shares * (1 - shares))[..., None] * choices.parts**2
+        return shares, np.sqrt(choices.added(known) + precision)
+
+    once = choices.weighted(np.ones((1, choices.clusters)))
+    shares, usual = spread(best[None], once)
+    inverse = np.linalg.inv(_derivatives_of_many(choices)(shares, once)[1][0] + _fixed(choices, precision))
+
+    def step(found: np.ndarray, times: np.ndarray) -> np.ndarray:
+        shares, known = spread(found, times)
+        scale = usual / known
+        moved = scale * ((scale * (_gradient(shares, times, choices) - precision * found)) @ inverse)
+        moved[:, : choices.scores] -= moved[:, : choices.scores].mean(axis=1, keepdims=True)
+        return moved
+
+    return step

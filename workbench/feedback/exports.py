@@ -40,7 +40,7 @@ from workbench.feedback.rankings import (
     with_ties,
 )
 from workbench.feedback.validity import jsonable, require_items
-from workbench.files import read_json_lines, resolve, shown, write_text
+from workbench.files import read_json_lines, replace_file, resolve, shown
 from workbench.records import Judgement
 
 MIDDLE = 4.0  # of ratings from 1 to 7
@@ -103,10 +103,15 @@ def _refuse_other_rows(path: Path) -> None:
 
 
 def write_rows(rows: Iterable[Mapping[str, Any]], path: str | Path) -> None:
-    """Replace a JSON-lines file by these rows, whole or not at all; without rows there is none, for none would load."""
+    """Replace a JSON-lines file by these rows, whole or not at all; without rows there is none, for none would load.
+
+    Rows name labelers: only the file's owner may read it.
+    """
     lines = [jsonable(row, f"A row of {shown(path)}") for row in rows]
     if lines:
-        write_text(path, "\n".join(lines) + "\n")
+        with replace_file(path) as partial:
+            partial.touch(mode=0o600)
+            partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
     else:
         resolve(path).unlink(missing_ok=True)
 

@@ -8,19 +8,19 @@ import numpy as np
 import pandas as pd
 
 from workbench.analysis.statistics import mean_and_error
-from workbench.errors import WorkbenchError
+from workbench.feedback.tables import read
 
 
 def choice_shares(choices: pd.DataFrame, features: Sequence[str]) -> pd.DataFrame:
     """Of each labeler's choices that differ in a feature, the share in which the chosen completion has more of it.
 
     `choices` has labeler and, for every feature, chosen_<feature> and rejected_<feature>. Rows labeler, feature, share,
-    share_se, pairs (those that differ); none where a labeler saw no difference. WorkbenchError for missing columns.
+    share_se, pairs (those that differ); none where a labeler saw no difference. WorkbenchError for missing columns and
+    for what is no number.
     """
-    needed = ["labeler", *(f"{side}_{feature}" for feature in features for side in ("chosen", "rejected"))]
-    missing = [name for name in needed if name not in choices]
-    if missing:
-        raise WorkbenchError(f"The table of choices lacks {missing}: it has {list(choices.columns)}.")
+    choices = read(
+        choices, ["labeler", *(f"{side}_{feature}" for feature in features for side in ("chosen", "rejected"))]
+    )
     rows = []
     for labeler, own in choices.groupby("labeler"):
         for feature in features:

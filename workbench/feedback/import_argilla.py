@@ -13,12 +13,17 @@ from workbench.feedback.import_records import (
     Feedback,
     field_of,
     judgement_of,
+    named,
+    others_of,
     records_of,
+    shaped,
     verdict_of,
     with_repeats,
 )
 from workbench.feedback.validity import require_kind
 from workbench.files import shown
+
+UNSAID = ("draft", "discarded")  # responses that are no answers
 
 
 def argilla_feedback(
@@ -28,7 +33,7 @@ def argilla_feedback(
     question: str | Sequence[str],
     prompt: str = "prompt",
     completions: Sequence[str] = ("response1", "response2"),
-    labels: Mapping[str, Any] | None = None,
+    labels: Mapping[Any, Any] | None = None,
 ) -> Feedback:
     """The records that Argilla 2 writes by `dataset.records.to_json`, and what each user answered to a question.
 
@@ -42,15 +47,18 @@ def argilla_feedback(
     meaning = {**SIDES, **{name: place for place, name in enumerate(completions)}, **(labels or {})}
     items, judgements, answered = [], [], set()
     for place, (where, record) in enumerate(records_of(path)):
-        fields, responses = field_of(record, "fields", where), _by_question(record.get("responses") or {}, where)
-        texts = [field_of(fields, name, f"{where}, among its fields,") for name in completions]
-        item_id = str(record.get("id") or f"record-{place:06d}")
-        asked = field_of(fields, prompt, f"{where}, among its fields,")
-        items.append({**(record.get("metadata") or {}), "item_id": item_id, "prompt": asked, "completions": texts})
-        answered |= {name for name, given in responses.items() if given}
-        for user, answers in _answers(responses, questions, where).items():
-            value = _argilla_value(kind, answers, meaning, where)
-            judgements.append(judgement_of(items[-1], kind, value, labeler=user, where=where))
+        with shaped(where):
+            fields = field_of(record, "fields", where)
+            responses = _by_question(record.get("responses") or {}, questions, where)
+            texts = [field_of(fields, name, f"{where}, among its fields,") for name in completions]
+            item_id = named(record.get("id"), "id", where, otherwise=f"record-{place:06d}")
+            asked = field_of(fields, prompt, f"{where}, among its fields,")
+            about = {"item_id": item_id, "prompt": asked, "completions": texts}
+            items.append(others_of(record.get("metadata") or {}) | about)
+            answered |= {name for name, given in responses.items() if given}
+            for user, answers in _answers(responses, questions, where).items():
+                value = _argilla_value(kind, answers, meaning, where)
+                judgements.append(judgement_of(items[-1], kind, value, labeler=user, where=where))
     if answered and not judgements:
         raise WorkbenchError(
             f"{shown(path)} has no answers to {questions}, but to {sorted(answered)}: name one of these."
@@ -58,16 +66,20 @@ def argilla_feedback(
     return with_repeats(items, judgements, path)
 
 
-def _by_question(responses: Any, where: str) -> dict[str, list]:
+def _by_question(responses: Any, questions: Sequence[str], where: str) -> dict[str, list]:
     """Responses by question, also where the server lists them by user: user_id, status, values by question."""
     if isinstance(responses, Mapping):
         return dict(responses)
-    questions: dict[str, list] = defaultdict(list)
+    found: dict[str, list] = defaultdict(list)
     for response in responses:
-        for question, answer in field_of(response, "values", f"{where}, in a response,").items():
-            who = {name: response[name] for name in ("user_id", "status") if name in response}
-            questions[question].append({**answer, **who})
-    return questions
+        who = {name: response[name] for name in ("user_id", "status") if name in response}
+        if response.get("values", "none") in (None, {}) and who.get("status") in UNSAID:
+            values = {question: {"value": None} for question in questions}
+        else:
+            values = field_of(response, "values", f"{where}, in a response,")
+        for question, answer in values.items():
+            found[question].append({**answer, **who})
+    return found
 
 
 def _answers(responses: Mapping[str, Any], questions: Sequence[str], where: str) -> dict[str, list]:
@@ -75,15 +87,17 @@ def _answers(responses: Mapping[str, Any], questions: Sequence[str], where: str)
     answers: dict[str, list] = {}
     for place, question in enumerate(questions):
         for response in responses.get(question) or []:
-            user = str(field_of(response, "user_id", f"{where}, in a response to {question!r},"))
-            field_of(response, "value", f"{where}, in a response to {question!r},")
+            there = f"{where}, in a response to {question!r},"
+            user = named(field_of(response, "user_id", there), "user_id", there)
+            if response.get("status") not in UNSAID:
+                field_of(response, "value", there)
             answers.setdefault(user, [None] * len(questions))[place] = response
     return answers
 
 
 def _argilla_value(kind: str, answers: list, meaning: Mapping[str, Any], where: str) -> Any:
     """The verdict in the responses of one user."""
-    if any(answer and answer.get("status") in ("draft", "discarded") for answer in answers):
+    if any(answer and answer.get("status") in UNSAID for answer in answers):
         return "skip"
     values = [answer and answer["value"] for answer in answers]
     if kind == "rating":

@@ -12,7 +12,10 @@ from workbench.feedback.import_records import (
     Feedback,
     field_of,
     judgement_of,
+    named,
+    others_of,
     records_of,
+    shaped,
     verdict_of,
     with_repeats,
 )
@@ -49,15 +52,17 @@ def label_studio_feedback(
         data, annotations = (field_of(task, name, where) for name in ("data", "annotations"))
         texts, others = _label_studio_texts(data, completions, where)
         asked = field_of(others, prompt, f"{where}, in its data,")
-        others = {name: value for name, value in others.items() if name != prompt}
-        item_id = str(task.get("id", f"task-{place:06d}"))
-        items.append({**others, "item_id": item_id, "prompt": asked, "completions": list(texts.values())})
+        item_id = named(task.get("id"), "id", where, otherwise=f"task-{place:06d}")
+        items.append(
+            {**others_of(others, [prompt]), "item_id": item_id, "prompt": asked, "completions": list(texts.values())}
+        )
         meaning = {**SIDES, **{name: index for index, name in enumerate(texts)}, **(labels or {})}
-        for annotation in annotations:
-            results = _results(annotation, kind, control, where)
-            value, details = _label_studio_value(kind, results, meaning, list(texts), where)
-            who = {"labeler": _annotator(annotation), "where": where, "seconds": annotation.get("lead_time")}
-            judgements.append(judgement_of(items[-1], kind, value, details=details, **who))
+        with shaped(where):
+            for annotation in annotations:
+                results = _results(annotation, kind, control, where)
+                value, details = _label_studio_value(kind, results, meaning, list(texts), where)
+                who = {"labeler": _annotator(annotation, where), "where": where, "seconds": annotation.get("lead_time")}
+                judgements.append(judgement_of(items[-1], kind, value, details=details, **who))
     return with_repeats(items, judgements, path)
 
 
@@ -78,11 +83,11 @@ def _label_studio_texts(
 
 def _results(annotation: Mapping[str, Any], kind: str, control: str, where: str) -> list[Mapping[str, Any]]:
     """What an annotation says of a kind, nothing where it was cancelled or is empty."""
-    given = field_of(annotation, "result", f"{where}, in an annotation,")
-    if annotation.get("was_cancelled") or not given:
+    if annotation.get("was_cancelled"):
         return []
+    given = field_of(annotation, "result", f"{where}, in an annotation,")
     found = [each for each in given if each.get("type") in CONTROLS[kind] and control in ("", each.get("from_name"))]
-    if not found:
+    if not found and given:
         sorts = ", ".join(sorted({f"{each.get('type')} {each.get('from_name')!r}" for each in given}))
         wanted = " or ".join(CONTROLS[kind]) + (f" {control!r}" if control else "")
         raise WorkbenchError(
@@ -137,7 +142,7 @@ def _one_bucket(ranked: Any, where: str) -> list:
     return next(iter(filled.values()))
 
 
-def _annotator(annotation: Mapping[str, Any]) -> str:
+def _annotator(annotation: Mapping[str, Any], where: str) -> str:
     """Who annotated: a number, or the address or number in what is known of them."""
     who = annotation.get("completed_by")
-    return str((who.get("email") or who.get("id")) if isinstance(who, Mapping) else who)
+    return named((who.get("email") or who.get("id")) if isinstance(who, Mapping) else who, "completed_by", where)

@@ -9,33 +9,37 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from workbench.errors import WorkbenchError
-from workbench.feedback.validity import require_items, require_verdict
-from workbench.files import resolve, shown
+from workbench.feedback.tables import person
+from workbench.feedback.validity import labeler_name, require_items, require_verdict
+from workbench.files import parse_json, resolve, shown
 from workbench.records import Judgement
 
 Records = list[tuple[str, dict[str, Any]]]  # where it stands, for messages, and what it says
 Feedback = tuple[list[dict[str, Any]], list[Judgement]]
+OTHER_NAMES = {"expected": "file_expected"}
 SIDES = {"left": 0, "right": 1, "tie": "tie", "skip": "skip"}  # what pairs are usually labelled with
 
 
 def records_of(path: str | Path) -> Records:
     """Where each record of a JSON list or a JSON-lines file stands, for messages, and the record."""
     try:
-        text = resolve(path).read_text(encoding="utf-8")
+        text = resolve(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise WorkbenchError(f"{shown(path)} can not be read as text ({error}): check the path.") from None
     whole = text.lstrip().startswith("[")
     records = []
     for number, part in enumerate([text] if whole else [line for line in text.split("\n") if line.strip()]):
         try:
-            found = json.loads(part)
+            found = parse_json(part)
         except ValueError as error:
             what = "the file" if whole else f"record {number} (the first is 0)"
             raise WorkbenchError(f"{shown(path)}: {what} is not JSON ({error}): export it again.") from None
@@ -57,11 +61,43 @@ def field_of(record: Mapping[str, Any], name: str, where: str) -> Any:
     return record[name]
 
 
+@contextmanager
+def shaped(where: str) -> Iterator[None]:
+    """WorkbenchError where a record has text or a number in the place of an object or a list."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError):
+        raise WorkbenchError(f"{where} has another shape than records of its format: export it again.") from None
+
+
 def verdict_of(label: Any, meaning: Mapping[str, Any], where: str) -> Any:
-    """The verdict that a label stands for."""
-    if not isinstance(label, str) or label not in meaning:
+    """The verdict that a label stands for; 1, 1.0 and "1" are one label."""
+    verdicts = {_text(known): verdict for known, verdict in meaning.items()}
+    if _text(label) not in verdicts:
         raise WorkbenchError(f"{where} is labelled {label!r}: say what it means, as in labels={{{label!r}: 0}}.")
-    return meaning[label]
+    return verdicts[_text(label)]
+
+
+def _text(label: Any) -> str:
+    return str(int(label) if isinstance(label, float) and label.is_integer() else label)
+
+
+def named(name: Any, what: str, where: str, *, otherwise: str = "") -> str:
+    """A name in a record as text, 0 as any other; `otherwise`, or WorkbenchError where there is none."""
+    if name is None and otherwise:
+        return otherwise
+    try:
+        return str(person(name))
+    except (ValueError, ArithmeticError):
+        raise WorkbenchError(f"{where} has the {what} {name!r:.60}: give each a name in the file.") from None
+
+
+def others_of(columns: Mapping[str, Any], own: Iterable[str] = ()) -> dict[str, Any]:
+    """What goes to the item as it is, without its `own` columns; "expected" as "file_expected".
+
+    An item's `expected` verdict makes it an attention check, which nobody meant by a column of that name.
+    """
+    return {OTHER_NAMES.get(name, name): value for name, value in columns.items() if name not in own}
 
 
 def judgement_of(
@@ -76,19 +112,24 @@ def judgement_of(
 ) -> Judgement:
     """A judgement shown in the order of the completions; its event_id depends on what was said by whom of what."""
     said = [item["item_id"], item["prompt"], item["completions"], kind, value, labeler]
+    timed = isinstance(seconds, int | float) and 0 <= seconds < math.inf
+    try:
+        require_items([item])
+        labeler = labeler_name(labeler)
+    except WorkbenchError as error:
+        raise WorkbenchError(f"{where}: {error}") from None
     judgement = Judgement(
         item_id=item["item_id"],
         labeler=labeler,
         kind=kind,
         value=value,
         shown_order=list(range(len(item["completions"]))),
-        elapsed_ms=round(1000 * seconds) if isinstance(seconds, int | float) else 0,
+        elapsed_ms=round(1000 * seconds) if timed else 0,
         note="",
         event_id=f"import-{digest(said)[:24]}",
         details=details or {},
     )
     try:
-        require_items([item])
         require_verdict(judgement, item)
     except WorkbenchError as error:
         raise WorkbenchError(f"{where}: {error}") from None

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import WorkbenchError
-from workbench.feedback.import_records import Feedback, Records, digest, judgement_of, records_of, with_repeats
+from workbench.feedback.import_records import (
+    Feedback,
+    Records,
+    digest,
+    judgement_of,
+    named,
+    others_of,
+    records_of,
+    with_repeats,
+)
 from workbench.feedback.validity import STRENGTHS
 from workbench.records import Judgement
 
@@ -30,7 +39,7 @@ def standard_feedback(path: str | Path, *, schema: str = "preferences", labeler:
     In `preferences`, a preference of .5 is a tie and a `margin` the strength it stands for; other pairs with the same
     item_id become items of their own. Rows of `ratings` and `unpaired` with one item_id and prompt are completions of
     one item; a label is a rating of 1 or 0. Without a column labeler, the n-th judgement of an item is by another one.
-    Columns with another name go to the item.
+    Columns with another name go to the item, "expected" as "file_expected".
     """
     if schema not in COLUMNS:
         raise WorkbenchError(f"There is no schema {schema!r} to import: use one of {', '.join(COLUMNS)}.")
@@ -54,15 +63,16 @@ def _grouped(records: Records, schema: str, stem: str) -> list[tuple[dict[str, A
         texts = record["completions"] if "completions" in COLUMNS[schema] else []
         if schema == "preferences":  # in an order that does not tell which was chosen
             texts = sorted((record["chosen"], record["rejected"]), key=digest)
-        key = digest([record.get("item_id"), record["prompt"], texts])
+        name = named(record.get("item_id"), "item_id", where, otherwise=" ")
+        key = digest([name, record["prompt"], texts])
         first.setdefault(key, (number, texts))
         groups[key].append((where, record))
     names: Counter = Counter()
     items = []
     for key, rows in groups.items():
-        (number, texts), record = first[key], rows[0][1]
-        name = str(record.get("item_id") or f"{stem}-{number:06d}")
-        others = {each: record[each] for each in record if each not in (*OF_THE_JUDGEMENT, *COLUMNS[schema])}
+        (number, texts), (where, record) = first[key], rows[0]
+        name = named(record.get("item_id"), "item_id", where, otherwise=f"{stem}-{number:06d}")
+        others = others_of(record, (*OF_THE_JUDGEMENT, *COLUMNS[schema]))
         item_id = f"{name}/{names[name]}" if names[name] else name
         items.append(({**others, "item_id": item_id, "completions": texts}, rows))
         names[name] += 1
@@ -77,8 +87,8 @@ def _judged(item: dict[str, Any], rows: Records, schema: str, labeler: str) -> l
     judgements = []
     for turn, (where, record) in enumerate(rows, 1):
         value, details = VALUES[schema](record, item["completions"], where)
-        who = record.get("labeler") or (labeler if turn == 1 else f"{labeler}-{turn}")
-        judgements.append(judgement_of(item, KINDS[schema], value, labeler=str(who), where=where, details=details))
+        who = named(record.get("labeler"), "labeler", where, otherwise=labeler if turn == 1 else f"{labeler}-{turn}")
+        judgements.append(judgement_of(item, KINDS[schema], value, labeler=who, where=where, details=details))
     return judgements
 
 
@@ -91,12 +101,16 @@ def _rated(item: dict[str, Any], rows: Records, schema: str, labeler: str) -> li
     said: dict[str, dict[int, tuple]] = defaultdict(dict)
     seen: Counter = Counter()
     for where, record in rows:
-        who, text = str(record.get("labeler") or labeler), digest(record["completion"])
+        who = named(record.get("labeler"), "labeler", where, otherwise=labeler)
+        text = digest(record["completion"])
         place = places.setdefault((text, seen[who, text]), len(places))
         seen[who, text] += 1
         if place == len(item["completions"]):
             item["completions"] = [*item["completions"], record["completion"]]
-        said[who][place] = (_number(record, schema, where), record.get("flags"), where)
+        flags = record.get("flags")
+        if not isinstance(flags, list | None):
+            raise WorkbenchError(f"{where} has the flags {flags!r:.60}: give a list of names.")
+        said[who][place] = (_number(record, schema, where), flags, where)
     judgements = []
     for who, ratings in said.items():
         numbers = [ratings.get(place, (None,))[0] for place in range(len(places))]

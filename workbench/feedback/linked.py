@@ -14,9 +14,9 @@ def require_linked(names: Sequence, above: np.ndarray) -> None:
 
     above (n, n) bool: row placed above column, or level with it, at least once.
     """
-    beats = _closure(above)
-    if beats.all():
+    if _reached(above).all() and _reached(above.T).all():
         return
+    beats = _closure(above)
     cure = "no finite scores fit best: compare more, or give prior_sd=1, which draws scores towards 0"
     met = _closure(above | above.T)
     if not met.all():
@@ -29,11 +29,20 @@ def require_linked(names: Sequence, above: np.ndarray) -> None:
     raise WorkbenchError(f"{_listed(names, bottom)} never won against any of the others: {cure}.")
 
 
+def _reached(linked: np.ndarray) -> np.ndarray:
+    """What can be reached from the first name, (n,), in any number of steps."""
+    reached = new = np.arange(len(linked)) == 0
+    while new.any():
+        new = linked[new].any(axis=0) & ~reached
+        reached = reached | new
+    return reached
+
+
 def _closure(linked: np.ndarray) -> np.ndarray:
     """What can be reached from what in any number of steps, none included."""
     reached = linked | np.eye(len(linked), dtype=bool)
     while True:
-        further = (reached.astype(int) @ reached.astype(int)) > 0
+        further = (reached.astype(np.float32) @ reached.astype(np.float32)) > 0
         if (further == reached).all():
             return reached
         reached = further

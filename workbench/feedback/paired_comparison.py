@@ -21,12 +21,12 @@ from workbench.feedback.choices import (
     Choices,
     choices_made,
     cluster_of,
-    in_order,
     intervals,
     most_likely,
     require_prior,
 )
 from workbench.feedback.linked import require_linked
+from workbench.feedback.tables import read
 
 
 class Davidson(NamedTuple):
@@ -119,7 +119,7 @@ def elo(comparisons: pd.DataFrame, *, k: float = 32, start: float = 1000) -> pd.
     models, which do not, `bradley_terry` uses every comparison alike.
     """
     table = _checked(comparisons)
-    ratings = dict.fromkeys(in_order([*table["winner"], *table["loser"]]), float(start))
+    ratings = dict.fromkeys(sorted({*table["winner"], *table["loser"]}), float(start))
     for winner, loser, tie in zip(table["winner"], table["loser"], table["tie"], strict=True):
         expected = 1 / (1 + 10 ** ((ratings[loser] - ratings[winner]) / 400))
         change = k * ((0.5 if tie else 1.0) - expected)
@@ -134,7 +134,7 @@ def _choices(
     """All names, and each comparison as a choice: of two, half each way for a tie, or of three, the third the tie."""
     require_prior(prior_sd)
     table = _checked(comparisons)
-    names = in_order([*table["winner"], *table["loser"]])
+    names = sorted({*table["winner"], *table["loser"]})
     number = {name: place for place, name in enumerate(names)}
     pairs = [(number[winner], number[loser]) for winner, loser in zip(table["winner"], table["loser"], strict=True)]
     if math.isinf(prior_sd):
@@ -149,7 +149,7 @@ def _choices(
     outcome = _of_three if ties_apart else _of_two
     made = [(cluster, choice, times) for cluster, pair, tie in rows for choice, times in outcome(pair, tie)]
     size = len(names) + ties_apart
-    return names, choices_made(made, lambda name: _log_strength(name, size), scores=len(names))
+    return names, choices_made(made, lambda name: _log_strength(name, size), scores=len(names), size=size)
 
 
 def _require_tie(pairs: Sequence[tuple[int, int]], ties: pd.Series, *, size: int) -> None:
@@ -187,33 +187,26 @@ def _of_three(pair: tuple[int, int], tie: bool) -> list[tuple[tuple[Any, tuple],
     return [((level, level), 1.0)] if tie else [((pair[0], (pair[1], level)), 1.0)]
 
 
-def _log_strength(alternative: int | tuple[int, int], size: int) -> np.ndarray:
-    """(P,) of a name: its score; of a tie: the mean of both scores and the last parameter, the log of Davidson's."""
-    row = np.zeros(size)
+def _log_strength(alternative: int | tuple[int, int], size: int) -> dict[int, float]:
+    """Of a name: its score; of a tie: the mean of both scores and the last parameter, the log of Davidson's."""
     if isinstance(alternative, tuple):
-        row[[*alternative, -1]] = 0.5, 0.5, 1.0
-    else:
-        row[alternative] = 1.0
-    return row
+        return {**dict.fromkeys(alternative, 0.5), size - 1: 1.0}
+    return {alternative: 1.0}
 
 
 def _checked(comparisons: pd.DataFrame) -> pd.DataFrame:
-    """The table with a column tie; WorkbenchError where there is nothing to score."""
-    missing = {"winner", "loser"} - set(comparisons.columns)
-    if missing or comparisons.empty:
+    """The table as typed values, with a column tie; WorkbenchError where there is nothing to score."""
+    if not {"winner", "loser"} <= set(comparisons) or comparisons.empty:
         raise WorkbenchError(
-            f"The table of comparisons has the columns {list(comparisons.columns)} and {len(comparisons)} rows: give "
-            "at least one row with winner and loser."
+            f"The table of comparisons has the columns {list(comparisons)} and {len(comparisons)} rows: give at least "
+            "one row with winner and loser."
         )
-    blank = comparisons[["winner", "loser"]].isna().any(axis=1)
-    same = comparisons["winner"] == comparisons["loser"]
-    if (blank | same).any():
-        row = comparisons[blank | same].iloc[0]
-        raise WorkbenchError(
-            f"A comparison is of {row['winner']!r} with {row['loser']!r}: compare two different names."
-        )
-    tie = comparisons["tie"].astype(bool) if "tie" in comparisons else False
-    return comparisons.assign(tie=tie)
+    table = read(comparisons if "tie" in comparisons else comparisons.assign(tie=False), ["winner", "loser", "tie"])
+    same = table["winner"] == table["loser"]
+    if same.any():
+        name = table["winner"][same].iloc[0]
+        raise WorkbenchError(f"A comparison is of {name!r} with {name!r}: compare two different names.")
+    return table
 
 
 def _with_wins(names: Sequence, columns: Mapping[str, np.ndarray], table: pd.DataFrame) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, islice
 from typing import Any
 
 import numpy as np
@@ -25,13 +25,13 @@ from workbench.feedback.choices import (
     Choices,
     choices_made,
     cluster_of,
-    in_order,
     intervals,
     most_likely,
     require_prior,
 )
 from workbench.feedback.linked import require_linked
 from workbench.feedback.named_rankings import completion_rankings
+from workbench.feedback.tables import of_one_sort, read
 from workbench.records import Judgement
 
 
@@ -78,10 +78,10 @@ def plackett_luce(
     names, choices = _choices(rankings, clusters=clusters, prior_sd=prior_sd)
     best, low, high = intervals(choices, prior_sd=prior_sd, seed=seed, resamples=resamples)
     appeared, first = Counter(), Counter()
-    for row in rankings.to_dict("records"):
-        appeared.update({name for group in [*row["groups"], row.get("rest") or []] for name in group})
-        for name in row["groups"][0]:
-            first[name] += 1 / len(row["groups"][0])
+    for groups, rest in _orders(rankings):
+        appeared.update({name for group in [*groups, rest] for name in group})
+        for name in groups[0]:
+            first[name] += 1 / len(groups[0])
     counts = {"rankings": [appeared[name] for name in names], "first": [float(first[name]) for name in names]}
     table = pd.DataFrame({"name": names, "score": best, "low": low, "high": high, **counts})
     return table.sort_values("score", ascending=False, ignore_index=True)
@@ -96,15 +96,10 @@ def order_probability(order: Sequence[Hashable], scores: Mapping[Hashable, float
 def _choices(rankings: pd.DataFrame, *, clusters: str, prior_sd: float) -> tuple[list, Choices]:
     """All names and the choices that put them in order."""
     require_prior(prior_sd)
-    if "groups" not in rankings or rankings.empty:
-        raise WorkbenchError(
-            f"The table of rankings has the columns {list(rankings.columns)} and {len(rankings)} rows: give at least "
-            "one row with groups of names, best first."
-        )
     made = []
-    for cluster, row in zip(cluster_of(rankings, clusters), rankings.to_dict("records"), strict=True):
-        made += [(cluster, choice, times) for choice, times in _stages(row["groups"], row.get("rest") or [])]
-    names = in_order(name for _, (chosen, others), _ in made for name in (chosen, *others))
+    for cluster, order in zip(cluster_of(rankings, clusters), _orders(rankings), strict=True):
+        made += [(cluster, choice, times) for choice, times in _stages(*order)]
+    names = sorted({name for _, (chosen, others), _ in made for name in (chosen, *others)})
     if len(names) < 2:
         raise WorkbenchError(f"The rankings compare {names}: scores need at least 2 names.")
     number = {name: place for place, name in enumerate(names)}
@@ -113,8 +108,21 @@ def _choices(rankings: pd.DataFrame, *, clusters: str, prior_sd: float) -> tuple
         for _, (chosen, others), _ in made:
             above[number[chosen], [number[name] for name in others]] = True
         require_linked(names, above)
-    one_hot = np.eye(len(names))
-    return names, choices_made(made, lambda name: one_hot[number[name]], scores=len(names))
+    return names, choices_made(made, lambda name: {number[name]: 1.0}, scores=len(names), size=len(names))
+
+
+def _orders(rankings: pd.DataFrame) -> list[tuple[list[list], list]]:
+    """The groups and the rest of every row, as names that can be compared."""
+    if "groups" not in rankings or rankings.empty:
+        raise WorkbenchError(
+            f"The table of rankings has the columns {list(rankings)} and {len(rankings)} rows: give at least one row "
+            "with groups of names, best first."
+        )
+    table = read(rankings if "rest" in rankings else rankings.assign(rest=None), ["groups", "rest"])
+    lists = [[*groups, rest] for groups, rest in zip(table["groups"], table["rest"], strict=True)]
+    names = iter(of_one_sort(name for groups in lists for names in groups for name in names)[0])
+    lists = [[list(islice(names, len(group))) for group in groups] for groups in lists]
+    return [(groups, rest) for *groups, rest in lists]
 
 
 def _stages(groups: Sequence[Sequence], rest: Sequence) -> Iterator[tuple[tuple[Any, tuple], float]]:

@@ -18,7 +18,8 @@ import pandas as pd
 
 from workbench.errors import WorkbenchError
 from workbench.feedback.agreement import labeler_vs_rest
-from workbench.feedback.verdicts import is_verdict, parts_of, require_columns
+from workbench.feedback.tables import read
+from workbench.feedback.verdicts import is_verdict, parts_of, read_judgements
 
 JUDGEMENT = ("item_id", "labeler", "kind", "value", "shown_order", "repeat")
 IN_ORDER = ("pair", "ranking", "best_of")  # kinds that say which of two completions is better
@@ -31,7 +32,7 @@ def keep(
 
     Those whose time nobody measured (0) stay. WorkbenchError for a labeler or kind that the table does not have.
     """
-    require_columns(judgements, ["labeler", "kind", "elapsed_ms"])
+    judgements = read(judgements, ["labeler", "kind", "elapsed_ms"])
     kept = np.ones(len(judgements), dtype=bool)
     for column, wanted in (("labeler", labelers), ("kind", kinds)):
         unknown = sorted(set(wanted) - set(judgements[column]))
@@ -79,7 +80,7 @@ def self_consistency(judgements: pd.DataFrame) -> pd.DataFrame:
     Rows labeler, share, low, high, items. Verdicts are compared as in `pairwise_agreement`, a tie against a choice
     counting half; ratings agree where they are the same number. An item that was skipped once is left out.
     """
-    require_columns(judgements, JUDGEMENT)
+    judgements = read_judgements(judgements, JUDGEMENT)
     first, again = (parts_of(judgements[judgements["repeat"] == number]) for number in (0, 1))
     pairs = first.merge(again, on=["item_id", "labeler", "kind", "part"])
     one, other = pairs["value_x"], pairs["value_y"]
@@ -92,7 +93,7 @@ def attention_checks(judgements: pd.DataFrame, items: pd.DataFrame | Iterable[Ma
 
     Rows labeler, share, low, high, items. Second judgements are left out. In a ranking, tied completions have no order.
     """
-    require_columns(judgements, JUDGEMENT)
+    judgements = read_judgements(judgements, JUDGEMENT)
     expected = {item: value for item, value in _column(items, "expected").items() if _is_given(value)}
     rows = judgements[(judgements["repeat"] == 0) & judgements["item_id"].isin(list(expected))]
     passed = [_plain(value) == _plain(expected[item]) for item, value in rows[["item_id", "value"]].to_numpy()]
@@ -104,7 +105,7 @@ def seconds_per_item(judgements: pd.DataFrame) -> pd.DataFrame:
 
     Judgements whose time nobody measured (0) are counted and left out; second judgements and skips took time, too.
     """
-    require_columns(judgements, ["labeler", "elapsed_ms"])
+    judgements = read(judgements, ["labeler", "elapsed_ms"])
     rows = []
     for labeler, elapsed in judgements.groupby("labeler")["elapsed_ms"]:
         measured = elapsed[elapsed > 0]
@@ -122,7 +123,7 @@ def labeler_summary(
     agreement (with all others, `labeler_vs_rest` of what was put in order), prefers_first, prefers_longer, consistency
     and attention, each with <name>_low and <name>_high; seconds (median). Missing where that labeler was not measured.
     """
-    require_columns(judgements, [*JUDGEMENT, "elapsed_ms"])
+    judgements = read_judgements(judgements, [*JUDGEMENT, "elapsed_ms"])
     skipped = judgements["value"].map(lambda value: not is_verdict(value)).groupby(judgements["labeler"]).sum()
     summary = pd.DataFrame({"judgements": judgements["labeler"].value_counts(), "skipped": skipped}).sort_index()
     tables = {
@@ -169,7 +170,7 @@ def _decided(judgements: pd.DataFrame) -> pd.DataFrame:
 
 def _in_order(judgements: pd.DataFrame) -> pd.DataFrame:
     """The parts of first judgements that say which of two completions is better."""
-    require_columns(judgements, JUDGEMENT)
+    judgements = read_judgements(judgements, JUDGEMENT)
     return parts_of(judgements[(judgements["repeat"] == 0) & judgements["kind"].isin(IN_ORDER)])
 
 

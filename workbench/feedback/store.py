@@ -11,7 +11,8 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import pandas as pd
 from workbench.errors import WorkbenchError
 from workbench.feedback.store_schema import APPLICATION_ID, COLUMNS, JUDGEMENT_FIELDS, SCHEMA, SCHEMA_VERSION
 from workbench.feedback.validity import jsonable, labeler_name, require_items, require_kind, require_verdict
-from workbench.files import file_system, resolve, shown
+from workbench.files import file_system, resolve, shown, whole_characters
 from workbench.records import Judgement
 
 BUSY_SECONDS = 10  # that a writer waits for another
@@ -44,6 +45,9 @@ class Store:
         self.path = resolve(path)
         with self._explained():
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.touch(mode=0o600)
+            for file in (self.path, *(self.path.with_name(self.path.name + suffix) for suffix in ("-wal", "-shm"))):
+                _close_to_others(file)
             self._db = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
             try:
                 self._open()
@@ -103,10 +107,9 @@ class Store:
 
     def record_all(self, judgements: Iterable[Judgement]) -> int:
         """`record` of several, all or none; how many were new."""
-        judgements = list(judgements)
+        judgements = [replace(each, labeler=labeler_name(each.labeler)) for each in judgements]
         contents = {item_id: self.item(item_id) for item_id in {each.item_id for each in judgements}}
         for judgement in judgements:
-            labeler_name(judgement.labeler)
             require_verdict(judgement, contents[judgement.item_id])
         with self.transaction():
             return sum(self._insert(judgement) for judgement in judgements)
@@ -233,7 +236,7 @@ class Store:
             (
                 action,
                 *(judgement.item_id, judgement.labeler, judgement.kind, judgement.repeat),
-                *(*texts, judgement.elapsed_ms, judgement.note, judgement.event_id, time.time()),
+                *(*texts, judgement.elapsed_ms, whole_characters(judgement.note), judgement.event_id, time.time()),
             ),
         )
         return True
@@ -302,6 +305,13 @@ class Store:
             raise WorkbenchError(
                 f"{name} can not be written ({error.strerror}): give a store in a folder that can be."
             ) from None
+
+
+def _close_to_others(file: Path) -> None:
+    """Judgements name people: only the owner reads them, also in a file of before; SQLite's own files follow it."""
+    with suppress(PermissionError, FileNotFoundError):  # somebody else's file is theirs to close; there may be none
+        if file.stat().st_mode & 0o077:
+            file.chmod(file.stat().st_mode & 0o700)
 
 
 def _explanation(name: str, error: sqlite3.Error) -> str:

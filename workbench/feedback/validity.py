@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from workbench.errors import WorkbenchError
+from workbench.feedback.tables import LARGEST, NOTHING, name_of
+from workbench.files import whole_characters
 from workbench.records import Judgement
 
 FEWEST = {"pair": 2, "ranking": 2, "best_of": 2, "rating": 1, "correction": 1}  # completions of an item
@@ -22,10 +25,10 @@ def require_kind(kind: str) -> None:
 
 
 def labeler_name(name: Any) -> str:
-    """The name without blanks around it; WorkbenchError where nobody could be told apart by it."""
-    if not isinstance(name, str) or not name.strip():
+    """The name in its one form, as tables compare it; WorkbenchError where nobody could be told apart by it."""
+    if not isinstance(name, str) or not name.strip() or name.strip() in NOTHING:
         raise WorkbenchError(f"labeler is {name!r}: give the name of who judges, for example labeler='ada'.")
-    name = name.strip()
+    name = str(name_of(name))
     if len(name) > LONGEST_NAME:
         raise WorkbenchError(
             f"The labeler's name has {len(name)} characters ({name[:20]!r}...): give one of at most {LONGEST_NAME}."
@@ -44,9 +47,10 @@ def require_items(items: Sequence[Mapping[str, Any]]) -> None:
             raise WorkbenchError(f"{where} lacks item_id, prompt or completions: give all three.")
         if not isinstance(item["item_id"], str) or not item["item_id"].strip():
             raise WorkbenchError(f"The item at place {place} has the id {item['item_id']!r}: give it a text.")
-        if item["item_id"] in known:
+        name = unicodedata.normalize("NFC", " ".join(whole_characters(item["item_id"]).split()))  # as tables compare it
+        if name in known:
             raise WorkbenchError(f"Item {item['item_id']!r} appears twice: give every item its own item_id.")
-        known.add(item["item_id"])
+        known.add(name)
         _require_texts(item, where)
 
 
@@ -77,9 +81,9 @@ def require_verdict(judgement: Judgement, item: Mapping[str, Any]) -> None:
 
 
 def jsonable(value: Any, what: str) -> str:
-    """JSON of `value`; WorkbenchError where it can not be stored as such."""
+    """JSON of `value`, in whole characters; WorkbenchError where it can not be stored as such."""
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        return whole_characters(json.dumps(value, ensure_ascii=False, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise WorkbenchError(f"{what} can not be stored ({error}): give texts, numbers, lists and dicts.") from None
 
@@ -117,7 +121,7 @@ def _is_ranking(value: Any, count: int) -> bool:
 def _are_ratings(value: Any, count: int) -> bool:
     if not isinstance(value, list) or len(value) != count or all(each is None for each in value):
         return False
-    return all(each is None or (isinstance(each, int | float) and not isinstance(each, bool)) for each in value)
+    return all(each is None or (type(each) in (int, float) and abs(each) <= LARGEST) for each in value)
 
 
 VERDICTS: dict[str, Callable[[Any, int], bool]] = {

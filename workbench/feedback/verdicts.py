@@ -15,6 +15,11 @@ import numpy as np
 import pandas as pd
 
 from workbench.errors import WorkbenchError
+from workbench.feedback.tables import read
+from workbench.feedback.validity import VERDICTS
+
+VERDICT = ("item_id", "labeler", "kind", "value")  # columns of a judgement
+OTHERS = ("shown_order", "repeat", "elapsed_ms")  # that it may have, too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +31,8 @@ class Labels:
     value: np.ndarray  # (N,) index into values
     item: np.ndarray  # (U,) number of the item that a unit belongs to, in the order of the item ids
     index: pd.Index  # (U,) the item_id of each unit, with its part where items have parts
-    labelers: list[Any]  # sorted
+    labelers: list[str] | list[int]  # sorted
+    everybody: list[str] | list[int]  # with those who gave no verdict at all
     values: list[Any]  # numbers in order, then texts
 
     @property
@@ -53,7 +59,7 @@ def verdicts(judgements: pd.DataFrame) -> pd.DataFrame:
     Skips and second judgements of an item (`repeat` 1) are left out. WorkbenchError for several kinds at once, for
     corrections, which are texts, and for a value that its kind can not have.
     """
-    require_columns(judgements, ["item_id", "labeler", "kind", "value"])
+    judgements = read_judgements(judgements)
     kinds = judgements["kind"].unique().tolist()
     if len(kinds) != 1 or kinds[0] not in PARTS:
         raise WorkbenchError(
@@ -63,6 +69,18 @@ def verdicts(judgements: pd.DataFrame) -> pd.DataFrame:
     first = judgements[judgements["repeat"] == 0] if "repeat" in judgements else judgements
     table = parts_of(first)[["item_id", "labeler", "value", "part"]]
     return table.drop(columns="part") if kinds == ["pair"] else table
+
+
+def read_judgements(judgements: pd.DataFrame, columns: Sequence[str] = VERDICT) -> pd.DataFrame:
+    """The table as typed values (see `tables`); WorkbenchError for an event that it holds twice."""
+    judgements = read(judgements, columns, perhaps=[each for each in OTHERS if each not in columns])
+    events = judgements["event_id"] if "event_id" in judgements else pd.Series(dtype=object)
+    if events.duplicated().any():
+        raise WorkbenchError(
+            f"The event {events[events.duplicated()].iloc[0]!r} is in the table twice: keep one row of each, as in "
+            "judgements.drop_duplicates('event_id')."
+        )
+    return judgements
 
 
 def parts_of(judgements: pd.DataFrame) -> pd.DataFrame:
@@ -84,7 +102,7 @@ def parts_of(judgements: pd.DataFrame) -> pd.DataFrame:
 
 def is_verdict(value: Any) -> bool:
     """Whether something was said: no skip, and not missing."""
-    return isinstance(value, list) or not (pd.isna(value) or value == "skip")
+    return value is not None and value != "skip"
 
 
 def _pair_parts(value: Any, _: Sequence[int] | None) -> Iterator[tuple[str, Any]]:
@@ -96,9 +114,9 @@ def _pair_parts(value: Any, _: Sequence[int] | None) -> Iterator[tuple[str, Any]
 def _ranking_parts(value: Any, _: Sequence[int] | None) -> Iterator[tuple[str, Any]]:
     if not (isinstance(value, list) and all(isinstance(group, list) for group in value)):
         raise WorkbenchError(f"A ranking is {value!r}: give groups of indices, best first, such as [[2], [0, 3], [1]].")
-    place = {index: number for number, group in enumerate(value) for index in group}
-    if sorted(index for group in value for index in group) != list(range(len(place))):
+    if not VERDICTS["ranking"](value, sum(map(len, value))):
         raise WorkbenchError(f"The ranking {value!r} does not name each of its completions once, counted from 0.")
+    place = {index: number for number, group in enumerate(value) for index in group}
     for i, j in combinations(range(len(place)), 2):
         yield f"{i}-{j}", "tie" if place[i] == place[j] else int(place[i] > place[j])
 
@@ -112,7 +130,7 @@ def _best_of_parts(value: Any, order: Sequence[int] | None) -> Iterator[tuple[st
 
 
 def _rating_parts(value: Any, _: Sequence[int] | None) -> Iterator[tuple[str, Any]]:
-    if not isinstance(value, list):
+    if not isinstance(value, list) or any(isinstance(number, str | list) for number in value):
         raise WorkbenchError(f"A rating is {value!r}: give one number, or None, for each completion.")
     for index, number in enumerate(value):
         if is_verdict(number):
@@ -130,10 +148,10 @@ PARTS: dict[str, Callable[[Any, Sequence[int] | None], Iterable[tuple[str, Any]]
 def labels_of(table: pd.DataFrame) -> Labels:
     """The verdicts of a table as numbers, without skips and missing values; judgements are taken apart by `verdicts`.
 
-    WorkbenchError for missing columns, and for values that are lists.
+    WorkbenchError for missing columns, what can not be read (see `tables`), and values that are lists.
     """
-    table = verdicts(table) if "kind" in table else table
-    require_columns(table, ["item_id", "labeler", "value"])
+    everybody = sorted(set(read(table, ["labeler"])["labeler"]))
+    table = verdicts(table) if "kind" in table else read(table, ["item_id", "labeler", "value"], perhaps=["part"])
     table = table[np.array([is_verdict(value) for value in table["value"]], dtype=bool)]
     units = table.groupby(["item_id", "part"] if "part" in table else ["item_id"], sort=True)
     index = units.size().index
@@ -146,6 +164,7 @@ def labels_of(table: pd.DataFrame) -> Labels:
         item=pd.factorize(index.get_level_values("item_id"))[0],
         index=index,
         labelers=list(labelers),
+        everybody=everybody,
         values=values,
     )
 
@@ -186,10 +205,3 @@ def require_common_items(labels: Labels) -> None:
 def _cells(labels: Labels) -> np.ndarray:
     """A number for the unit and the labeler of each verdict, (N,)."""
     return labels.unit * len(labels.labelers) + labels.labeler
-
-
-def require_columns(table: pd.DataFrame, names: Sequence[str]) -> None:
-    """WorkbenchError where the judgement table lacks one of the columns."""
-    missing = sorted(set(names) - set(table.columns))
-    if missing:
-        raise WorkbenchError(f"The judgement table lacks {missing}: it has {list(table.columns)}.")

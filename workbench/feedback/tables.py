@@ -1,0 +1,189 @@
+"""Tables of verdicts or comparisons that somebody else made, read once, at the border.
+
+Names (of labelers, items, rivals) are texts without blanks at their ends, in one Unicode form, or whole numbers where a
+column has nothing else. Verdicts are finite numbers or texts; "1", 1 and True are one. Whatever can not be read is
+refused with its row and column.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from workbench.errors import WorkbenchError
+
+NOTHING = {"nan", "NaN", "NAN", "None", "<NA>", "NaT", "null"}  # what a missing value leaves where it became text
+NUMBER = re.compile(r"[+-]?(\d+|\d*\.\d+|\d+\.\d*)([eE][+-]?\d+)?")
+MOST_TIED = 12  # names: all orders of a group count, and their stages double with each name
+LARGEST = 1e100  # of a verdict: its square is a number, too
+WORDS = {"tie": "tie", "skip": "skip", "true": 1, "false": 0, "": None}
+TRUTHS = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False, "1.0": True, "0.0": False}
+
+
+def read(table: pd.DataFrame, columns: Sequence[str], *, perhaps: Sequence[str] = ()) -> pd.DataFrame:
+    """The table with these `columns`, and `perhaps` others where it has them, as typed values; the rest as it is.
+
+    WorkbenchError for a column that is missing or there twice, and for the first value that says nothing.
+    """
+    require_columns(table, columns)
+    found = {}
+    for column in [*columns, *(name for name in perhaps if name in table)]:
+        if isinstance(table[column], pd.DataFrame):
+            raise WorkbenchError(f"The table has {table[column].shape[1]} columns {column!r}: keep one of them.")
+        found[column] = _column(table[column].tolist(), column)
+    for group in (["winner", "loser"], *([each] for each in NAMES)):
+        names = {each: found[each] for each in group if each in found}
+        found |= dict(zip(names, of_one_sort(*names.values()), strict=True))
+    typed = {
+        name: pd.Series(values, index=table.index, dtype=object if name in MIXED else None)
+        for name, values in found.items()
+    }
+    return table.assign(**typed)
+
+
+def name_of(value: Any) -> str | int:
+    """A name as it is compared; ValueError where the value is none."""
+    if isinstance(value, str):
+        name = " ".join(unicodedata.normalize("NFC", value).split())
+    elif isinstance(value, Real | Decimal) and not isinstance(value, bool) and value == value // 1:
+        return int(value)
+    elif isinstance(value, datetime.date) and value == value:  # NaT differs from itself
+        name = str(value)
+    else:
+        raise ValueError
+    if not name or name in NOTHING:
+        raise ValueError
+    return name
+
+
+def person(value: Any) -> str | int:
+    """`name_of` somebody; ValueError where two people could look the same."""
+    name = name_of(value)
+    if not str(name).isprintable():
+        raise ValueError
+    return name
+
+
+def of_one_sort(*columns: Iterable[str | int]) -> list[list]:
+    """Names that are compared with each other: whole numbers where all of them are, else texts."""
+    lists = [list(column) for column in columns]
+    mixed = any(isinstance(name, str) for names in lists for name in names)
+    return [[str(name) for name in names] if mixed else names for names in lists]
+
+
+def verdict_value(value: Any) -> Any:
+    """A number, text or list of a verdict, None where nothing was said; ValueError where it is none of these."""
+    if isinstance(value, str):
+        text = " ".join(unicodedata.normalize("NFC", value).split())
+        if text in NOTHING:
+            raise ValueError
+        if not NUMBER.fullmatch(text):
+            return WORDS.get(text.lower(), text)
+        value = float(text) if set(text) & set(".eE") else int(text)
+    if isinstance(value, list | tuple | np.ndarray):
+        return [verdict_value(each) for each in value]
+    if value is None or value is pd.NA or value is pd.NaT or value != value:
+        return None
+    if isinstance(value, bool | np.bool_ | Integral):
+        value = int(value)
+    elif isinstance(value, Real | Decimal):
+        value = float(value)
+    if not isinstance(value, int | float) or not abs(value) <= LARGEST:
+        raise ValueError
+    return value
+
+
+def _groups(value: Any) -> list[list[str | int]]:
+    groups = [[name_of(name) for name in group] for group in value if not isinstance(group, str)]
+    if not groups or len(groups) < len(value) or not all(groups) or max(map(len, groups)) > MOST_TIED:
+        raise ValueError
+    return groups
+
+
+def _rest(value: Any) -> list[str | int]:
+    if isinstance(value, str):
+        raise ValueError
+    return [] if value is None or value is pd.NA or isinstance(value, float) else [name_of(name) for name in value]
+
+
+def _truth(value: Any) -> bool:
+    said = verdict_value(value)
+    found = False if said is None else TRUTHS.get(str(said).lower())
+    if found is None:
+        raise ValueError
+    return found
+
+
+def _number(value: Any) -> float:
+    number = verdict_value(value)
+    if not isinstance(number, int | float):
+        raise ValueError
+    return number
+
+
+def _count(value: Any) -> float:
+    """A number that is not negative, 0 where there is none."""
+    number = verdict_value(value) or 0
+    if isinstance(number, str | list) or number < 0:
+        raise ValueError
+    return number
+
+
+def _order(value: Any) -> list[int] | None:
+    order = verdict_value(value)
+    if order is not None and sorted(order) != list(range(len(order))):
+        raise ValueError
+    return order
+
+
+NAME = "a text or a whole number"
+READERS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "item_id": (name_of, NAME),
+    "labeler": (person, f"the name of who judged, {NAME}"),
+    "kind": (name_of, "a kind of judgement"),
+    "part": (name_of, NAME),
+    "winner": (name_of, f"{NAME} (compare two different names)"),
+    "loser": (name_of, f"{NAME} (compare two different names)"),
+    "groups": (_groups, f"groups of names, best first, at most {MOST_TIED} level, as in [['a'], ['b', 'c']]"),
+    "rest": (_rest, "a list of names, or nothing"),
+    "tie": (_truth, "true or false"),
+    "value": (verdict_value, "a finite number or a text"),
+    "repeat": (_count, "0, or 1 where an item was judged again"),
+    "elapsed_ms": (_count, "milliseconds, 0 where nobody measured"),
+    "shown_order": (_order, "each index of the completions once, counted from 0"),
+}
+
+NAMES = ("item_id", "labeler", "part")  # columns, each of one sort of names
+MIXED = ("value", "shown_order", "groups", "rest")  # columns in which pandas would turn None into NaN, and 1 into 1.0
+
+
+def _column(values: list, column: str) -> list:
+    reader, expected = READERS.get(column, (_number, "a finite number"))
+    read_values = []
+    for row, value in enumerate(values):
+        try:
+            read_values.append(reader(value))
+        except (ValueError, TypeError, ArithmeticError):
+            raise WorkbenchError(
+                f"Row {row} (the first is 0) has the {column} {value!r:.60}: give {expected}, or leave the row out."
+            ) from None
+    return read_values
+
+
+def require_columns(table: pd.DataFrame, names: Sequence[str]) -> None:
+    """WorkbenchError where the table lacks one of the columns, or is no table."""
+    if not isinstance(table, pd.DataFrame):
+        raise WorkbenchError(
+            f"Verdicts are a {type(table).__name__}: give a table, as pd.DataFrame makes one of a list."
+        )
+    missing = sorted(set(names) - set(table.columns))
+    if missing:
+        raise WorkbenchError(f"The judgement table lacks {missing}: it has {list(table.columns)}.")
