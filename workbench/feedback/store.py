@@ -116,7 +116,7 @@ class Store:
 
     def replace(self, judgement: Judgement) -> None:
         """`record`, where what the labeler said of the item before no longer counts; both stay in the log."""
-        labeler_name(judgement.labeler)
+        judgement = replace(judgement, labeler=labeler_name(judgement.labeler))
         require_verdict(judgement, self.item(judgement.item_id))
         key = (judgement.kind, judgement.labeler, judgement.item_id, judgement.repeat)
         where = "WHERE kind = ? AND labeler = ? AND item_id = ? AND repeat = ? AND event_id <> ?"
