@@ -11,7 +11,6 @@ from workbench.batches import (
     CHUNK_BATCHES,
     collate,
     collate_pairs,
-    encode_completions,
     encode_prompts,
     encode_texts,
     length_bucketed_batches,
@@ -146,10 +145,11 @@ def test_a_text_that_already_starts_with_bos_gets_no_second_one():
 def test_completions_end_with_one_eos_where_they_finished():
     tokenizer = byte_bpe(before="<bos>", after="<eos>")
     eos = tokenizer.eos_token_id
-    cut, whole, written = encode_completions(tokenizer, [" hours", " hours", " hours<eos>"], [False, True, True])
+    said = [" hours", " hours", " hours<eos>", ""]
+    _, (cut, whole, written, empty) = encode_texts(tokenizer, ["four"] * 4, said, [False, True, True, True])
     assert tokenizer.decode(cut) == " hours" and tokenizer.bos_token_id not in cut
     assert whole == [*cut, eos] and written == whole
-    assert encode_completions(tokenizer, [""], [True]) == [[eos]]
+    assert empty == [eos]
 
 
 def test_prompt_and_completion_join_to_the_original_text():
@@ -165,4 +165,4 @@ def test_a_tokenizer_without_eos_is_refused():
     tokenizer = byte_bpe()
     tokenizer.eos_token = None
     with pytest.raises(WorkbenchError, match="no EOS"):
-        encode_completions(tokenizer, ["a"], [True])
+        encode_texts(tokenizer, ["a"], ["b"], [True])

@@ -1,15 +1,18 @@
 """Texts -> token ids -> batches: rows of similar length together, padded into the one layout of `records.Sequences`.
 
-A prompt gets the tokenizer's own special tokens (a BOS where it has one) but no EOS; a completion gets none but EOS.
-The two are tokenised apart, so that a policy is trained on exactly the boundary it meets when it samples.
+Trainers, rewards and samplers all read a conversation here, and so the same ids of it. A prompt has the special tokens
+of the tokenizer or of its chat template, but no EOS; a completion has none but its end.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
+from workbench.chat_templates import Messages, end_ids, rendered, rendered_answer, turn_of
 from workbench.errors import WorkbenchError
 from workbench.records import PairExample, Sequences
 
@@ -19,46 +22,143 @@ if TYPE_CHECKING:
 CHUNK_BATCHES = 32  # batches sorted together: larger wastes less padding, smaller mixes lengths better between epochs
 
 
-def encode_texts(
-    tokenizer: PreTrainedTokenizerBase, prompts: list[str], completions: list[str], finished: list[bool]
-) -> tuple[list[list[int]], list[list[int]]]:
-    """Token ids of prompts and of their completions, the latter with EOS where finished."""
-    return encode_prompts(tokenizer, prompts), encode_completions(tokenizer, completions, finished)
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Prompts as a tokenizer reads them, whole."""
+
+    given: list[str | Messages]  # texts or conversations
+    texts: list[str]  # what an answer continues
+    chat: list[bool]  # whether a chat template wrote that text: its answers end as it ends them
+    special: list[bool]  # whether the tokenizer adds its own special tokens: a template writes them itself
+    ids: list[list[int]]  # one BOS at most and no EOS
 
 
-def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> list[list[int]]:
-    """Token ids of prompts with the tokenizer's special tokens, one BOS at most and no EOS."""
-    if not prompts:
-        return []
-    ids = tokenizer(prompts, verbose=False)["input_ids"]
-    if tokenizer.eos_token_id is not None and tokenizer("a")["input_ids"][-1:] == [tokenizer.eos_token_id]:
-        ids = [prompt[:-1] for prompt in ids]  # some tokenizers end every text, but this one goes on
-    bos = tokenizer.bos_token_id  # chat templates write BOS into the text, and the tokenizer puts another before it
-    return [prompt[1:] if bos is not None and prompt[:2] == [bos, bos] else prompt for prompt in ids]
+def read_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str | Messages]) -> Asked:
+    """Prompts as text and token ids; a text that ends with the chat template's request is taken for its work."""
+    turn, bos = turn_of(tokenizer), tokenizer.bos_token or ""
+    texts, chat, special = [], [], []
+    for row, prompt in enumerate(prompts):
+        talk = not isinstance(prompt, str)
+        texts.append(rendered(prompt, tokenizer, row=row, ask=True) if talk else prompt)
+        chat.append(talk or (bool(turn.request.strip()) and prompt.endswith(turn.request)))
+        begun = talk or prompt.startswith(bos) == turn.start.startswith(bos)  # else its BOS was taken off
+        special.append(not (chat[-1] and begun))
+    known: dict[tuple[str, bool], list[int]] = {}  # every text is read once
+    for adds in set(special):
+        part = list(dict.fromkeys(text for text, its in zip(texts, special, strict=True) if its == adds))
+        known |= {(text, adds): ids for text, (ids, _) in zip(part, _read(tokenizer, part, special=adds), strict=True)}
+    ids = [known[key] for key in zip(texts, special, strict=True)]
+    return Asked(given=list(prompts), texts=texts, chat=chat, special=special, ids=ids)
 
 
-def encode_completions(
-    tokenizer: PreTrainedTokenizerBase, completions: list[str], finished: list[bool]
+def read_answers(
+    tokenizer: PreTrainedTokenizerBase, asked: Asked, answers: Sequence[str | Messages], finished: Sequence[bool]
 ) -> list[list[int]]:
-    """Token ids of completions without special tokens, ending with one EOS where finished."""
-    eos = eos_id(tokenizer)
-    if not completions:
+    """Token ids of one answer to each prompt; one that finished ends with EOS, or as the chat template ends it.
+
+    They are those of prompt and answer in one text, unless a token would reach across the boundary: a policy meets its
+    prompt as it is and goes on from there.
+    """
+    turn, texts = turn_of(tokenizer), list(answers)
+    for row, (prompt, answer) in enumerate(zip(asked.given, answers, strict=True)):
+        if not isinstance(prompt, str):
+            told = rendered_answer(prompt, answer, tokenizer, asked=asked.texts[row], turn=turn, row=row)
+            texts[row] = told + turn.closing if finished[row] else told
+    rows = zip(_following(tokenizer, asked, texts, "input_ids"), asked.chat, finished, strict=True)
+    ends = end_ids(tokenizer)
+    return [_ended(ids, ends, chat) if ended else ids for ids, chat, ended in rows]
+
+
+def answer_spans(tokenizer: PreTrainedTokenizerBase, asked: Asked, texts: Sequence[str]) -> list[list[int]]:
+    """Where each token of `read_answers` stops in the text of its answer, in characters, but for a last EOS."""
+    return _following(tokenizer, asked, texts, "offset_mapping")
+
+
+def encode_texts(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str | Messages],
+    completions: Sequence[str | Messages],
+    finished: Sequence[bool],
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Token ids of prompts and of their completions, the latter with their end where finished and nowhere else.
+
+    A special token that a policy only spelt is text: its letters say nothing, and end nothing.
+    """
+    asked, ends = read_prompts(tokenizer, prompts), end_ids(tokenizer)
+    ids = read_answers(tokenizer, asked, completions, finished)
+    special = {*ends, tokenizer.bos_token_id, tokenizer.pad_token_id}
+    for row, said in enumerate(completions):
+        if isinstance(said, str) and special.intersection(ids[row][:-1]):
+            spelt = _continuing(tokenizer, [said], "input_ids", split_special_tokens=True)[0]
+            ids[row] = _ended(spelt, ends, asked.chat[row]) if finished[row] else spelt
+    return asked.ids, ids
+
+
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str | Messages]) -> list[list[int]]:
+    """Token ids of prompts, one BOS at most and no EOS."""
+    return read_prompts(tokenizer, prompts).ids
+
+
+def cut_prompt(ids: list[int], length: int, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The last `length` tokens of a prompt, the first of which is BOS where the prompt began with it."""
+    if len(ids) <= length:
+        return ids
+    begins = length > 1 and ids[0] == tokenizer.bos_token_id
+    return [ids[0], *ids[1 - length :]] if begins else ids[-length:]
+
+
+def _ended(ids: list[int], ends: list[int], chat: bool) -> list[int]:
+    """The ids with one end: the template's, which comes last in `ends`, in a chat, else EOS."""
+    return ids if ids and ids[-1] in ends else [*ids, ends[-1] if chat else ends[0]]
+
+
+def _following(tokenizer, asked: Asked, texts: Sequence[str], column: str) -> list[list]:
+    """What a tokenizer's `column` says of the tokens that texts add to their prompts."""
+    rows: list[list | None] = [None] * len(texts)
+    for adds in set(asked.special):
+        part = [row for row, its in enumerate(asked.special) if its == adds]
+        wholes = _read(tokenizer, [asked.texts[row] + texts[row] for row in part], special=adds, column=column)
+        for row, (ids, values) in zip(part, wholes, strict=True):
+            start = asked.ids[row]  # an unknown word may go on in the answer, and still be one token
+            if ids[: len(start)] == start and not (start and start[-1] == tokenizer.unk_token_id):
+                rows[row] = _moved(values[len(start) :], len(asked.texts[row]))
+    apart = [row for row, values in enumerate(rows) if values is None]
+    for row, values in zip(apart, _continuing(tokenizer, [texts[row] for row in apart], column), strict=True):
+        rows[row] = values
+    return rows
+
+
+def _continuing(tokenizer, texts: Sequence[str], column: str, **settings: bool) -> list[list]:
+    """The same for texts that go on from another: read behind a character, for some tokenizers put a blank first."""
+    rows: list[list | None] = [None] * len(texts)
+    for before in ("\n", "a", ""):
+        ((start, _),) = _read(tokenizer, [before], special=False, **settings)
+        wholes = _read(tokenizer, [before + text for text in texts], special=False, column=column, **settings)
+        for row, (ids, values) in enumerate(wholes):
+            if rows[row] is None and ids[: len(start)] == start:
+                rows[row] = _moved(values[len(start) :], len(before))
+    return rows
+
+
+def _moved(values: list, by: int) -> list:
+    """Ids as they are, of offsets where they stop, `by` characters earlier."""
+    return [value if isinstance(value, int) else value[1] - by for value in values]
+
+
+def _read(
+    tokenizer, texts: list[str], *, special: bool, column: str = "input_ids", **settings: bool
+) -> list[tuple[list[int], list]]:
+    """Ids of each text and what `column` says of them; of `special` tokens one BOS is kept, and no EOS."""
+    if not texts:
         return []
-    ids = tokenizer(completions, add_special_tokens=False, verbose=False)["input_ids"]
-    return [
-        [*completion, eos] if ended and completion[-1:] != [eos] else completion
-        for completion, ended in zip(ids, finished, strict=True)
-    ]
-
-
-def eos_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that ends a completion; WorkbenchError where the tokenizer has none."""
-    if tokenizer.eos_token_id is None:
-        raise WorkbenchError(
-            f"The tokenizer {tokenizer.name_or_path!r} has no EOS token, so no completion could end: "
-            "set tokenizer.eos_token."
-        )
-    return tokenizer.eos_token_id
+    wanted = {"add_special_tokens": special, "return_offsets_mapping": column != "input_ids", **settings}
+    read, bos, eos = tokenizer(texts, verbose=False, **wanted), tokenizer.bos_token_id, tokenizer.eos_token_id
+    closes = special and eos is not None and tokenizer("a")["input_ids"][-1:] == [eos]  # but these texts go on
+    rows = []
+    for ids, values in zip(read["input_ids"], read[column], strict=True):
+        first, last = int(special and bos is not None and ids[:2] == [bos, bos]), len(ids) - closes
+        rows.append((ids[first:last], values[first:last]))
+    return rows
 
 
 def length_bucketed_batches(lengths: list[int], batch_size: int, *, generator: torch.Generator) -> list[list[int]]:

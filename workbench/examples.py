@@ -7,7 +7,9 @@ from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
-from workbench.batches import encode_prompts, eos_id
+from workbench.batches import answer_spans, encode_prompts
+from workbench.chat_templates import end_ids, turn_of
+from workbench.control_tokens import control_token_ids
 from workbench.errors import WorkbenchError
 from workbench.records import (
     CompletionExample,
@@ -17,7 +19,13 @@ from workbench.records import (
     RankingExample,
     StepwiseExample,
 )
-from workbench.tokenization import Prompts, TokenizationReport, tokenized_completions, tokenized_prompts
+from workbench.tokenization import (
+    Prompts,
+    TokenizationReport,
+    refuse_inside,
+    tokenized_completions,
+    tokenized_prompts,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -37,14 +45,19 @@ def prompt_examples(
 ) -> Examples:
     """PromptExamples of a dataset with a `prompt` column; lengths in tokens, `context` 0 where the model's is unknown.
 
-    In `row` a conversation is replaced by its rendered text, which is what a reward function reads.
+    In `row` a conversation is replaced by its rendered text, which is what a reward function reads; its messages go
+    with it as `prompt_messages`, for those who render it otherwise.
     """
     prompts = tokenized_prompts(dataset, tokenizer, max_prompt_length, context)
     examples = [
-        PromptExample(prompt_ids=ids, row={**row, "prompt": text})
-        for ids, row, text in zip(prompts.ids, dataset, prompts.texts, strict=True)
+        PromptExample(prompt_ids=ids, row={**row, "prompt": text, **_messages(row["prompt"])})
+        for ids, row, text in zip(prompts.ids, dataset, prompts.asked.texts, strict=True)
     ]
     return Examples(examples, prompts.report, range(len(examples)))
+
+
+def _messages(prompt: str | list) -> dict[str, list]:
+    return {} if isinstance(prompt, str) else {"prompt_messages": prompt}
 
 
 def completion_examples(
@@ -90,7 +103,7 @@ def pair_examples(
         )
     ]
     rows = [row for row, example in enumerate(examples) if example.chosen_ids != example.rejected_ids]
-    _require_some(rows, f"All pairs are equal in {max_completion_length} tokens")
+    _require_some(rows, f"All pairs are equal in {prompts.room(max_completion_length)}")
     report = replace(prompts.report, cut_completions=cut, dropped_pairs=len(dataset) - len(rows))
     return Examples([examples[row] for row in rows], report, rows)
 
@@ -113,7 +126,7 @@ def ranking_examples(
     columns, cut = _several_completions(dataset, places, tokenizer, prompts, max_completion_length)
     groups = [list(group) for group in zip(*columns, strict=True)]
     rows = [row for row, group in enumerate(groups) if len(set(map(tuple, group))) == len(group)]
-    _require_some(rows, f"All rankings have equal completions in {max_completion_length} tokens")
+    _require_some(rows, f"All rankings have equal completions in {prompts.room(max_completion_length)}")
     examples = [
         RankingExample(prompt_ids=prompts.ids[row], completion_ids=groups[row], ranking=rankings[row]) for row in rows
     ]
@@ -151,9 +164,9 @@ def stepwise_examples(
     steps, labels = dataset["completions"][:], dataset["labels"][:]
     whole = ["".join(texts) for texts in steps]
     kept, cut = tokenized_completions(dataset, whole, tokenizer, prompts, max_completion_length)
-    parts = list(map(_whole_steps, kept, _step_ends(steps, whole, tokenizer)))
+    parts = list(map(_whole_steps, kept, _step_ends(steps, answer_spans(tokenizer, prompts.asked, whole))))
     rows = [row for row, fitting in enumerate(parts) if fitting]
-    _require_some(rows, f"All first steps are longer than {max_completion_length} tokens")
+    _require_some(rows, f"All first steps are longer than {prompts.room(max_completion_length)}")
     examples = [
         StepwiseExample(prompt_ids=prompts.ids[row], step_ids=parts[row], labels=labels[row][: len(parts[row])])
         for row in rows
@@ -170,15 +183,15 @@ def _whole_steps(ids: list[int], ends: list[int]) -> list[list[int]]:
     return [ids[start:end] for start, end in pairwise([0, *fitting])]
 
 
-def _step_ends(steps: list[list[str]], whole: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+def _step_ends(steps: list[list[str]], spans: list[list[int]]) -> list[list[int]]:
     """For each row, how many tokens of its whole text each step and those before it take.
 
-    The whole is tokenised at once, as a policy's completion is: steps tokenised apart may have other tokens.
+    The whole is tokenised at once, as a policy's completion is: steps tokenised apart may have other tokens. `spans`
+    says where its tokens stop, in characters.
     """
-    spans = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
     rows = []
-    for row, (texts, tokens) in enumerate(zip(steps, spans, strict=True)):
-        ends = [sum(stop <= end for _, stop in tokens) for end in accumulate(map(len, texts))]
+    for row, (texts, stops) in enumerate(zip(steps, spans, strict=True)):
+        ends = [sum(stop <= end for stop in stops) for end in accumulate(map(len, texts))]
         shared = next((step for step, (start, end) in enumerate(pairwise([0, *ends])) if start == end), None)
         if shared is not None:
             raise WorkbenchError(
@@ -200,7 +213,7 @@ def _several_completions(
 def _require_some(rows: list[int], otherwise: str) -> None:
     """Refuse a dataset of which nothing is left."""
     if not rows:
-        raise WorkbenchError(f"{otherwise}: raise max_completion_length.")
+        raise WorkbenchError(f"{otherwise}.")
 
 
 def _given(dataset: Dataset, column: str, otherwise: float) -> list[float]:
@@ -209,22 +222,28 @@ def _given(dataset: Dataset, column: str, otherwise: float) -> list[float]:
     return [otherwise if value is None else float(value) for value in given]
 
 
-def pair_completions(pairs: list[PairExample], tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
-    """Both completions of every pair as a reward function reads them: rows prompt, completion, finished."""
-    rows = []
-    for pair in pairs:
-        prompt = tokenizer.decode(pair.prompt_ids, clean_up_tokenization_spaces=False)
-        for ids in (pair.chosen_ids, pair.rejected_ids):
-            finished = ids[-1:] == [eos_id(tokenizer)]
-            text = tokenizer.decode(ids[:-1] if finished else ids, clean_up_tokenization_spaces=False)
-            rows.append({"prompt": prompt, "completion": text, "finished": finished})
-    return rows
+def pair_completions(rows: Dataset) -> list[dict[str, Any]]:
+    """Both completions of every comparison as a reward function reads them: rows prompt, completion, finished."""
+    return [
+        {"prompt": row["prompt"], "completion": row[side], "finished": True}
+        for row in rows
+        for side in ("chosen", "rejected")
+    ]
 
 
 def text_documents(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """Token ids of each row of `text`, ending with EOS; empty rows, separators in many corpora, are left out."""
-    eos = eos_id(tokenizer)
-    texts = [text for text in dataset["text"][:] if text.strip()]
-    if not texts:
+    """Token ids of each row of `text`, ending with EOS; empty rows, separators in many corpora, are left out.
+
+    WorkbenchError for a row with BOS, padding or control inside, or EOS where it does not end the turns of a chat.
+    """
+    eos, bos = end_ids(tokenizer)[0], tokenizer.bos_token_id
+    banned = {tokenizer.pad_token_id, bos, *control_token_ids(tokenizer)}
+    banned |= set() if turn_of(tokenizer).end == tokenizer.eos_token else {eos}
+    rows = [row for row, text in enumerate(dataset["text"][:]) if text.strip()]
+    if not rows:
         raise WorkbenchError(f"All {len(dataset)} rows of column 'text' are empty: give documents with text in them.")
-    return [ids if ids[-1:] == [eos] else [*ids, eos] for ids in encode_prompts(tokenizer, texts)]
+    documents = encode_prompts(tokenizer, [dataset["text"][row] for row in rows])
+    documents = [ids if ids[-1:] == [eos] else [*ids, eos] for ids in documents]
+    for row, ids in zip(rows, documents, strict=True):
+        refuse_inside(row, "its text", ids[ids[0] == bos : -1], banned, tokenizer)
+    return documents

@@ -10,6 +10,7 @@ from huggingface_hub import HfApi, snapshot_download
 from safetensors import safe_open
 from torch import nn
 from transformers import (
+    AddedToken,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -21,6 +22,7 @@ from transformers.activations import NewGELUActivation
 from transformers.utils import logging
 
 from workbench.architectures import preset_config
+from workbench.chat_templates import end_ids, turn_of
 from workbench.control_tokens import control_token_ids
 from workbench.errors import WorkbenchError
 from workbench.files import resolve
@@ -28,9 +30,13 @@ from workbench.hub import hub_answers
 from workbench.scoring import scalar_head
 from workbench.value_guided import ValueGuidedPolicy  # noqa: F401  known to AutoModelForCausalLM from now on
 
+<<<<<<< HEAD
 HEADS = ("lm_head", "embed_out", "score", "classifier")  # last layers: a folder has the one of what it was trained as
 NO_WEIGHTS = re.compile(r"doubt_|.*(inv_freq|masked_bias|attn\.bias|position_ids)$")  # our own, and buffers of old
 FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors names them
+=======
+PADDING = re.compile(r"[<\[].+[>\]]")  # a padding token that looks like one; anything else may be a word
+>>>>>>> 04563af (Conversations and texts are read in one place, with the template's end of turn, by policies, rewards and exports)
 
 
 @contextlib.contextmanager
@@ -44,7 +50,7 @@ def seeded(seed: int):
 def build_policy(preset: str, tokenizer, *, context: int = 128, seed: int = 0, device: str = "cpu"):
     """A causal LM with random weights for `tokenizer`; raises WorkbenchError for an unknown preset."""
     config = preset_config(preset, tokenizer, context)
-    _note_control_tokens(config, tokenizer)
+    _note_tokens(config, tokenizer, config.vocab_size)
     _require_device(device)
     with seeded(seed):
         return _quicker(AutoModelForCausalLM.from_config(config)).to(device)
@@ -53,8 +59,9 @@ def build_policy(preset: str, tokenizer, *, context: int = 128, seed: int = 0, d
 def load_tokenizer(source: str):
     """The tokenizer of a Hub id or folder, and a list of sentences about what was mended in it.
 
-    Padding must be a token of its own, or real text would be taken for padding: where there is none, `<|pad|>` is added
-    (and `load_policy` enlarges the embedding). A tokenizer without EOS raises WorkbenchError: no text would ever end.
+    Padding must be a token of its own, or real text would be taken for padding: where it is EOS, BOS, a word or the
+    unknown one, or missing, `<|pad|>` is added (and `load_policy` enlarges the embedding). A tokenizer without EOS
+    raises WorkbenchError: no text would ever end.
     """
     folder = _model_folder(source)
     try:
@@ -69,13 +76,30 @@ def load_tokenizer(source: str):
             f"The tokenizer of {source!r} has no EOS token, so no completion could end: "
             "set tokenizer.eos_token and save it again."
         )
-    notes = []
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        had = "no padding token" if tokenizer.pad_token_id is None else "EOS as its padding token"
-        tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
-        notes.append(f"The tokenizer had {had}; it now pads with {tokenizer.pad_token!r}.")
     tokenizer.padding_side = "left"
-    return tokenizer, notes
+    return tokenizer, _with_own_padding(tokenizer)
+
+
+def load_own_tokenizer(source: str):
+    """`load_tokenizer` of a folder or Hub id without its notes, None for a folder that holds no tokenizer."""
+    folder = Path(_model_folder(source))
+    holds = any(re.search("token|vocab|spiece", path.name) for path in folder.iterdir()) if folder.is_dir() else True
+    return load_tokenizer(source)[0] if holds else None
+
+
+def _with_own_padding(tokenizer) -> list[str]:
+    """What had to be mended, as sentences, so that no text holds the padding token."""
+    pad, roles = tokenizer.pad_token, {"EOS": tokenizer.eos_token, "BOS": tokenizer.bos_token}
+    roles |= {"the unknown token": tokenizer.unk_token, "the end of a turn": turn_of(tokenizer).end}
+    had = next((role for role, token in roles.items() if token == pad), "")
+    if pad is not None and not had and PADDING.fullmatch(pad):
+        return []
+    tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+    if pad is not None and not had:
+        had = f"the word {pad!r}"
+        tokenizer.add_tokens([AddedToken(pad, special=False, normalized=False)])  # special ones are left out of texts
+    had = "no padding token" if pad is None else f"{had} as its padding token"
+    return [f"The tokenizer had {had}; it now pads with {tokenizer.pad_token!r}."]
 
 
 def load_policy(source: str, tokenizer, *, device: str = "cpu", dtype: str = "float32", allow_pickle: bool = False):
@@ -117,6 +141,7 @@ def load_critic(source: str, tokenizer, *, start: str = "sft", seed: int = 0, de
     """A token classifier with one output, (B, T) values, whose head starts at zero: the first values are exactly 0.
 
     `source` is the SFT policy or the reward model it starts from; `start` "scratch" takes only the configuration.
+    WorkbenchError where its tokenizer is not the policy's, whose token ids it is to read.
     """
     critic = _load_scalar(
         AutoModelForTokenClassification, source, tokenizer, start=start, seed=seed, device=device, dtype=dtype
@@ -168,8 +193,11 @@ def _load_scalar(
 ):
     if start not in ("trained", "sft", "scratch"):
         raise WorkbenchError(f"start is {start!r}: choose 'sft' (the weights of {source!r}) or 'scratch'.")
+    if start == "sft":
+        _require_own_tokens(source, tokenizer)
     with seeded(seed):
         if start == "scratch":
+<<<<<<< HEAD
             with _explained(source):
                 config = AutoConfig.from_pretrained(_model_folder(source), num_labels=1, trust_remote_code=False)
                 if preset:
@@ -178,6 +206,14 @@ def _load_scalar(
                     config.num_labels = 1
                 model = _quicker(auto_class.from_config(config)).to(device=device, dtype=getattr(torch, dtype))
             model.head_is_new = True
+=======
+            config = AutoConfig.from_pretrained(_model_folder(source), num_labels=1)
+            if preset:
+                config = preset_config(preset, tokenizer, _context(config))
+                _note_tokens(config, tokenizer, config.vocab_size)
+                config.num_labels = 1
+            model = _quicker(auto_class.from_config(config)).to(device=device, dtype=getattr(torch, dtype))
+>>>>>>> 04563af (Conversations and texts are read in one place, with the template's end of turn, by policies, rewards and exports)
         else:
             loaded = _load(auto_class, source, device=device, dtype=dtype, allow_pickle=False, num_labels=1)
             model, model.head_is_new = loaded
@@ -192,6 +228,31 @@ def _load_scalar(
     return without_dropout(model)
 
 
+<<<<<<< HEAD
+=======
+def _require_own_tokens(source: str, tokenizer) -> None:
+    """WorkbenchError unless a trained model knows the words of `tokenizer`, all under its ids but for added ones."""
+    own = load_own_tokenizer(source)
+    known, added = own.get_vocab() if own else tokenizer.get_vocab(), tokenizer.added_tokens_encoder
+    words = tokenizer.get_vocab().items()
+    other = next(
+        (word for word, index in words if known.get(word, None if word in added else -1) not in (None, index)), ""
+    )
+    if other:
+        raise WorkbenchError(
+            f"{source!r} was trained with another tokenizer than that of {tokenizer.name_or_path!r} ({other!r} is not "
+            "the same token in both), whose ids mean other words to it: read a reward model with its own tokenizer, "
+            "and start a critic, which reads the policy's tokens, from a model of the policy's family (name such a "
+            "reward model first, or choose an algorithm without a critic: rloo, grpo)."
+        )
+
+
+def _was_classifier(source: str) -> bool:
+    config = AutoConfig.from_pretrained(_model_folder(source))
+    return any("SequenceClassification" in name for name in config.architectures or [])
+
+
+>>>>>>> 04563af (Conversations and texts are read in one place, with the template's end of turn, by policies, rewards and exports)
 def _load(auto_class, source: str, *, device: str, dtype: str, allow_pickle: bool, **config):
     """The model, and whether its last layer is new because the folder is of another kind of model."""
     _require_device(device)
@@ -309,20 +370,20 @@ def _cached(source: str) -> str:
 
 
 def _fit_vocabulary(model, tokenizer) -> None:
-    """The embedding holds every token of `tokenizer`, the config those that are never said, and its EOS ends a text."""
-    known = model.get_input_embeddings().num_embeddings
-    if len(tokenizer) > known:
+    """The embedding holds every token of `tokenizer`; the config says which end a text and which are never said."""
+    known, needed = model.get_input_embeddings().num_embeddings, max(tokenizer.get_vocab().values()) + 1
+    if needed > known:
         with seeded(0), _quiet():  # new rows are random, and equal for a policy and its reference
-            model.resize_token_embeddings(len(tokenizer))
+            model.resize_token_embeddings(needed)
             _tell_apart(model, [index for index in control_token_ids(tokenizer) if index >= known])
     model.config.pad_token_id = tokenizer.pad_token_id
-    _note_control_tokens(model.config, tokenizer)
+    _note_tokens(model.config, tokenizer, max(needed, known))
     settings = getattr(model, "generation_config", None)  # scalar models have none
     if settings is not None:
         known = settings.eos_token_id
         ids = [known] if isinstance(known, int) else list(known or [])
         # a chat tokenizer may end with another token than its base model did; training appends the tokenizer's
-        settings.eos_token_id = list(dict.fromkeys([*ids, tokenizer.eos_token_id]))
+        settings.eos_token_id = list(dict.fromkeys([*ids, *end_ids(tokenizer)]))
 
 
 @torch.no_grad()
@@ -332,11 +393,20 @@ def _tell_apart(model, rows: list[int]) -> None:
     weight[rows] = torch.randn(len(rows), weight.shape[1]).to(weight) * weight.std()
 
 
-def _note_control_tokens(config, tokenizer) -> None:
-    """What sampling and scoring must know: which tokens of `tokenizer` can be read but not said."""
-    ids = control_token_ids(tokenizer)
-    if ids:
+def _note_tokens(config, tokenizer, rows: int) -> None:
+    """What sampling and scoring must know: which tokens end a text, and which of all `rows` are never said."""
+    if ids := control_token_ids(tokenizer):
         config.control_token_ids = ids
+    ends = end_ids(tokenizer)
+    config.eos_token_id = ends if len(ends) > 1 else ends[0]
+    words, spans = set(tokenizer.get_vocab().values()), []
+    for index in range(rows):
+        if index not in words and spans and spans[-1][1] == index:
+            spans[-1][1] += 1
+        elif index not in words:
+            spans.append([index, index + 1])
+    if spans or hasattr(config, "wordless_ids"):
+        config.wordless_ids = spans  # from .. to: rows of padded embeddings
 
 
 @contextlib.contextmanager

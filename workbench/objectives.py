@@ -230,7 +230,8 @@ def _with_step_marks(model, examples: list[StepwiseExample], held_out: list[Step
             f"The steps end in {len(marks)} different tokens, so nobody could find the steps of a new completion: end "
             "each step with the same mark, a full stop or a line break."
         )
-    model.config.step_end_ids = sorted(marks or {model.config.eos_token_id})
+    ends = model.config.eos_token_id  # one or several
+    model.config.step_end_ids = sorted(marks or ([ends] if isinstance(ends, int) else ends))
     return examples, held_out
 
 

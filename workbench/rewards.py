@@ -1,10 +1,11 @@
 """Rewards: any callable `(prompts, completions, *, finished, **columns) -> list[float]`.
 
-The learned one reads texts, as every other does, so it can serve a policy with another tokenizer. What kind of reward
-model it is stands in the model's config, and what it doubts in its weights, so that both travel with its folder.
+The learned one reads texts and conversations with its own tokenizer and template, so it can serve a policy with others.
+What kind of reward model it is stands in the model's config, and what it doubts in its weights, so that both travel
+with its folder.
 """
 
-from itertools import combinations
+from itertools import combinations, zip_longest
 from pathlib import Path
 
 import torch
@@ -13,9 +14,10 @@ from safetensors import safe_open
 from torch import Tensor
 
 from workbench.analysis.ensembles import ensemble_scores
-from workbench.batches import collate, collate_groups, encode_texts
+from workbench.batches import collate, collate_groups, cut_prompt, encode_texts
+from workbench.chat_templates import Messages, rendered, turn_of
 from workbench.errors import WorkbenchError
-from workbench.models import frozen, load_reward_model
+from workbench.models import frozen, load_own_tokenizer, load_reward_model, model_context
 from workbench.records import Sequences
 from workbench.scoring import completion_states, scalar_head
 
@@ -26,24 +28,44 @@ class LearnedReward:
     """A reward model as a reward: its output at mean 0 and standard deviation 1 on reference samples.
 
     The shift and scale live in the model's config (`reward_mean`, `reward_std`), so that they travel with its folder.
+    So do the limits of its training (`max_prompt_length`, `max_completion_length`), to which texts are cut again.
     """
 
     def __init__(self, model, tokenizer, *, max_length: int, batch_size: int = 512):
         self.model, self.tokenizer = _with_doubts(model), tokenizer
         self.max_length, self.batch_size = max_length, batch_size  # tokens of prompt + completion; rows per forward
 
-    def __call__(self, prompts, completions, *, finished, **columns) -> list[float]:
-        raw = self.raw(prompts, completions, finished=finished)
+    def __call__(self, prompts, completions, *, finished, prompt_messages=(), **columns) -> list[float]:
+        """`prompt_messages` are the conversations behind prompts that another template may have written, else None."""
+        asked = dict(zip_longest(prompts, prompt_messages))  # equal texts are of equal conversations
+        own = {text: self._own(text, messages) for text, messages in asked.items() if isinstance(messages, list)}
+        raw = self.raw([own.get(text, text) for text in prompts], completions, finished=finished)
         config = self.model.config
         return ((raw - getattr(config, "reward_mean", 0.0)) / getattr(config, "reward_std", 1.0)).tolist()
 
+    def _own(self, text: str, messages: Messages) -> str | Messages:
+        """The text where this template would write it, too, so that a completion goes on from it; else the messages."""
+        marked = bool(turn_of(self.tokenizer).request.strip())  # or nobody would know it for a template's work
+        return text if marked and rendered(messages, self.tokenizer, row=0, ask=True) == text else messages
+
+    def _cut(self, prompt: list[int], completion: list[int]) -> tuple[list[int], list[int]]:
+        """Both as training cut them where that is known, and in any case to `max_length`; a prompt keeps its end."""
+        config, room = self.model.config, self.max_length
+        if getattr(config, "max_prompt_length", 0):
+            prompt = cut_prompt(prompt, config.max_prompt_length, self.tokenizer)
+            context = model_context(self.model) or len(prompt) + config.max_completion_length
+            return prompt, completion[: min(config.max_completion_length, context - len(prompt))]
+        completion = completion[: room - 1]  # the prompt keeps one token or more
+        return cut_prompt(prompt, room - len(completion), self.tokenizer), completion
+
     @torch.no_grad()
     def raw(self, prompts, completions, *, finished) -> Tensor:
-        """Unnormalised outputs, (N,) fp32: the unit of the training loss, in which differences are log-odds."""
-        prompt_ids, completion_ids = encode_texts(self.tokenizer, list(prompts), list(completions), list(finished))
-        completion_ids = [ids[: self.max_length - 1] for ids in completion_ids]  # the prompt keeps one token or more
-        pairs = zip(prompt_ids, completion_ids, strict=True)
-        prompt_ids = [ids[len(completion) - self.max_length :] for ids, completion in pairs]
+        """Unnormalised outputs, (N,) fp32: the unit of the training loss, in which differences are log-odds.
+
+        `prompts` and `completions` are texts, or conversations and what is added to them.
+        """
+        read = encode_texts(self.tokenizer, list(prompts), list(completions), list(finished))
+        prompt_ids, completion_ids = zip(*map(self._cut, *read), strict=True) if prompts else ((), ())
         order = sorted(range(len(prompts)), key=lambda row: len(prompt_ids[row]) + len(completion_ids[row]))
         scores = torch.zeros(len(prompts))
         for start in range(0, len(order), self.batch_size):
@@ -65,19 +87,23 @@ class EnsembleReward:
         self.members, self.how, self.coef = members, how, coef
 
     def __call__(self, prompts, completions, *, finished, **columns) -> list[float]:
-        scores = [member(prompts, completions, finished=finished) for member in self.members]
+        scores = [member(prompts, completions, finished=finished, **columns) for member in self.members]
         return ensemble_scores(scores, self.how, coef=self.coef).tolist()
 
 
 def learned_rewards(sources: str, tokenizer, *, max_length: int, device: str = "cpu") -> dict[str, LearnedReward]:
-    """The reward models that `sources` names, with commas, by the names of their folders; none for ""."""
+    """The reward models that `sources` names, with commas, by the names of their folders; none for "".
+
+    Each reads with its own tokenizer, whatever the policy's family; `tokenizer` is for a folder that holds none.
+    """
     rewards = {}
     for source in filter(None, map(str.strip, sources.split(","))):
-        model = frozen(load_reward_model(source, tokenizer, device=device))
+        own = load_own_tokenizer(source) or tokenizer
+        model = frozen(load_reward_model(source, own, device=device))
         name = Path(source).name
         if name in rewards:
             raise WorkbenchError(f"{sources!r} names two reward models {name!r}: rename one of the folders.")
-        rewards[name] = LearnedReward(model, tokenizer, max_length=max_length)
+        rewards[name] = LearnedReward(model, own, max_length=max_length)
     return rewards
 
 
@@ -136,7 +162,8 @@ def step_ends(sequences: Sequences, config) -> Tensor:
     mask, tokens = sequences.completion_mask, sequences.completions
     marks = torch.isin(tokens, torch.tensor(config.step_end_ids, device=tokens.device)) & mask
     last = mask & ~F.pad(mask[:, 1:], (0, 1))
-    before_eos = F.pad((last & (tokens == config.eos_token_id))[:, 1:], (0, 1))
+    ends = torch.tensor(config.eos_token_id, device=tokens.device)  # one or several
+    before_eos = F.pad((last & torch.isin(tokens, ends))[:, 1:], (0, 1))
     return torch.cat([~mask.any(1, keepdim=True), last | (marks & ~before_eos)], dim=1)
 
 

@@ -10,6 +10,7 @@ import functools
 import torch
 from torch import Tensor
 
+from workbench.chat_templates import end_ids
 from workbench.decoding import decoder_of
 from workbench.errors import WorkbenchError
 from workbench.records import PromptExample, Rollout, Sequences
@@ -112,7 +113,11 @@ def completion_texts(tokenizer, sequences: Sequences) -> list[str]:
     or decoded alone where a character was split between the two.
     """
     prompts = _counted(sequences.tokens, sequences.attention_mask[:, : sequences.prompt_length])
-    alone = _counted(sequences.completions, sequences.completion_mask)
+    ends = end_ids(tokenizer)  # not every tokenizer calls what ends a turn special
+    alone = [
+        ids[: -1 if ids and ids[-1] in ends else None]
+        for ids in _counted(sequences.completions, sequences.completion_mask)
+    ]
     whole = [prompt + completion for prompt, completion in zip(prompts, alone, strict=True)]
     options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
     decoded = (tokenizer.batch_decode(rows, **options) for rows in (prompts, whole, alone))

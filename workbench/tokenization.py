@@ -1,15 +1,18 @@
 """Prompts and completions of a dataset -> token ids that fit, with a report of what had to be cut.
 
-Texts are tokenised as `workbench.batches` says. Conversations are rendered by the tokenizer's chat
-template: the prompt ends where the template asks for an answer.
+Texts and conversations are tokenised as `workbench.batches` says. Tokens that end, begin or pad texts, and those that
+control them, are refused inside what somebody wrote: a policy could not say them, or would stop there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from workbench.batches import encode_completions, encode_prompts
+from workbench.batches import Asked, cut_prompt, read_answers, read_prompts
+from workbench.chat_templates import end_ids
+from workbench.control_tokens import control_token_ids
 from workbench.errors import WorkbenchError
 
 if TYPE_CHECKING:
@@ -22,7 +25,9 @@ class TokenizationReport:
     """What tokenisation had to cut."""
 
     rows: int  # rows of the dataset
-    cut_prompts: int  # prompts that kept only their last max_prompt_length tokens
+    cut_prompts: int  # prompts that kept only their BOS and their last tokens, max_prompt_length together
+    lost_system: int = 0  # of these, conversations that so lost their system turn, or its beginning
+    marked_prompts: int = 0  # prompts given as plain text that hold EOS, or BOS behind their beginning
     cut_completions: int = 0  # completions that lost their end, and with it EOS
     dropped_pairs: int = 0  # pairs whose completions became equal when cut
     dropped_rankings: int = 0  # rankings of which two completions became equal when cut
@@ -32,6 +37,8 @@ class TokenizationReport:
         """The report as a sentence."""
         cuts = {
             "prompts cut on the left": self.cut_prompts,
+            "system turns lost with that": self.lost_system,
+            "prompts with BOS or EOS inside their text": self.marked_prompts,
             "completions cut on the right (no EOS)": self.cut_completions,
             "pairs dropped because their completions became equal": self.dropped_pairs,
             "rankings dropped because two of their completions became equal": self.dropped_rankings,
@@ -45,92 +52,98 @@ class TokenizationReport:
 class Prompts:
     """The prompts of a dataset."""
 
-    texts: list[str]  # what the policy continues, whole
-    ids: list[list[int]]  # its last max_prompt_length tokens
-    cut: int  # how many were longer
+    asked: Asked  # as they are, whole
+    ids: list[list[int]]  # at most max_prompt_length tokens: BOS and the last ones
+    report: TokenizationReport  # on a dataset with these prompts, of which nothing else is cut yet
     context: int  # tokens that the model can read, 0 = unknown
 
-    @property
-    def report(self) -> TokenizationReport:
-        """The report on a dataset with these prompts, of which nothing else is cut yet."""
-        return TokenizationReport(rows=len(self.texts), cut_prompts=self.cut)
+    def rooms(self, max_length: int) -> list[int]:
+        """How many tokens each completion may have."""
+        return [min(max_length, self.context - len(ids)) if self.context else max_length for ids in self.ids]
+
+    def room(self, max_length: int) -> str:
+        """Which setting makes completions so short, as a cure."""
+        narrow = [room for room in self.rooms(max_length) if room < max_length]
+        if not narrow:
+            return f"{max_length} tokens: raise max_completion_length"
+        context = f"the {min(narrow)} tokens that the model's context of {self.context} leaves behind a prompt"
+        cure = f"{context}: lower max_prompt_length, or take a model with a longer context"
+        return cure if len(narrow) == len(self.ids) else f"{cure}, and raise max_completion_length above {max_length}"
 
 
 def tokenized_prompts(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, context: int) -> Prompts:
     """The prompts as text and as at most `max_length` tokens each.
 
-    WorkbenchError for an empty prompt, and for one that fills the `context` (tokens, 0 = unknown).
+    WorkbenchError for an empty prompt, for one that fills the `context` (tokens, 0 = unknown), and for one that holds
+    tokens which mean something else.
     """
     if max_length < 1:
         raise WorkbenchError(f"max_prompt_length is {max_length}, but a prompt has at least 1 token: raise it.")
-    prompts = dataset["prompt"][:]
-    if prompts and not isinstance(prompts[0], str):  # a chat template writes its own special tokens
-        texts = [_render(prompt, tokenizer, row=row, ask=True) for row, prompt in enumerate(prompts)]
-        ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    else:
-        texts = prompts
-        ids = encode_prompts(tokenizer, texts)
-    for row, prompt in enumerate(ids):
+    asked = read_prompts(tokenizer, dataset["prompt"][:])
+    for row, prompt in enumerate(asked.ids):
         length = min(len(prompt), max_length)
         if length == 0:
-            raise WorkbenchError(f"Row {row} has a prompt of 0 tokens ({texts[row]!r}): give it a prompt.")
+            raise WorkbenchError(f"Row {row} has a prompt of 0 tokens ({asked.texts[row]!r}): give it a prompt.")
         if 0 < context <= length:
             raise WorkbenchError(
-                f"Row {row} has a prompt of {length} tokens ({texts[row][:30]!r}...), which leaves nothing of the "
-                f"model's context of {context} for a completion: set max_prompt_length below {context}, or take a "
+                f"Row {row} has a prompt of {length} tokens ({asked.texts[row][:30]!r}...), which leaves nothing of "
+                f"the model's context of {context} for a completion: set max_prompt_length below {context}, or take a "
                 "model with a longer context."
             )
-    cut = sum(len(prompt) > max_length for prompt in ids)
-    return Prompts(texts=texts, ids=[prompt[-max_length:] for prompt in ids], cut=cut, context=context)
+    report = _report(asked, tokenizer, max_length)
+    return Prompts(
+        asked=asked, ids=[cut_prompt(ids, max_length, tokenizer) for ids in asked.ids], report=report, context=context
+    )
+
+
+def _report(asked: Asked, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenizationReport:
+    """What becomes of prompts; refuses those that hold what nobody may write."""
+    unsayable = {tokenizer.pad_token_id, *control_token_ids(tokenizer)}
+    marks = {tokenizer.bos_token_id, tokenizer.eos_token_id}
+    written = [tokenizer.convert_ids_to_tokens(index) for index in {*unsayable, *marks, *end_ids(tokenizer)} - {None}]
+    cut = lost = marked = 0
+    for row, (prompt, ids, chat) in enumerate(zip(asked.given, asked.ids, asked.chat, strict=True)):
+        refuse_inside(row, "its prompt", ids, unsayable, tokenizer)
+        if not isinstance(prompt, str):
+            for message in prompt:
+                found = next((token for token in written if token.strip() and token in message["content"]), None)
+                _refuse(row, "a message", found)
+        cut += len(ids) > max_length
+        lost += len(ids) > max_length and not isinstance(prompt, str) and prompt[0]["role"] == "system"
+        marked += not chat and bool(marks.intersection(ids[1:]))
+    return TokenizationReport(rows=len(asked.ids), cut_prompts=cut, lost_system=lost, marked_prompts=marked)
 
 
 def tokenized_completions(
     dataset: Dataset, answers: list, tokenizer: PreTrainedTokenizerBase, prompts: Prompts, max_length: int
 ) -> tuple[list[list[int]], int]:
-    """One answer to each prompt, ending with EOS unless cut to `max_length` tokens or the context; how many were cut.
+    """One answer to each prompt, with its end unless cut to `max_length` tokens or the context; how many were cut.
 
-    `answers` are texts, or conversations that go on from the `prompt` of the dataset's row.
+    `answers` are texts, or conversations that go on from the `prompt` of the dataset's row. WorkbenchError for one that
+    holds what ends it, begins or pads texts before its end.
     """
     if max_length < 1:
         raise WorkbenchError(f"max_completion_length is {max_length}, but a completion has at least 1 token: raise it.")
-    if answers and not isinstance(answers[0], str):
-        answers = _rendered_completions(dataset["prompt"][:], answers, tokenizer, prompts.texts)
-    completions = encode_completions(tokenizer, answers, [True] * len(answers))
-    rooms = [min(max_length, prompts.context - len(ids)) if prompts.context else max_length for ids in prompts.ids]
-    fitting = [completion[:room] for completion, room in zip(completions, rooms, strict=True)]
+    completions = read_answers(tokenizer, prompts.asked, answers, [True] * len(answers))
+    ends = set(end_ids(tokenizer))
+    never = {tokenizer.bos_token_id, tokenizer.pad_token_id, *control_token_ids(tokenizer)} - ends
+    for row, (answer, ids) in enumerate(zip(answers, completions, strict=True)):
+        several = not isinstance(answer, str) and len(answer) > 1
+        refuse_inside(row, "a completion", ids[:-1], never if several else never | ends, tokenizer)
+        refuse_inside(row, "a completion", ids[-1:], never, tokenizer)
+    fitting = [ids[:room] for ids, room in zip(completions, prompts.rooms(max_length), strict=True)]
     return fitting, sum(len(ids) > len(kept) for ids, kept in zip(completions, fitting, strict=True))
 
 
-def _rendered_completions(
-    prompts: list[list], answers: list[list], tokenizer: PreTrainedTokenizerBase, prompt_texts: list[str]
-) -> list[str]:
-    """What the chat template writes after each prompt, without the line breaks that follow a closing EOS."""
-    completions = []
-    for row, (prompt, answer, prompt_text) in enumerate(zip(prompts, answers, prompt_texts, strict=True)):
-        text = _render([*prompt, *answer], tokenizer, row=row, ask=False)
-        if not text.startswith(prompt_text):
-            raise WorkbenchError(
-                f"The chat template of {tokenizer.name_or_path!r} writes the prompt of row {row} differently once an "
-                "answer follows it, so the two cannot be told apart: use another template, or give plain text."
-            )
-        completion = text[len(prompt_text) :]
-        ended = completion.rstrip()
-        completions.append(ended if tokenizer.eos_token and ended.endswith(tokenizer.eos_token) else completion)
-    return completions
+def refuse_inside(row: int, where: str, ids: list[int], banned: Iterable[int], tokenizer) -> None:
+    """WorkbenchError where `ids`, which somebody wrote as text, hold a banned one."""
+    found = next((index for index in ids if index in banned), None)
+    _refuse(row, where, None if found is None else tokenizer.convert_ids_to_tokens(found))
 
 
-def _render(messages: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, *, row: int, ask: bool) -> str:
-    """A conversation through the chat template, ending with its request for an answer if `ask`."""
-    if not tokenizer.chat_template:
+def _refuse(row: int, where: str, token: str | None) -> None:
+    if token is not None:
         raise WorkbenchError(
-            f"Row {row} is a conversation but the tokenizer {tokenizer.name_or_path!r} has no chat template: "
-            "use the tokenizer of a chat model, set tokenizer.chat_template, or give prompts as plain text."
+            f"Row {row} has {token!r} inside {where}, which this tokenizer takes for the end, the beginning, the "
+            "padding or the control of a text and not for words: remove it there."
         )
-    try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
-    except Exception as error:  # a template may raise anything, often about the order of roles
-        roles = ", ".join(message["role"] for message in messages)
-        raise WorkbenchError(
-            f"The chat template of {tokenizer.name_or_path!r} refused row {row}, whose roles are {roles} "
-            f"({error}): give roles in the order that it expects."
-        ) from error

@@ -87,7 +87,7 @@ def guide(reference, values, *, beta: float) -> ValueGuidedPolicy:
     guided = reference.config
     kinds = getattr(guided, "layer_types", None) or ["full_attention"] * guided.num_hidden_layers
     known = ("vocab_size", "hidden_size", "max_position_embeddings", "sliding_window")
-    known += ("pad_token_id", "bos_token_id", "eos_token_id", "control_token_ids")
+    known += ("pad_token_id", "bos_token_id", "eos_token_id", "control_token_ids", "wordless_ids")
     config = ValueGuidedConfig(
         reference=guided.to_dict(),
         beta=beta,

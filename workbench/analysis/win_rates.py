@@ -53,8 +53,10 @@ def scored(answers: pd.DataFrame, reward: Callable[..., list[float]]) -> list[fl
     finished = answers["finished"].astype(bool) if "finished" in answers else pd.Series(True, index=answers.index)
     texts = answers[["prompt", "completion"]].assign(finished=finished)
     once = texts.drop_duplicates()
+    columns = {name: answers.loc[once.index, name].tolist() for name in ("prompt_messages",) if name in answers}
+    columns["finished"] = once["finished"].tolist()
     texts_once = once["prompt"].tolist(), once["completion"].tolist()
-    scores = scores_of({"judge": reward}, texts_once, {"finished": once["finished"].tolist()})["judge"]
+    scores = scores_of({"judge": reward}, texts_once, columns)["judge"]
     return texts.merge(once.assign(score=scores), how="left")["score"].tolist()
 
 

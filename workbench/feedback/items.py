@@ -7,7 +7,7 @@ from typing import Any
 
 from workbench.errors import WorkbenchError
 
-NOT_AN_ITEM_COLUMN = ("prompt_index", "completion", "finished", "logprob")
+NOT_AN_ITEM_COLUMN = ("prompt_index", "completion", "finished", "logprob", "prompt_messages")
 
 
 def pair_items(completions: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, int]]:
@@ -76,11 +76,15 @@ def _different(group: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def _item(item_id: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The item of finished completions of one prompt, with the prompt's own columns.
 
-    Its id ends in a hash of what is shown, so that no judgement is ever taken for one of other texts.
+    Its id ends in a hash of what is shown, so that no judgement is ever taken for one of other texts. What a chat
+    template wrote for one model is a conversation again, which every template can write.
     """
     columns = {name: value for name, value in rows[0].items() if name not in NOT_AN_ITEM_COLUMN}
     completions = [row["completion"] for row in rows]
     digest = hashlib.sha256(json.dumps([rows[0]["prompt"], completions]).encode()).hexdigest()[:8]
+    if messages := rows[0].get("prompt_messages"):
+        columns["prompt"] = messages
+        completions = [[{"role": "assistant", "content": text}] for text in completions]
     own = {"item_id": f"{item_id}-{digest}", "completions": completions, "finished": [True] * len(rows)}
     return own | columns | own  # the item's own come first, and win where a dataset has such names
 
