@@ -195,32 +195,10 @@ def test_examples_know_their_rows_when_some_are_dropped():
 
 def test_the_completions_of_pairs_come_back_as_the_texts_they_were():
     rows = {"prompt": ["Is it?", "So?"], "chosen": [" yes", " it is so"], "rejected": [" no", " not"]}
-    tokenizer = byte_bpe(before="<bos>")
-    pairs = pair_examples(Dataset.from_dict(rows), tokenizer, max_prompt_length=50, max_completion_length=50)
-    found = pair_completions(pairs, tokenizer)
+    found = pair_completions(Dataset.from_dict(rows))
     assert [row["completion"] for row in found] == [" yes", " no", " it is so", " not"]
-    assert [row["prompt"] for row in found] == ["<bos>Is it?"] * 2 + ["<bos>So?"] * 2
+    assert [row["prompt"] for row in found] == ["Is it?"] * 2 + ["So?"] * 2
     assert all(row["finished"] for row in found)
-    again = pair_examples(
-        Dataset.from_list(
-            [
-                dict(prompt=a["prompt"], chosen=a["completion"], rejected=b["completion"])
-                for a, b in zip(found[::2], found[1::2], strict=True)
-            ]
-        ),
-        tokenizer,
-        max_prompt_length=50,
-        max_completion_length=50,
-    )
-    assert list(again) == list(pairs)
-
-
-def test_a_completion_that_was_cut_is_not_finished():
-    rows = {"prompt": ["x"], "chosen": ["0123456789"], "rejected": ["ab"]}
-    pairs = pair_examples(Dataset.from_dict(rows), byte_bpe(), max_prompt_length=9, max_completion_length=5)
-    cut, whole = pair_completions(pairs, byte_bpe())
-    assert (cut["completion"], cut["finished"]) == ("01234", False)
-    assert (whole["completion"], whole["finished"]) == ("ab", True)
 
 
 def test_the_report_mentions_only_what_was_cut():

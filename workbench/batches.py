@@ -64,6 +64,8 @@ def read_answers(
         if not isinstance(prompt, str):
             told = rendered_answer(prompt, answer, tokenizer, asked=asked.texts[row], turn=turn, row=row)
             texts[row] = told + turn.closing if finished[row] else told
+        elif asked.chat[row]:
+            texts[row] = turn.written(answer, finished=finished[row])
     rows = zip(_following(tokenizer, asked, texts, "input_ids"), asked.chat, finished, strict=True)
     ends = end_ids(tokenizer)
     return [_ended(ids, ends, chat) if ended else ids for ids, chat, ended in rows]
@@ -84,11 +86,12 @@ def encode_texts(
 
     A special token that a policy only spelt is text: its letters say nothing, and end nothing.
     """
-    asked, ends = read_prompts(tokenizer, prompts), end_ids(tokenizer)
+    asked, turn, ends = read_prompts(tokenizer, prompts), turn_of(tokenizer), end_ids(tokenizer)
     ids = read_answers(tokenizer, asked, completions, finished)
     special = {*ends, tokenizer.bos_token_id, tokenizer.pad_token_id}
     for row, said in enumerate(completions):
         if isinstance(said, str) and special.intersection(ids[row][:-1]):
+            said = turn.written(said, finished=finished[row]).removesuffix(turn.end) if asked.chat[row] else said
             spelt = _continuing(tokenizer, [said], "input_ids", split_special_tokens=True)[0]
             ids[row] = _ended(spelt, ends, asked.chat[row]) if finished[row] else spelt
     return asked.ids, ids

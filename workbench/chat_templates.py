@@ -26,9 +26,19 @@ class Turn:
 
     start: str = ""  # what stands before a user's first words
     request: str = ""  # between the user's words and the answer
+    lead: str = ""  # blanks that follow the request and belong to the answer, as in "ASSISTANT: yes"
     closing: str = ""  # after the answer, up to the token that ends it
     tail: str = ""  # after the answer, all of it
     end: str = ""  # that token, "" where the template writes none
+
+    def words(self, text: str) -> str:
+        """The words of an answer that was written after a request, its end left out."""
+        return text.removeprefix(self.lead).removesuffix(self.closing.removesuffix(self.end))
+
+    def written(self, answer: str, *, finished: bool) -> str:
+        """An answer in its place after the request."""
+        text = self.lead + answer.removeprefix(self.lead)
+        return text.removesuffix(self.closing) + self.closing if finished else text
 
 
 def turn_of(tokenizer: PreTrainedTokenizerBase) -> Turn:
@@ -53,7 +63,9 @@ def turn_of(tokenizer: PreTrainedTokenizerBase) -> Turn:
     end = next((mark for mark in marks if mark.strip() and mark in tail), "")
     start, _, after = request.rpartition(QUESTION)
     closing = tail[: tail.index(end) + len(end)] if end else tail
-    return Turn(start=start, request=after, closing=closing, tail=tail, end=end)
+    lead = told[len(request) :].partition(ANSWER)[0] if told.startswith(request) else ""
+    lead = "" if lead.strip() else lead
+    return Turn(start=start, request=after, lead=lead, closing=closing, tail=tail, end=end)
 
 
 def end_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -97,7 +109,7 @@ def rendered_answer(
     is answered, unless that is because it shows no earlier reasoning: then the answer is what follows the request.
     """
     said = isinstance(answer, str)
-    messages = [{"role": "assistant", "content": answer.removesuffix(turn.tail)}] if said else answer
+    messages = [{"role": "assistant", "content": turn.words(answer)}] if said else answer
     told = rendered([*prompt, *messages], tokenizer, row=row, ask=False)
     if told.startswith(asked):
         text = told[len(asked) :]

@@ -77,7 +77,7 @@ def completion_examples(
         CompletionExample(prompt_ids=prompt, completion_ids=completion)
         for prompt, completion in zip(prompts.ids, completions, strict=True)
     ]
-    return Examples(examples, replace(prompts.report, cut_completions=cut), range(len(examples)))
+    return Examples(examples, _report(prompts, max_completion_length, cut_completions=cut), range(len(examples)))
 
 
 def pair_examples(
@@ -104,7 +104,7 @@ def pair_examples(
     ]
     rows = [row for row, example in enumerate(examples) if example.chosen_ids != example.rejected_ids]
     _require_some(rows, f"All pairs are equal in {prompts.room(max_completion_length)}")
-    report = replace(prompts.report, cut_completions=cut, dropped_pairs=len(dataset) - len(rows))
+    report = _report(prompts, max_completion_length, cut_completions=cut, dropped_pairs=len(dataset) - len(rows))
     return Examples([examples[row] for row in rows], report, rows)
 
 
@@ -131,7 +131,9 @@ def ranking_examples(
         RankingExample(prompt_ids=prompts.ids[row], completion_ids=groups[row], ranking=rankings[row]) for row in rows
     ]
     dropped = len(dataset) - len(rows)
-    return Examples(examples, replace(prompts.report, cut_completions=cut, dropped_rankings=dropped), rows)
+    return Examples(
+        examples, _report(prompts, max_completion_length, cut_completions=cut, dropped_rankings=dropped), rows
+    )
 
 
 def labelled_examples(
@@ -172,7 +174,7 @@ def stepwise_examples(
         for row in rows
     ]
     dropped = sum(map(len, steps)) - sum(map(len, parts))
-    return Examples(examples, replace(prompts.report, cut_completions=cut, dropped_steps=dropped), rows)
+    return Examples(examples, _report(prompts, max_completion_length, cut_completions=cut, dropped_steps=dropped), rows)
 
 
 def _whole_steps(ids: list[int], ends: list[int]) -> list[list[int]]:
@@ -208,6 +210,10 @@ def _several_completions(
     """`tokenized_completions` of each column of answers, and how many were cut in all of them together."""
     found = [tokenized_completions(dataset, column, tokenizer, prompts, max_length) for column in columns]
     return [completions for completions, _ in found], sum(cut for _, cut in found)
+
+
+def _report(prompts: Prompts, max_completion_length: int, **cut: int) -> TokenizationReport:
+    return replace(prompts.report, max_completion_length=max_completion_length, **cut)
 
 
 def _require_some(rows: list[int], otherwise: str) -> None:

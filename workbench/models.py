@@ -30,13 +30,10 @@ from workbench.hub import hub_answers
 from workbench.scoring import scalar_head
 from workbench.value_guided import ValueGuidedPolicy  # noqa: F401  known to AutoModelForCausalLM from now on
 
-<<<<<<< HEAD
 HEADS = ("lm_head", "embed_out", "score", "classifier")  # last layers: a folder has the one of what it was trained as
 NO_WEIGHTS = re.compile(r"doubt_|.*(inv_freq|masked_bias|attn\.bias|position_ids)$")  # our own, and buffers of old
 FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors names them
-=======
 PADDING = re.compile(r"[<\[].+[>\]]")  # a padding token that looks like one; anything else may be a word
->>>>>>> 04563af (Conversations and texts are read in one place, with the template's end of turn, by policies, rewards and exports)
 
 
 @contextlib.contextmanager
@@ -193,27 +190,18 @@ def _load_scalar(
 ):
     if start not in ("trained", "sft", "scratch"):
         raise WorkbenchError(f"start is {start!r}: choose 'sft' (the weights of {source!r}) or 'scratch'.")
-    if start == "sft":
+    if start != "scratch":
         _require_own_tokens(source, tokenizer)
     with seeded(seed):
         if start == "scratch":
-<<<<<<< HEAD
             with _explained(source):
                 config = AutoConfig.from_pretrained(_model_folder(source), num_labels=1, trust_remote_code=False)
                 if preset:
                     config = preset_config(preset, tokenizer, _context(config))
-                    _note_control_tokens(config, tokenizer)
+                    _note_tokens(config, tokenizer, config.vocab_size)
                     config.num_labels = 1
                 model = _quicker(auto_class.from_config(config)).to(device=device, dtype=getattr(torch, dtype))
             model.head_is_new = True
-=======
-            config = AutoConfig.from_pretrained(_model_folder(source), num_labels=1)
-            if preset:
-                config = preset_config(preset, tokenizer, _context(config))
-                _note_tokens(config, tokenizer, config.vocab_size)
-                config.num_labels = 1
-            model = _quicker(auto_class.from_config(config)).to(device=device, dtype=getattr(torch, dtype))
->>>>>>> 04563af (Conversations and texts are read in one place, with the template's end of turn, by policies, rewards and exports)
         else:
             loaded = _load(auto_class, source, device=device, dtype=dtype, allow_pickle=False, num_labels=1)
             model, model.head_is_new = loaded
@@ -228,8 +216,6 @@ def _load_scalar(
     return without_dropout(model)
 
 
-<<<<<<< HEAD
-=======
 def _require_own_tokens(source: str, tokenizer) -> None:
     """WorkbenchError unless a trained model knows the words of `tokenizer`, all under its ids but for added ones."""
     own = load_own_tokenizer(source)
@@ -247,12 +233,6 @@ def _require_own_tokens(source: str, tokenizer) -> None:
         )
 
 
-def _was_classifier(source: str) -> bool:
-    config = AutoConfig.from_pretrained(_model_folder(source))
-    return any("SequenceClassification" in name for name in config.architectures or [])
-
-
->>>>>>> 04563af (Conversations and texts are read in one place, with the template's end of turn, by policies, rewards and exports)
 def _load(auto_class, source: str, *, device: str, dtype: str, allow_pickle: bool, **config):
     """The model, and whether its last layer is new because the folder is of another kind of model."""
     _require_device(device)

@@ -5,7 +5,7 @@ What kind of reward model it is stands in the model's config, and what it doubts
 with its folder.
 """
 
-from itertools import combinations, zip_longest
+from itertools import combinations
 from pathlib import Path
 
 import torch
@@ -36,10 +36,7 @@ class LearnedReward:
         self.max_length, self.batch_size = max_length, batch_size  # tokens of prompt + completion; rows per forward
 
     def __call__(self, prompts, completions, *, finished, prompt_messages=(), **columns) -> list[float]:
-        """`prompt_messages` are the conversations behind prompts that another template may have written, else None."""
-        asked = dict(zip_longest(prompts, prompt_messages))  # equal texts are of equal conversations
-        own = {text: self._own(text, messages) for text, messages in asked.items() if isinstance(messages, list)}
-        raw = self.raw([own.get(text, text) for text in prompts], completions, finished=finished)
+        raw = self.raw(prompts, completions, finished=finished, prompt_messages=prompt_messages)
         config = self.model.config
         return ((raw - getattr(config, "reward_mean", 0.0)) / getattr(config, "reward_std", 1.0)).tolist()
 
@@ -59,12 +56,16 @@ class LearnedReward:
         return cut_prompt(prompt, room - len(completion), self.tokenizer), completion
 
     @torch.no_grad()
-    def raw(self, prompts, completions, *, finished) -> Tensor:
+    def raw(self, prompts, completions, *, finished, prompt_messages=()) -> Tensor:
         """Unnormalised outputs, (N,) fp32: the unit of the training loss, in which differences are log-odds.
 
-        `prompts` and `completions` are texts, or conversations and what is added to them.
+        `prompts` and `completions` are texts, or conversations and what is added to them; `prompt_messages` are the
+        conversations behind texts that another template may have written.
         """
-        read = encode_texts(self.tokenizer, list(prompts), list(completions), list(finished))
+        asked = {text: told for text, told in zip(prompts, prompt_messages, strict=False) if isinstance(told, list)}
+        own = {text: self._own(text, told) for text, told in asked.items()}  # each is written once
+        prompts = [own.get(text, text) for text in prompts] if own else list(prompts)
+        read = encode_texts(self.tokenizer, prompts, list(completions), list(finished))
         prompt_ids, completion_ids = zip(*map(self._cut, *read), strict=True) if prompts else ((), ())
         order = sorted(range(len(prompts)), key=lambda row: len(prompt_ids[row]) + len(completion_ids[row]))
         scores = torch.zeros(len(prompts))
@@ -107,13 +108,13 @@ def learned_rewards(sources: str, tokenizer, *, max_length: int, device: str = "
     return rewards
 
 
-def normalise(reward: LearnedReward, prompts, completions, *, finished) -> dict[str, float]:
+def normalise(reward: LearnedReward, prompts, completions, *, finished, prompt_messages=()) -> dict[str, float]:
     """Set the model's shift and scale so that these reference samples score mean 0 and standard deviation 1.
 
     Ziegler et al. 2019 normalise on samples of the starting policy; the KL coefficient has a meaning only in this unit.
     Returns the raw mean and standard deviation. Raises WorkbenchError where the raw scores do not vary.
     """
-    raw = reward.raw(prompts, completions, finished=finished)
+    raw = reward.raw(prompts, completions, finished=finished, prompt_messages=prompt_messages)
     mean, std = raw.mean().item(), raw.std().item() if len(raw) > 1 else 0.0
     if not std > 0:
         raise WorkbenchError(

@@ -10,7 +10,7 @@ import functools
 import torch
 from torch import Tensor
 
-from workbench.chat_templates import end_ids
+from workbench.chat_templates import end_ids, turn_of
 from workbench.decoding import decoder_of
 from workbench.errors import WorkbenchError
 from workbench.records import PromptExample, Rollout, Sequences
@@ -113,7 +113,7 @@ def completion_texts(tokenizer, sequences: Sequences) -> list[str]:
     or decoded alone where a character was split between the two.
     """
     prompts = _counted(sequences.tokens, sequences.attention_mask[:, : sequences.prompt_length])
-    ends = end_ids(tokenizer)  # not every tokenizer calls what ends a turn special
+    ends, turn = end_ids(tokenizer), turn_of(tokenizer)  # not every tokenizer calls what ends a turn special
     alone = [
         ids[: -1 if ids and ids[-1] in ends else None]
         for ids in _counted(sequences.completions, sequences.completion_mask)
@@ -121,10 +121,15 @@ def completion_texts(tokenizer, sequences: Sequences) -> list[str]:
     whole = [prompt + completion for prompt, completion in zip(prompts, alone, strict=True)]
     options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
     decoded = (tokenizer.batch_decode(rows, **options) for rows in (prompts, whole, alone))
-    return [
+    texts = [
         text[len(prompt) :] if text.startswith(prompt) else completion
         for prompt, text, completion in zip(*decoded, strict=True)
     ]
+    if turn.lead or turn.closing != turn.end:  # more than words in an answer
+        asked = tokenizer.batch_decode(prompts, clean_up_tokenization_spaces=False)
+        chat = (prompt.endswith(turn.request) for prompt in asked)
+        texts = [turn.words(text) if answers else text for text, answers in zip(texts, chat, strict=True)]
+    return texts
 
 
 def reward_arguments(tokenizer, prompts: list[PromptExample], rollout: Rollout) -> tuple[tuple, dict[str, list]]:

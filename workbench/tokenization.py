@@ -25,6 +25,8 @@ class TokenizationReport:
     """What tokenisation had to cut."""
 
     rows: int  # rows of the dataset
+    max_prompt_length: int = 0  # to which they were cut, in tokens
+    max_completion_length: int = 0
     cut_prompts: int  # prompts that kept only their BOS and their last tokens, max_prompt_length together
     lost_system: int = 0  # of these, conversations that so lost their system turn, or its beginning
     marked_prompts: int = 0  # prompts given as plain text that hold EOS, or BOS behind their beginning
@@ -111,7 +113,8 @@ def _report(asked: Asked, tokenizer: PreTrainedTokenizerBase, max_length: int) -
         cut += len(ids) > max_length
         lost += len(ids) > max_length and not isinstance(prompt, str) and prompt[0]["role"] == "system"
         marked += not chat and bool(marks.intersection(ids[1:]))
-    return TokenizationReport(rows=len(asked.ids), cut_prompts=cut, lost_system=lost, marked_prompts=marked)
+    found = {"cut_prompts": cut, "lost_system": lost, "marked_prompts": marked}
+    return TokenizationReport(rows=len(asked.ids), max_prompt_length=max_length, **found)
 
 
 def tokenized_completions(

@@ -9,6 +9,7 @@ from workbench.advantages import masked_mean
 from workbench.batches import collate_groups, collate_pairs
 from workbench.epochs import EpochBatches
 from workbench.errors import WorkbenchError
+from workbench.examples import Examples
 from workbench.models import without_dropout
 from workbench.objectives import OBJECTIVES, centering, objective_named
 from workbench.optimization import Descent, require_examples, require_in, require_positive
@@ -63,6 +64,9 @@ class RewardModelTrainer(Stateful):
         self.objective, self.config = objective_named(config.objective), config
         self.model = without_dropout(reward_model)
         self.model.config.update({"step_end_ids": [], "pessimism": 0.0})  # what it may have been before
+        if isinstance(examples, Examples):  # it will read texts as long as it was trained on
+            cuts = ("max_prompt_length", "max_completion_length")
+            self.model.config.update({name: getattr(examples.report, name) for name in cuts})
         self.examples, self.held_out = self.objective.prepared(reward_model, examples, held_out)
         lengths = [self._length(example) for example in self.examples]
         self.batches = EpochBatches(lengths, config.batch_size, seed=config.seed)
