@@ -1,6 +1,7 @@
 """Labelling widgets without a browser: what becomes of the messages that a page would send."""
 
 import html
+import random
 import re
 import sys
 import threading
@@ -459,26 +460,56 @@ ODD = {
 }
 
 
+def read(text: str) -> tuple[set[str], str]:
+    """Tags in the Markdown of a text, and all that is shown of it."""
+    tags, shown, waiting = set(), [], [text] if (nodes := markup(text)) is None else nodes[::-1]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, str):
+            shown.append(node)
+            continue
+        assert node.keys() <= {"tag", "nodes", "value"}
+        tags.add(node["tag"])
+        shown.append(str(node.get("value", "")))
+        waiting += node["nodes"][::-1]
+    return tags, "".join(shown)
+
+
+def letters(text: str) -> str:
+    return "".join(filter(str.isalnum, text))
+
+
 @pytest.mark.parametrize("text", ODD.values(), ids=ODD)
 def test_of_markdown_no_letter_is_lost_and_nothing_but_structure_is_made(text):
-    tags, shown = set(), []
-
-    def read(nodes):
-        for node in nodes:
-            if isinstance(node, str):
-                shown.append(node)
-                continue
-            assert node.keys() <= {"tag", "nodes", "value"}
-            tags.add(node["tag"])
-            shown.append(str(node.get("value", "")))
-            read(node["nodes"])
-
-    read(markup(text))
-    assert tags <= STRUCTURE
-    letters = ["".join(filter(str.isalnum, each)) for each in (text, "".join(shown))]
-    assert letters[0] == letters[1]
+    tags, shown = read(text)
+    assert tags and tags <= STRUCTURE
+    assert letters(shown) == letters(text)
     kept = [part for part in re.split(r"[*`#\s]+", text) if "<" in part or "(" in part]
-    assert all(part in "".join(shown) for part in kept)  # HTML, links and formulas are there as they were written
+    assert all(part in shown for part in kept)  # HTML, links and formulas are there as they were written
+
+
+def test_no_text_of_marks_and_words_loses_a_letter_or_stops_the_widget():
+    draw = random.Random(0)
+    pieces = [
+        *"*_`#>|~$\\-+=[]()<>&!:. \n\n\n\t",
+        "**",
+        "```",
+        "~~~\n",
+        "\n- ",
+        "\n1. ",
+        "\n> ",
+        "    ",
+        "|--|\n",
+        "$$",
+    ]
+    pieces += ["value", "tag", "nodes", "word", "2", "é", "重", "http://x.org", "<b>", "\x00", "\r\n", "\u2028", "\\\n"]
+    tags = set()
+    for _ in range(1500):
+        text = "".join(draw.choices(pieces, k=draw.randrange(40)))
+        found, shown = read(text)
+        assert letters(shown) == letters(text)
+        tags |= found
+    assert len(tags) > 12 and tags <= STRUCTURE
 
 
 def test_the_page_is_told_the_markdown_of_what_it_shows(path):

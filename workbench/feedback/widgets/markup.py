@@ -46,8 +46,8 @@ def markup(text: str) -> list | None:
         if len(unfinished) > DEEPEST:
             return None
         shown += token.info * (token.type == "fence") + token.content
-        if "value" in node:
-            shown += str(node["value"])
+        if isinstance(node, dict):
+            shown += str(node.get("value", ""))
     letters = ["".join(filter(str.isalnum, each)) for each in (text, shown)]
     return unfinished[0] if letters[0] and letters[0] == letters[1] else None
 
