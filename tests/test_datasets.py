@@ -428,6 +428,14 @@ def test_a_text_column_of_several_types_is_refused_by_its_first_row_that_is_no_t
     assert "'prompt' is missing" in refused_file(tmp_path, "prompts", {"prompt": None}, {"prompt": "a"})
 
 
+def test_what_else_stands_in_messages_never_stops_a_file(tmp_path):
+    calls = [[{"role": "user", "content": "q", "id": n}, assistant("a") | {"calls": {"x": n}}] for n in (1, "one")]
+    rows = from_file(tmp_path, "demonstrations", *({"messages": call} for call in calls))
+    assert rows[:] == {"prompt": [[user("q")]] * 2, "completion": [[assistant("a")]] * 2}
+    pairs = [{"prompt": "p", "chosen": call[1:], "rejected": [assistant("b")]} for call in calls]
+    assert "mixes text and conversations" in refused_file(tmp_path, "preferences", *pairs)
+
+
 @pytest.mark.parametrize(
     ("turns", "odd"),
     [

@@ -58,7 +58,7 @@ def to_standard(
     """
     require_schema(schema)
     columns = columns or {}
-    _require_one_type(dataset, schema, columns, mixed, source)
+    dataset = _of_one_type(dataset, schema, columns, mixed, source)
     if "prompt" in STANDARD_COLUMNS[schema]:
         dataset, columns = _with_answer_split_off(dataset, schema, columns, source)
         dataset = _with_prompt_split_off(dataset, columns, source)
@@ -198,18 +198,24 @@ def _with_answer_split_off(
     return _beside(Dataset.from_dict(split), others), columns
 
 
-def _require_one_type(
+def _of_one_type(
     dataset: Dataset, schema: str, columns: dict[str, str], mixed: Mapping[str, list], source: str
-) -> None:
-    """Refuse texts without a common type; numbers and truth values are read whatever they are written as."""
+) -> Dataset:
+    """The dataset with `mixed` conversations as roles and contents alone; other texts without one type are refused.
+
+    Numbers and truth values are read whatever they are written as.
+    """
     names = [name for name in STANDARD_COLUMNS[schema] if name not in VALUES]
     if "prompt" in names and columns.get("prompt", "prompt") not in dataset.column_names:
         names += ["messages", "chosen", "rejected"]  # which may hold the prompt
-    for name, theirs in ((name, columns.get(name, name)) for name in names):
-        for row, value in enumerate(mixed.get(theirs, ()) if name != "completions" else ()):
-            kind_of(value, f"{source}: row {row} (the first is 0), column {theirs!r}")
-        if theirs in mixed:
-            raise WorkbenchError(f"{source}: column {theirs!r} does not have one type in all rows: give it one.")
+    for name in (theirs for theirs in (columns.get(name, name) for name in names) if theirs in mixed):
+        where = f"{source}: row %d (the first is 0), column {name!r}"
+        kinds = {kind_of(value, where % row) for row, value in enumerate(mixed[name])} if name != "completions" else {}
+        if kinds != {"conversation"}:
+            raise WorkbenchError(f"{source}: column {name!r} does not have one type in all rows: give it one.")
+        turns = [[{key: turn[key] for key in ("role", "content")} for turn in value] for value in mixed[name]]
+        dataset = _beside(Dataset.from_dict({name: turns}), dataset.remove_columns(name))
+    return dataset
 
 
 def _first_message(dataset: Dataset, name: str) -> dict[str, Any]:

@@ -191,7 +191,9 @@ def _read_parquet(path: Path) -> Rows:
     try:
         return pyarrow.parquet.read_table(path).to_pylist()
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        raise WorkbenchError(f"{shown(path)} is not a whole Parquet file ({error}): fetch it again.") from error
+        raise WorkbenchError(
+            f"{shown(path)} is not a whole Parquet file ({_first_line(error)}): fetch it again."
+        ) from error
 
 
 READERS = {
@@ -242,7 +244,7 @@ def data_files(path: Path) -> list[Path]:
         files = [file for file in named if file.is_file() and "/." not in f"/{file.relative_to(path)}"]
         places = sorted({file.parents[file.parent.name in SPLITS] for file in files})
         if len(places) > 1:
-            names = ", ".join(place.name for place in places)
+            names = ", ".join([place.name for place in places[:6]] + ["..."] * (len(places) > 6))
             raise WorkbenchError(f"{shown(path)} holds several datasets ({names}): give the folder of one of them.")
         if places:
             return files
@@ -256,7 +258,9 @@ def _read_saved(path: Path, split: str) -> Source:
     try:
         saved = datasets.load_from_disk(str(path), keep_in_memory=True)
     except Exception as error:  # missing files, broken JSON or Arrow: each raises its own kind
-        raise WorkbenchError(f"{shown(path)} is not a whole saved dataset ({error}): save it again.") from error
+        raise WorkbenchError(
+            f"{shown(path)} is not a whole saved dataset ({_first_line(error)}): save it again."
+        ) from error
     if not isinstance(saved, DatasetDict):
         _require_train(path, split)
         saved = DatasetDict({split: saved})
