@@ -175,6 +175,25 @@ CASES = [
         says=("weightless", "model.safetensors"),
     ),
     Case(
+        name="model folder with weights of other names",
+        command=MODEL + "renamed",
+        says=(
+            "renamed' are not those of the LlamaForCausalLM",
+            "21 missing (lm_head.weight, model.embed",
+            "20 unexpected (base.embed",
+        ),
+    ),
+    Case(
+        name="policy as reward model",
+        command="run 07_best_of_n --preset smoke --out {out} -p model={here}/model -p reward_model={here}/model",
+        says=("model' is no reward model", "at random", "05_reward_model"),
+    ),
+    Case(
+        name="several datasets in one folder",
+        command=FILE + "repository",
+        says=("repository holds several datasets (main, socratic)", "give the folder of one"),
+    ),
+    Case(
         name="model folder without tokenizer",
         command=MODEL + "wordless",
         says=("no usable tokenizer", "wordless", "save_pretrained"),
@@ -232,6 +251,9 @@ def write_data(folder: Path, world) -> None:
     whole = (folder / "truncated.jsonl.gz").read_bytes()
     (folder / "truncated.jsonl.gz").write_bytes(whole[: len(whole) // 2])
     (folder / "empty.jsonl").touch()
+    for name in ("main", "socratic"):
+        (folder / "repository" / name).mkdir(parents=True)
+        write_rows(folder / "repository" / name / "train.jsonl", rows)
 
 
 def write_models(folder: Path, world) -> None:
@@ -245,6 +267,10 @@ def write_models(folder: Path, world) -> None:
         if words:
             words.save_pretrained(folder / name)
     (folder / "weightless" / "model.safetensors").unlink()
+    weights = {name.replace("model.", "base."): weight for name, weight in model.state_dict().items()}
+    del weights["lm_head.weight"]  # tied to the embedding
+    model.save_pretrained(folder / "renamed", state_dict=weights)
+    tokenizer.save_pretrained(folder / "renamed")
 
 
 @pytest.fixture(scope="module")
