@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from tiny_models import tiny_model, word_tokenizer
 
 from workbench import checkpoints, files, progress, provenance, resumable, sinks
 from workbench.errors import NonFiniteLoss, WorkbenchError
@@ -690,6 +691,11 @@ class Saved:
         (folder / self.name).write_text(self.name)
         if self.error:
             raise self.error
+
+
+def test_a_model_is_saved_without_the_librarys_progress_bar(tmp_path, capfd):
+    assert Run.open(tmp_path / "run", PARAMETERS).save_model(tiny_model(), word_tokenizer()).is_dir()
+    assert "shards" not in "".join(capfd.readouterr())
 
 
 def test_a_model_is_saved_whole_or_not_at_all(tmp_path):
