@@ -147,7 +147,7 @@ CASES = [
     Case(
         name="name of 300 characters",
         command="run 02_sft --out {here}/" + "a" * 300,
-        says=("more than 255 bytes", "another path"),
+        says=("over 255 bytes", "another path"),
         started=False,
     ),
     Case(

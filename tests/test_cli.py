@@ -639,11 +639,11 @@ def test_a_table_of_another_sweep_is_not_written_over(repository, capsys):
 @pytest.mark.parametrize(
     ("path", "says"),
     [
-        ("runs/" + "a" * 256, "more than 255 bytes"),
-        ("runs/" + "é" * 128, "more than 255 bytes"),
+        ("runs/" + "a" * 256, "over 255 bytes"),
+        ("runs/" + "é" * 128, "over 255 bytes"),
         ("~no_such_user/x", "a user who is not there"),
-        ("a/" * 2001, "too long"),
-        ("a\0b", "null character"),
+        ("a/" * 2001, "over 4000 in all"),
+        ("a\0b", "a null character"),
         ("runs/\udcff", "not UTF-8"),
     ],
 )
