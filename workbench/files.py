@@ -34,7 +34,8 @@ def repository_root() -> Path:
 def resolve(path: str | Path) -> Path:
     """Absolute path; a relative one starts at the repository root, never at the working directory."""
     path = user_path(path)
-    return path if path.is_absolute() else repository_root() / path
+    whole = path if path.is_absolute() else repository_root() / path
+    return Path(os.path.normpath(whole))  # ".." would hide which stage another one reads
 
 
 def user_path(path: str | Path) -> Path:

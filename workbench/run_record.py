@@ -62,12 +62,13 @@ def held_record(folder: Path, asked: dict) -> dict:
     return record
 
 
-def refuse_other_parameters(folder: Path, values: Mapping) -> None:
-    """`held_record`'s refusal before a kernel starts, by those parameters alone that run.json names, too."""
+def refuse_other_parameters(folder: Path, values: Mapping, *, threads: int) -> None:
+    """`held_record`'s refusal before a kernel starts, by those parameters and threads alone that run.json names."""
     refuse_foreign(folder)
     if not (folder / "run.json").exists() or not _did_work(folder):
         return
-    held = read_record(folder).get("parameters", {})
+    record, values = read_record(folder), {**values, **_threads({"threads": threads})}
+    held = {**record.get("parameters", {}), **_threads({"threads": threads} | record)}
     shared = [name for name in values if name in held and name != "run_dir"]
     _refuse_difference(folder, {name: held[name] for name in shared}, {name: values[name] for name in shared})
 
@@ -134,5 +135,9 @@ def _identity(record: dict) -> dict:
     inputs = record.get("inputs", {})
     contents = {f"{name}_contents": str(entry.get("sha256"))[:12] for name, entry in inputs.items()}
     parameters = {key: value for key, value in record["parameters"].items() if key != "run_dir"}
-    threads = str(record.get("threads", ABSENT))  # text in older records
-    return {**parameters, "seed": record.get("seed"), "threads": threads, **contents}
+    return {**parameters, "seed": record.get("seed"), **_threads(record), **contents}
+
+
+def _threads(record: Mapping) -> dict[str, str]:
+    """With how many threads a run computes, which older records hold as text, named as what says so."""
+    return {"WORKBENCH_THREADS": str(record.get("threads", ABSENT))}
