@@ -5,7 +5,6 @@ import re
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 import pytest
 
 from workbench import plots
@@ -21,7 +20,6 @@ from workbench.plots.theme import (
     smoothed,
     spoken,
     table_text,
-    transparent,
 )
 
 HOSTILE = "<script>alert('x')</script> & <b>bold</b>"
@@ -287,10 +285,17 @@ def test_greedy_comes_last_and_is_called_so():
     assert list(figure.layout.xaxis.categoryarray) == ["T = 1", "greedy"]
     ppo = next(trace for trace in figure.data if trace.name == "ppo")
     assert (list(ppo.x), list(ppo.y)) == (["T = 1", "greedy"], [0.7, 0.9])
-    assert "0.30 at T = 1 and 0.10 at greedy" in title_of(figure)
+    assert "At T = 1 ppo is 0.30 above sft; at greedy ppo is 0.10 above sft" in title_of(figure)
+    alone = plots.plot_sharpening_control(SHARPENING[SHARPENING["run"] == "ppo"])
+    assert "At T = 1 ppo is 0.70; at greedy ppo is 0.90" in title_of(alone)
 
 
 def test_titles_name_what_the_data_show():
+    losses = pd.DataFrame({"step": [1, 2, 3], "loss": [5.0, 4.0, 3.0], "held_out_loss": [np.nan, 4.5, 3.5]})
+    course = title_of(plots.plot_learning_curve(losses, ["loss", "held_out_loss"]))
+    assert "Held-out loss goes from 4.50 at step 2 to 3.50 at step 3" in course
+    unknown = losses.assign(held_out_loss=np.nan)
+    assert "was not measured" in title_of(plots.plot_learning_curve(unknown, ["loss", "held_out_loss"]))
     assert "Gold is highest near n = 1 (0.62) and 0.00 at n = 4" in plots.plot_best_of_n(CURVE).layout.title.text
     assert "Largest gap 0.10" in plots.plot_calibration(CALIBRATION).layout.title.text
     assert "Most accurate on all" in plots.plot_accuracy_bars(ACCURACY).layout.title.text
@@ -411,12 +416,6 @@ def test_titles_wrap_before_plotlys_buttons_also_where_there_are_no_blanks():
 
 def title_of(figure):
     return " ".join(figure.layout.title.text.replace("<br>", " ").split())
-
-
-@pytest.mark.parametrize("opacity", [0.25, 1, 9.9e-18, 1e-5, np.float64(1 / 3)])
-def test_a_colour_of_any_opacity_is_one_for_plotly(opacity):
-    line = go.Scatter(line={"color": transparent("#BE3A12", opacity)}).line.color
-    assert line.startswith("rgba(190, 58, 18, ") and float(line[:-1].split()[-1]) == pytest.approx(opacity, abs=1e-4)
 
 
 # Tables

@@ -2,10 +2,7 @@
 
 import json
 import re
-from html import unescape
-from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import unquote
 from xml.etree import ElementTree
 
 import nbformat
@@ -16,6 +13,7 @@ from chromium import CHROMIUM
 
 from workbench import cli, markdown, plots, report
 from workbench.analysis.statistics import Interval
+from workbench.analysis.story import story
 from workbench.errors import WorkbenchError
 
 PLOTLY = "application/vnd.plotly.v1+json"
@@ -94,6 +92,37 @@ def test_the_index_tells_the_tour_without_its_code_and_pages_fold_code_away(exec
     assert page.index('<details class="code">') < page.index("secret_code")
 
 
+def test_the_index_opens_with_the_story_of_the_runs_and_its_words_and_the_table_follows(tmp_path):
+    gold = {"gold at T = 1": 0.25, "kl at T = 1": 2.5}
+    for name, notebook, numbers in (
+        ("pre", "01_pretrain", {"parameters": 120_000, "held-out loss": 0.5, "gold at T = 1": -0.125}),
+        ("tuned", "02_sft", gold),
+        ("06_policy", "06_policy_gradient", {"kl_coef": 0.5, "algorithm": "grpo", "proxy at T = 1": 1.5, **gold}),
+        ("07_other", "07_best_of_n", {"gold at its peak": None, "n at the peak": 8}),
+    ):
+        path = write_stage(tmp_path / name, **numbers) / "notebook.ipynb"
+        content = json.loads(path.read_text())
+        content["metadata"]["workbench"]["notebook"] = notebook
+        path.write_text(json.dumps(content))
+    report.write_report(tmp_path)
+    index = read(tmp_path, "index.html")
+    assert re.findall("<li>(.*?)</li>", index) == [
+        "A model of 120,000 weights reads text until it loses 0.50 nats per token of other text; its answers earn "
+        "−0.12 of gold reward; after demonstrations they earn 0.25 of gold.",
+        "GRPO with a price of 0.5 per nat of KL moves 2.5 nats, to a score of 1.50 by the reward model.",
+    ]
+    words = re.findall("<dt>(.*?)</dt>", index)
+    assert words == ["gold", "reward model", "demonstrations", "nat", "KL", "price"]  # the words of the sentences
+    assert index.index("<ol") < index.index("<dl") < index.index('<table class="stages">')
+
+
+def test_runs_of_several_seeds_are_no_single_story():
+    numbers = {"gold at T = 1": 0.25, "kl at T = 1": 2.5, "kl_coef": 0.0, "algorithm": "ppo", "proxy at T = 1": 1.0}
+    once = [("06_policy_gradient", numbers)]
+    assert story(once) == ["Without a price PPO moves 2.5 nats, to a score of 1.00 by the reward model."]
+    assert story(2 * once) == [] == story([("06_policy_gradient", {"kl_coef": "none"})])
+
+
 def test_without_a_tour_the_index_is_the_table(tmp_path):
     write_stage(tmp_path / "02_sft")
     report.write_report(tmp_path)
@@ -156,121 +185,6 @@ def test_a_folder_without_executed_notebooks_and_a_damaged_one_are_refused_in_a_
     (tmp_path / "a" / "notebook.ipynb").write_text('{"cells": [')
     with pytest.raises(WorkbenchError, match="damaged"):
         report.write_report(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["mine.html", "index.html", "notes.txt", "style.css", "figures/", ".git/"])
-def test_a_report_that_the_workbench_did_not_write_is_left_alone(executed, name, capsys):
-    own = executed / "report" / name
-    own.parent.mkdir()
-    own.mkdir() if name.endswith("/") else own.write_text("<p>mine</p>", encoding="utf-8")
-    assert cli.main(["report", str(executed)]) == 2
-    told = capsys.readouterr().err
-    assert name.rstrip("/") in told and "rename it, for example to" in told and told.count("\n") == 1
-    assert [path.name for path in (executed / "report").iterdir()] == [name.rstrip("/")]
-
-
-def test_a_file_beside_the_pages_keeps_the_report_from_being_replaced(executed):
-    report.write_report(executed)
-    report.write_report(executed)  # our own
-    (executed / "report" / "notes.txt").touch()
-    with pytest.raises(WorkbenchError, match=r"no report of the workbench \(notes.txt\)"):
-        report.write_report(executed)
-    assert (executed / "report" / "notes.txt").exists()
-
-
-def test_a_report_that_is_a_file_or_leads_elsewhere_is_left_alone(executed, tmp_path_factory):
-    (executed / "report").write_text("mine", encoding="utf-8")
-    with pytest.raises(WorkbenchError, match="no report of the workbench"):
-        report.write_report(executed)
-    (executed / "report").unlink()
-    (executed / "report").symlink_to(tmp_path_factory.mktemp("elsewhere"))
-    with pytest.raises(WorkbenchError, match="no report of the workbench"):
-        report.write_report(executed)
-
-
-def test_a_picture_that_the_workbench_did_not_draw_is_left_alone(executed, capsys):
-    (executed / "pictures").mkdir()
-    (executed / "pictures" / "00_tour-1.png").write_bytes(b"mine")
-    assert cli.main(["report", str(executed), "--pictures", str(executed / "pictures")]) == 2
-    assert "00_tour-1.png is no picture of the workbench" in capsys.readouterr().err
-    assert (executed / "pictures" / "00_tour-1.png").read_bytes() == b"mine"
-
-
-NAMES = ["index", "Index", 'a"b', "<script>hack()<", "a#b?c%20d", "é√", "r" * 250, "a'onload='x", "{{ x }}", "&amp;"]
-
-
-def tags(html: str) -> list[tuple]:
-    """What a browser would make elements of: the names of tags and of their attributes, in order."""
-    found, parser = [], HTMLParser()
-    parser.handle_starttag = lambda tag, attributes: found.append((tag, [name for name, _ in attributes]))
-    parser.feed(html)
-    return found
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_any_name_of_a_stage_is_text_and_leads_to_its_page(tmp_path, name):
-    made = {}
-    for stage in ("plain", name):
-        folder = tmp_path / str(len(made))
-        written = write_stage(folder / "written", figure()).rename(folder / stage)
-        (written / "summary.json").write_text(json.dumps({stage: stage}))
-        report.write_report(folder, only=[stage])
-        index = read(folder, "index.html")
-        (link,) = {unquote(unescape(link)) for link in re.findall(r'<a href="([^"]+)">', index)}
-        assert link != "index.html" and "What does written ask?</h1>" in read(folder, link)
-        assert f"<b>{stage}</b>" in unescape(read(folder, link))
-        made[stage] = tags(index) + tags(read(folder, link))
-    assert made["plain"] == made[name]
-
-
-def odd_notebook(cell: dict, **metadata) -> str:
-    return json.dumps({"cells": [cell], "metadata": metadata, "nbformat": 4, "nbformat_minor": 5})
-
-
-CODE = {"cell_type": "code", "source": "x"}
-SHOWN = [CODE, CODE | {"outputs": [{"output_type": "display_data"}]}, {"cell_type": "raw"}, {"cell_type": "markdown"}]
-REFUSED = [
-    *(
-        "[]",
-        "3",
-        "null",
-        "{}",
-        '{"cells": {"a": 1}}',
-        '{"cells": [3]}',
-        '{"cells": [',
-        "\xff",
-        "",
-        '{"worksheets": []}',
-        "[" * 9999,
-    ),
-    odd_notebook(CODE | {"outputs": [3]}),
-    odd_notebook(CODE | {"outputs": [{"output_type": "stream", "name": "stdout", "text": 3}]}),
-    odd_notebook(CODE | {"outputs": [{"output_type": "error", "traceback": 3}]}),
-    odd_notebook(CODE | {"outputs": [{"output_type": "display_data", "data": {PLOTLY: "x"}}]}),
-    odd_notebook(CODE | {"outputs": [{"output_type": "display_data", "data": {"image/png": 3}}]}),
-    odd_notebook(CODE | {"source": 3, "outputs": []}),
-    odd_notebook(CODE | {"metadata": {"tags": 3}}),
-    odd_notebook(CODE, papermill="x"),
-    odd_notebook(CODE, papermill={"duration": "long"}),
-    odd_notebook(CODE, workbench=[]),
-]
-
-
-@pytest.mark.parametrize("cell", SHOWN)
-def test_parts_that_other_tools_leave_out_are_empty(tmp_path, cell):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "notebook.ipynb").write_text(odd_notebook(cell, kernelspec={}), encoding="utf-8")
-    assert report.write_report(tmp_path).exists()
-
-
-@pytest.mark.parametrize("content", REFUSED)
-def test_what_is_no_notebook_is_a_sentence_and_leaves_no_report(tmp_path, capsys, content):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "notebook.ipynb").write_text(content, encoding="latin-1")
-    assert cli.main(["report", str(tmp_path)]) == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1 and str(tmp_path / "a") in told
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_streams_errors_and_pictures_are_shown_and_plain_text_is_escaped(tmp_path):

@@ -18,6 +18,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
 from workbench import markdown
+from workbench.analysis.story import story, words_of
 from workbench.errors import WorkbenchError
 from workbench.files import read_json, replace_folder, shown
 from workbench.run_record import refuse_other_report
@@ -39,7 +40,7 @@ class Page:
     title: str
     status: str
     minutes: float
-    numbers: dict[str, str]  # the stage's key numbers
+    numbers: dict[str, float | str | None]  # the stage's key numbers
     parameters: dict[str, object]  # those that differ from the notebook's own
     cells: list[dict]
 
@@ -49,7 +50,7 @@ class Page:
         plain = re.sub(r"[^\w.+=-]+", "_", self.name)[:60]
         if plain == self.name and plain.lower() != "index":
             return f"{plain}.html"
-        return f"{plain}-{hashlib.sha256(self.name.encode(errors='replace')).hexdigest()[:6]}.html"
+        return f"{plain}-{hashlib.sha256(self.name.encode()).hexdigest()[:6]}.html"
 
 
 def write_report(folder: Path, *, only: Sequence[str] = ()) -> Path:
@@ -72,15 +73,17 @@ def write_report(folder: Path, *, only: Sequence[str] = ()) -> Path:
             content[page.file] = page_html(page, pages)
     with replace_folder(folder / "report") as report:
         for name, text in content.items():
-            (report / name).write_text(text, encoding="utf-8", errors="replace")
+            (report / name).write_text(text, encoding="utf-8")
     return folder / "report" / "index.html"
 
 
 def index_html(pages: list[Page], place: str, *, chosen: bool) -> str:
-    """The table of the stages, then the tour where it was executed, else the first figure of each `chosen` stage."""
+    """The story and its words, the table of stages, then the tour, or without one the first figure of `chosen` ones."""
     tour = next((page for page in pages if page.notebook == TOUR), None)
     cells = rendered(without_title(tour.cells), pages) if tour else first_figures(pages) if chosen else []
-    return template().render(page=None, pages=pages, cells=cells, title=tour.title if tour else place, place=place)
+    told = story((page.notebook, page.numbers) for page in pages if page.status == "finished")
+    about = {"title": tour.title if tour else place, "place": place, "story": told, "words": words_of(told)}
+    return template().render(page=None, pages=pages, cells=cells, **about)
 
 
 def first_figures(pages: list[Page]) -> list[dict]:
@@ -103,7 +106,9 @@ def page_html(page: Page, pages: list[Page]) -> str:
 def template() -> jinja2.Template:
     """The one template of the index and the pages."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True).get_template("report.html")
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True)
+    environment.filters["number"] = number
+    return environment.get_template("report.html")
 
 
 def executed_notebooks(folder: Path) -> list[Path]:
@@ -115,23 +120,8 @@ def executed_notebooks(folder: Path) -> list[Path]:
 
 def read_page(path: Path) -> Page:
     """An executed notebook and its stage's key numbers; WorkbenchError where the file is damaged."""
-    content, summary = read_json(path), path.with_name("summary.json")
-    numbers = read_json(summary) if summary.exists() else {}
     with explained(path.parent):
-        cells, about = content["cells"], content.get("metadata", {})
-        cells = [{"metadata": {}, "source": "", "outputs": []} | cell for cell in cells]  # other tools leave some out
-        titles = [line[2:].strip() for cell in cells for line in lines_of(cell) if line.startswith("# ")]
-        executed = about.get("papermill", {})
-        return Page(
-            name=path.parent.name,
-            notebook=about.get("workbench", {}).get("notebook", path.parent.name),
-            title=next(iter(titles), path.parent.name),
-            status=STATUS[path.name],
-            minutes=(executed.get("duration") or 0) / 60,
-            numbers={name: number(value) for name, value in numbers.items()},
-            parameters=executed.get("parameters", {}),
-            cells=[cell for cell in cells if MARK_OF_FAILURE not in cell["metadata"].get("tags", [])],
-        )
+        return page_of(read_json(path), path)
 
 
 @contextmanager
@@ -146,6 +136,26 @@ def explained(folder: Path) -> Iterator[None]:
             f"{shown(folder)} holds a damaged file or no notebook of nbformat 4 ({type(error).__name__}: {error}): run "
             "that stage again, or name the others with --only."
         ) from error
+
+
+def page_of(content: dict, path: Path) -> Page:
+    """The page of an executed notebook; parts that other tools leave out are empty."""
+    cells, about = content["cells"], content.get("metadata", {})
+    cells = [{"metadata": {}, "source": "", "outputs": []} | cell for cell in cells]
+    summary = path.with_name("summary.json")
+    numbers = read_json(summary) if summary.exists() else {}
+    titles = [line[2:].strip() for cell in cells for line in lines_of(cell) if line.startswith("# ")]
+    executed = about.get("papermill", {})
+    return Page(
+        name=path.parent.name,
+        notebook=about.get("workbench", {}).get("notebook", path.parent.name),
+        title=next(iter(titles), path.parent.name),
+        status=STATUS[path.name],
+        minutes=(executed.get("duration") or 0) / 60,
+        numbers=dict(numbers),
+        parameters=executed.get("parameters", {}),
+        cells=[cell for cell in cells if MARK_OF_FAILURE not in cell["metadata"].get("tags", [])],
+    )
 
 
 def lines_of(cell: dict) -> list[str]:

@@ -141,11 +141,7 @@ def main(number: int) -> None:
     import_modules(AT_ONCE)
     signal.signal(signal.SIGCHLD, lambda *_: None)  # so that a child's end interrupts select
     stage = serve(socket.socket(fileno=number))
-    if stage:
-        code = stage()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)  # to take apart what was imported would first copy it, for as long as many stages compute
+    sys.exit(stage() if stage else 0)
 
 
 def serve(asked: socket.socket) -> Callable[[], int] | None:

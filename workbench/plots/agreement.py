@@ -17,6 +17,7 @@ from workbench.plots.theme import (
     INK,
     PALETTE,
     SYMBOLS,
+    colorbar,
     error_bar,
     headline_of,
     require_columns,
@@ -157,7 +158,7 @@ def _heat(matrix: pd.DataFrame, *, lowest: float, highest: float) -> go.Heatmap:
         hoverongaps=False,
         xgap=2,
         ygap=2,
-        colorbar={"title": {"text": "agreement (%)", "font": {"size": 13}}, "outlinewidth": 0},
+        colorbar=colorbar("agreement (%)"),
     )
 
 

@@ -192,11 +192,15 @@ def plot_sharpening_control(frame: pd.DataFrame, title: str = "") -> go.Figure:
 
 
 def _sharpening_finding(frame: pd.DataFrame, score: str) -> str:
-    """How far apart the runs are at the highest and at the lowest temperature, in a sentence."""
-    hot, cold = frame["temperature"].max(), frame["temperature"].min()
-    gaps = frame.groupby("temperature")[score].agg(lambda values: values.max() - values.min())
-    named = [f"{gaps[value]:.2f} at {_temperature_name(value)}" for value in (hot, cold)]
-    return f"The gap between the best and the worst run is {named[0]}" + ("" if hot == cold else f" and {named[1]}")
+    """Which run is how far above which at the highest and at the lowest temperature, in a sentence."""
+    named = frame if "run" in frame else frame.assign(run=axis_label(score))
+    told = []
+    for value in dict.fromkeys([frame["temperature"].max(), frame["temperature"].min()]):
+        scores = named[named["temperature"] == value].set_index("run")[score]
+        best, worst, gap = scores.idxmax(), scores.idxmin(), scores.max() - scores.min()
+        above = f"{best} is {gap:.2f} above {worst}" if len(scores) > 1 else f"{best} is {number(scores.max())}"
+        told.append(f"at {_temperature_name(value)} {above}")
+    return f"A{'; '.join(told)[1:]}"
 
 
 def _temperature_name(value: float) -> str:

@@ -147,6 +147,11 @@ def spoken(experiment: str) -> str:
     return re.sub(r"\b(a2c|ilql|kto|rloo|sft|[a-z]{1,3}po)\b", lambda found: found[0].upper(), words.replace("_", " "))
 
 
+def colorbar(title: str) -> dict:
+    """The bar of a heat map's colours, its name beside it, both clear of plotly's buttons."""
+    return {"title": {"text": title, "side": "right", "font": {"size": 13}}, "outlinewidth": 0, "xpad": 24}
+
+
 def number(value: float) -> str:
     """Two decimals with a real minus sign and no negative zero, for titles."""
     return f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
@@ -233,7 +238,7 @@ def smoothed(values: pd.Series, window: int) -> pd.Series:
 def transparent(color: str, opacity: float) -> str:
     """A "#RRGGBB" colour with an opacity."""
     red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red}, {green}, {blue}, {round(opacity, 4)})"  # plotly reads no 1e-05
+    return f"rgba({red}, {green}, {blue}, {opacity})"
 
 
 def root_kl(kl: pd.Series) -> pd.Series:

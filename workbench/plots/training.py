@@ -8,20 +8,38 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.plots.theme import PALETTE, ROLE_COLORS, axis_label, shown_columns, smoothed, styled, transparent
+from workbench.plots.theme import PALETTE, ROLE_COLORS, axis_label, number, shown_columns, smoothed, styled, transparent
 
 
 def plot_learning_curve(
-    metrics: pd.DataFrame, columns: Sequence[str], *, title: str, unit: str = "loss (nats per token)", window: int = 15
+    metrics: pd.DataFrame,
+    columns: Sequence[str],
+    *,
+    title: str = "",
+    unit: str = "loss (nats per token)",
+    window: int = 15,
 ) -> go.Figure:
-    """Several columns of one unit against step; noisy ones as a running mean over `window` rows the raw line faint."""
+    """Several columns of one unit against step; noisy ones as a running mean over `window` rows, the raw line faint.
+
+    The title says from where to where the last column goes, which is the one to look at.
+    """
     columns = shown_columns(metrics, columns, "plot_learning_curve")
     figure = go.Figure()
     for column, color in zip(columns, PALETTE * len(columns), strict=False):
         for trace in _line_with_raw(metrics, column, color=color, window=window, legend=True):
             figure.add_trace(trace)
     figure.update_xaxes(title=axis_label("step"), rangemode="nonnegative").update_yaxes(title=unit)
-    return styled(figure, title=title, reading=_reading(window))
+    return styled(figure, title=title or _course(metrics, columns[-1]), reading=_reading(window))
+
+
+def _course(metrics: pd.DataFrame, column: str) -> str:
+    """From where to where a column goes, in a sentence."""
+    measured, name = metrics[["step", column]].dropna(), axis_label(column).split(" (")[0]
+    name = name[0].upper() + name[1:]
+    if measured.empty:
+        return f"{name} was not measured"
+    (start, first), (end, last) = measured.iloc[[0, -1]].to_numpy()
+    return f"{name} goes from {number(first)} at step {start:.0f} to {number(last)} at step {end:.0f}"
 
 
 def plot_training_panels(metrics: pd.DataFrame, columns: Sequence[str], *, title: str, window: int = 15) -> go.Figure:

@@ -9,7 +9,17 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.plots.theme import GREY, INK, PALETTE, add_top_axis, number, require_columns, styled, transparent
+from workbench.plots.theme import (
+    GREY,
+    INK,
+    PALETTE,
+    add_top_axis,
+    colorbar,
+    number,
+    require_columns,
+    styled,
+    transparent,
+)
 
 LOSS, EVEN, WIN = transparent(PALETTE[3], 0.45), transparent(GREY, 0.12), transparent(PALETTE[0], 0.45)
 WRITTEN = 16  # policies up to which the cells hold their numbers
@@ -55,7 +65,7 @@ def _heat(cells: pd.DataFrame, order: list[str]) -> go.Heatmap:
         hoverongaps=False,
         xgap=1,
         ygap=1,
-        colorbar={"title": {"text": "wins (%)", "font": {"size": 13}}, "outlinewidth": 0},
+        colorbar=colorbar("wins (%)"),
     )
 
 
