@@ -258,9 +258,19 @@ WRONG_WEIGHTS = {  # what was done to the weights, to the config, and what the s
 }
 
 
-@pytest.mark.parametrize("load", [load_policy, load_critic, partial(load_reward_model, start="sft")])
-@pytest.mark.parametrize(("weights", "config", "says"), WRONG_WEIGHTS.values(), ids=WRONG_WEIGHTS)
-def test_weights_that_are_not_those_of_the_config_are_refused_by_their_names(weights, config, says, load, tmp_path):
+SCALAR = {"critic": load_critic, "reward": partial(load_reward_model, start="sft")}
+WRONG_LOADS = [
+    *(pytest.param(load_policy, *wrong, id=f"policy-{name}") for name, wrong in WRONG_WEIGHTS.items()),
+    *(
+        pytest.param(load, *WRONG_WEIGHTS[name], id=f"{kind}-{name}")
+        for kind, load in SCALAR.items()
+        for name in ("renamed", "layers left", "nan")
+    ),
+]
+
+
+@pytest.mark.parametrize(("load", "weights", "config", "says"), WRONG_LOADS)
+def test_weights_that_are_not_those_of_the_config_are_refused_by_their_names(load, weights, config, says, tmp_path):
     with pytest.raises(WorkbenchError, match=rf"The weights of \S+ are not those of .*{says}") as error:
         load(changed(tmp_path, weights=weights, config=config), word_tokenizer())
     assert "\n" not in str(error.value)
@@ -313,6 +323,24 @@ def test_a_config_that_cannot_be_followed_is_refused_in_a_sentence_by_every_load
         with pytest.raises(WorkbenchError, match=says) as error:
             load(folder, word_tokenizer())
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": ["mine.Mine", None]}}, "needs Python code"),
+        ([1], "no usable tokenizer"),
+    ],
+    ids=["code", "list"],
+)
+def test_a_tokenizer_that_cannot_be_read_is_refused_and_nobody_is_asked_whether_to_run_its_code(
+    settings, says, tmp_path, capsys
+):
+    folder = saved(tiny_model(), word_tokenizer(), tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(WorkbenchError, match=says):
+        load_tokenizer(folder)
+    assert "[y/N]" not in capsys.readouterr().out
 
 
 def test_adapters_without_their_model_are_refused(tmp_path):

@@ -32,6 +32,9 @@ from workbench.value_guided import ValueGuidedPolicy  # noqa: F401  known to Aut
 
 HEADS = ("lm_head", "embed_out", "score", "classifier")  # last layers: a folder has the one of what it was trained as
 NO_WEIGHTS = re.compile(r"doubt_|.*(inv_freq|masked_bias|attn\.bias|position_ids)$")  # our own, and buffers of old
+GIVE_A_MODEL = (
+    "give a folder made by save_pretrained, with config.json and model.safetensors (pickled weights: allow_pickle)"
+)
 FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors names them
 PADDING = re.compile(r"[<\[].+[>\]]")  # a padding token that looks like one; anything else may be a word
 
@@ -61,13 +64,8 @@ def load_tokenizer(source: str):
     raises WorkbenchError: no text would ever end.
     """
     folder = _model_folder(source)
-    try:
-        tokenizer = _tokenizer_class(folder).from_pretrained(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WorkbenchError(
-            f"There is no usable tokenizer in {source!r} ({_first_line(error)}): "
-            "save one there with tokenizer.save_pretrained."
-        ) from error
+    with _explained(source, "There is no usable tokenizer in", "save one there with tokenizer.save_pretrained"):
+        tokenizer = _tokenizer_class(folder).from_pretrained(folder, trust_remote_code=False)
     if tokenizer.eos_token_id is None:
         raise WorkbenchError(
             f"The tokenizer of {source!r} has no EOS token, so no completion could end: "
@@ -254,7 +252,7 @@ def _load(auto_class, source: str, *, device: str, dtype: str, allow_pickle: boo
 
 
 @contextlib.contextmanager
-def _explained(source: str):
+def _explained(source: str, problem: str = "No model could be loaded from", cure: str = GIVE_A_MODEL):
     """Turn whatever the library says of a folder, in exceptions of many kinds, into one sentence."""
     try:
         yield
@@ -263,13 +261,10 @@ def _explained(source: str):
     except Exception as error:
         if "trust_remote_code" in str(error):
             raise WorkbenchError(
-                f"{source!r} needs Python code that comes with it (auto_map in its config.json), which is never run "
-                "here: give a model of a kind that transformers has."
+                f"{source!r} needs Python code that comes with it (auto_map in its settings), which is never run here: "
+                "give one of a kind that transformers has."
             ) from error
-        raise WorkbenchError(
-            f"No model could be loaded from {source!r} ({_first_line(error)}): give a folder made by save_pretrained, "
-            "with config.json and model.safetensors (pickled weights: allow_pickle)."
-        ) from error
+        raise WorkbenchError(f"{problem} {source!r} ({_first_line(error)}): {cure}.") from error
 
 
 def _require_all_weights(model, found: dict, source: str) -> bool:
