@@ -154,7 +154,7 @@ def test_without_gold_the_proxy_is_what_is_compared(tmp_path):
     paths = budget_paths(runs)
     assert score_columns(paths) == ["proxy"]
     comparison = budget.compared_at_budget(budget.at_budget(paths, [1.0]), "proxy")
-    assert comparison["verdict"].iloc[0] == "best" and comparison["value"].notna().all()
+    assert comparison["verdict"].iloc[0] == "highest" and comparison["value"].notna().all()
 
 
 # At a budget
@@ -225,7 +225,7 @@ def landings(**values: list[float]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def test_differences_from_the_best_are_paired_t_tests_with_holms_correction():
+def test_differences_from_the_highest_are_paired_t_tests_corrected_for_all_pairs():
     generator = np.random.default_rng(0)
     base = generator.normal(size=9)
     shifts = {"a": 0.0, "b": -0.4, "c": -0.15, "d": -0.05}
@@ -233,13 +233,27 @@ def test_differences_from_the_best_are_paired_t_tests_with_holms_correction():
     values["a"] = values["a"] + 0.5
     table = budget.compared_at_budget(landings(**values), "gold").set_index("experiment")
     tests = {name: stats.ttest_rel(values["a"], values[name]) for name in "bcd"}
-    corrected = multipletests([test.pvalue for test in tests.values()], method="holm")[1]
+    pairs = [stats.ttest_rel(values[one], values[other]).pvalue for one, other in ("ab", "ac", "ad", "bc", "bd", "cd")]
+    corrected = multipletests(pairs, method="holm")[1][:3]
     np.testing.assert_allclose(table.loc[list("bcd"), "p_value"], corrected, rtol=1e-6)
+    np.testing.assert_allclose(table["needed"], stats.t.ppf(1 - 0.025 / 6, 8))
+    reversed_names = {new: values[old] for new, old in zip("dcba", "abcd", strict=True)}  # pairs the other way round
+    other = budget.compared_at_budget(landings(**reversed_names), "gold")
+    columns = ["behind", "behind_low", "behind_high", "p_value"]
+    np.testing.assert_allclose(other[columns], table[columns], rtol=1e-9)
     for name, test in tests.items():
         low, high = test.confidence_interval()
         assert table.loc[name, ["behind_low", "behind_high"]].tolist() == pytest.approx([low, high])
-    assert table.loc["a", "verdict"] == "best"
+    assert table.loc["a", "verdict"] == "highest"
     assert [table.loc[name, "verdict"] == "behind" for name in "bcd"] == (corrected < 0.05).tolist()
+
+
+def test_seeds_of_a_world_are_no_further_draws():
+    values = {"a": [1.0, 1.1, 1.2, 1.4, 1.5, 1.6], "b": [0.5] * 6}
+    table = landings(**values).assign(world=[0, 0, 0, 1, 1, 1] * 2, seed=[0, 1, 2] * 4)
+    found = budget.compared_at_budget(table, "gold").set_index("experiment").loc["b"]
+    assert found["p_value"] == pytest.approx(stats.ttest_1samp([0.6, 1.0], 0).pvalue)
+    assert found["verdict"] == "not told apart"  # of six independent runs it would be behind: p = .0005
 
 
 def test_verdicts_name_what_can_not_be_said():
@@ -247,24 +261,24 @@ def test_verdicts_name_what_can_not_be_said():
     values = {"a": [1.0, 1.2, 1.1], "b": [0.9, 1.3, 1.0], "rare": [5.0, nan, nan], "never": [nan] * 3}
     table = budget.compared_at_budget(landings(**values), "gold")
     assert dict(zip(table["experiment"], table["verdict"], strict=True)) == {
-        "a": "best",  # what only one run reaches can not be
+        "a": "highest",  # what only one run reaches can not be
         "b": "not told apart",
         "rare": "one run",
         "never": "does not reach",
     }
     assert table["reached"].tolist() == [1, 3, 3, 0]
     sentence = budget.budget_sentences(table, "gold")[0]
-    assert sentence.startswith("At 2 nats: a has the most gold, 1.10 (0.85 to 1.35); not told apart from it: b;")
-    assert "never there: never" in sentence
+    assert sentence.startswith("At 2 nats: a has the most gold, 1.10; not told apart: b; never there: never. (")
+    assert f"must differ by {stats.t.ppf(0.975, 2):.1f} standard errors" in sentence  # one pair of three worlds
     nobody = budget.compared_at_budget(landings(a=[nan, nan]), "gold")
     assert budget.budget_sentences(nobody, "gold") == ["At 2 nats: no method gets there in most of its runs."]
 
 
 def test_one_run_per_method_is_compared_without_intervals():
     table = budget.compared_at_budget(landings(a=[1.0], b=[0.5]), "gold")
-    assert table["verdict"].tolist() == ["best", "one run"] and table["behind"].tolist()[1] == 0.5
+    assert table["verdict"].tolist() == ["highest", "one run"] and table["behind"].tolist()[1] == 0.5
     assert table[["low", "high", "p_value"]].isna().all(axis=None)
-    assert "(one run, no interval)" in budget.budget_sentences(table, "gold")[0]
+    assert "one run of each, so no interval" in budget.budget_sentences(table, "gold")[0]
 
 
 # What lies behind it

@@ -146,8 +146,8 @@ def test_a_method_keeps_its_colour_among_the_same_methods(means, runs, landed):
 def test_each_budget_has_a_panel_with_a_star_on_the_best(comparison):
     figure = figures.plot_at_budgets(comparison)
     assert [note.text for note in figure.layout.annotations] == ["at 1 nat", "at 4 nats", "at 16 nats"]
-    stars = [trace for trace in figure.data if trace.name == "best"]
-    best = comparison[comparison["verdict"] == "best"].set_index("budget")
+    stars = [trace for trace in figure.data if trace.name == "highest"]
+    best = comparison[comparison["verdict"] == "highest"].set_index("budget")
     assert [star.y[0] for star in stars] == [CALLED[name] for name in best["experiment"]]
     np.testing.assert_allclose([star.x[0] for star in stars], best["value"])
     assert stars[0].error_x.array[0] == pytest.approx(best["high"].iloc[0] - best["value"].iloc[0])

@@ -8,6 +8,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from test_notebook_branches import execute
 from tiny_models import tiny_model, word_tokenizer
 from transformers import AutoModelForSequenceClassification
@@ -129,7 +130,10 @@ def test_the_menu_of_metrics_shows_those_experiments_that_measured_each(three):
     assert [trace.name for trace in figure.data if trace.showlegend] == ["06_ppo", "08_dpo"]
     assert "06_ppo ends highest (5.5), 08_dpo lowest (4)" in figure.layout.title.text
     band = figure.data[0]
-    assert list(band.x) == [1, 2, 3, 3, 2, 1] and list(band.y) == pytest.approx([2.5, 6.5, 10.5, 0.5, 0.5, 0.5])
+    assert list(band.x) == [1, 2, 3, 3, 2, 1]
+    half = stats.t.ppf(0.975, 1) * np.array([0.5, 1.5, 2.5])  # of two runs
+    expected = [*(np.array([1.5, 3.5, 5.5]) + half), *(np.array([1.5, 3.5, 5.5]) - half)[::-1]]
+    assert list(band.y) == pytest.approx(expected, rel=1e-3)
     menu = {button.label: button.args for button in figure.layout.updatemenus[0].buttons}
     assert list(menu) == ["reward", "kl", "loss"]
     loss = [change for change in by_trace(menu["loss"][0]) if change["showlegend"]]
@@ -305,7 +309,7 @@ def test_key_numbers_have_dots_bars_and_the_extremes_of_their_runs(tmp_path):
     assert list(menu) == ["kl", "gain"]
     ticks, dots = by_trace(menu["gain"][0])
     assert list(dots["y"]) == ["b", "a"] and list(dots["x"]) == [-1.0, 3.0]
-    assert list(dots["error_x.array"]) == pytest.approx([0.0, 2 * math.sqrt(7 / 3)], rel=1e-3)
+    assert list(dots["error_x.array"]) == pytest.approx([0.0, stats.t.ppf(0.975, 2) * math.sqrt(7 / 3)], rel=1e-3)
     assert list(ticks["x"]) == [1.0, 6.0] and list(ticks["y"]) == ["a", "a"]
 
 

@@ -207,7 +207,7 @@ def test_scores_are_rates_over_units_with_exact_intervals_where_nothing_varies()
     best = scores.loc["kl"]
     assert (best["runs"], best["falling"], best["quiet_runs"]) == (12, 6, 6)
     assert (best["right"], best["false_alarms"], best["missed"]) == (1.0, 0.0, 0.0)
-    never = stats.binomtest(0, 6).proportion_ci(method="exact")  # of six units
+    never = stats.binomtest(0, 3).proportion_ci(method="exact")  # of three worlds
     assert (best["false_alarms_low"], best["false_alarms_high"]) == pytest.approx((never.low, never.high), abs=1e-6)
     assert best["share_kept"] == pytest.approx(1.0) and best["kept"] == pytest.approx(0.55)
     assert scores.loc["length", "false_alarms"] == 1.0 and scores.loc["length", "missed"] == 0.0
@@ -229,9 +229,11 @@ def test_the_sentence_names_the_best_signal_beside_kl():
         said.startswith("KL alone keeps most gold: right in 100% of runs, false alarms in 0%") and said.count("KL") == 1
     )
     other = detection.alarms_sentence(scores[::-1].reset_index(drop=True))
-    assert other.startswith("Length keeps most gold") and other.endswith(
+    assert other.startswith("Length keeps most gold, not told apart from KL alone: right") and other.endswith(
         "KL alone right in 100% of runs, false alarms in 0%"
     )
+    told_apart = detection.alarms_sentence(scores[::-1].assign(p_value=0.01).reset_index(drop=True))
+    assert told_apart.startswith("Length keeps most gold: right")
     table = detection.readable_scores(scores)
-    assert table.loc[0, "right"].startswith("1.00 (0.54 to 1.00)")
+    assert table.loc[0, "right"].startswith("1.00 (0.29 to 1.00)")
     assert table.loc[table["signal"] == "length", "lead_steps"].iloc[0].startswith("10.00")

@@ -62,31 +62,32 @@ def test_a_path_of_two_runs_or_cut_off_is_refused():
 
 def test_the_peak_of_a_clear_course_is_found_where_it_is():
     found = held_out_peak(simulated_path(RISE_AND_FALL, prompts=60, noise=0.1))
-    assert (found["peak_step"], found["peak_kl"], found["end_kl"]) == (20, 4, 8)
+    assert (found["peak_step"], found["peak_kl"], found["end_kl"]) == pytest.approx((20, 4, 8))
     assert found["rise"] == pytest.approx(found["peak_gold"] - found["start_gold"])
     assert found["drop"] == pytest.approx(found["peak_gold"] - found["end_gold"])
-    assert found["rise"] == pytest.approx(0.5, abs=4 * found["rise_se"]) and found["rise_se"] < 0.03
-    assert found["drop"] == pytest.approx(0.9, abs=4 * found["drop_se"]) and found["drop_se"] < 0.03
+    for name, true in (("rise", 0.5), ("drop", 0.9), ("peak_gold", 0.5 + found["start_gold"])):
+        assert found[f"{name}_low"] < true < found[f"{name}_high"]
+    assert found["rise_high"] - found["rise_low"] < 0.1 and found["peak_kl_low"] == pytest.approx(4)
 
 
 def test_the_order_of_rows_does_not_matter():
     path = simulated_path(RISE_AND_FALL, noise=2.0)
     path["prompt"] = (path["row"] // 3).astype(str)  # some prompts stand there several times
-    assert held_out_peak(path, folds=3) == held_out_peak(path.sample(frac=1, random_state=2), folds=3)
+    assert held_out_peak(path) == pytest.approx(held_out_peak(path.sample(frac=1, random_state=2)), rel=1e-12)
 
 
 def test_a_flat_course_has_no_rise_though_its_highest_mean_has():
     flat, naive, rises, drops, covered = [0.0] * 12, [], [], [], []
-    for seed in range(150):
+    for seed in range(80):
         path = simulated_path(flat, prompts=12, noise=1.0, seed=seed)
         means = path.groupby("step")["gold"].mean()
         naive.append(means.max() - means.iloc[0])
-        found = held_out_peak(path, folds=2 + seed % 11)
+        found = held_out_peak(path)
         rises.append(found["rise"]), drops.append(found["drop"])
-        covered.append(abs(found["rise"]) <= 2.2 * found["rise_se"] + 1e-12)
+        covered.append(found["rise_low"] <= 0 <= found["rise_high"])
     assert np.mean(naive) > 0.4  # reading the peak off the curve it was chosen on
     assert abs(np.mean(rises)) < 4 * stats.sem(rises) and abs(np.mean(drops)) < 4 * stats.sem(drops)
-    assert stats.sem(rises) < 0.05 and np.mean(covered) > 0.85
+    assert stats.sem(rises) < 0.07 and np.mean(covered) > 0.93
 
 
 def test_prompts_do_not_choose_their_own_peak():
@@ -96,9 +97,9 @@ def test_prompts_do_not_choose_their_own_peak():
     )
     path.loc[(path["step"] == 20) & (path["row"] == 1), "gold"] += 9
     found = held_out_peak(path)
-    assert (found["peak_step"], found["rise"], found["drop"]) == (15, 0, -4.5)
+    assert found["rise"] == pytest.approx(0) and found["drop"] == pytest.approx(-4.5)
     path["prompt"] = "the same"  # then they may not tell on each other, either
-    with pytest.raises(WorkbenchError, match="2 prompts"):
+    with pytest.raises(WorkbenchError, match="of 1 prompts"):
         held_out_peak(path)
 
 
@@ -128,13 +129,13 @@ def test_runs_are_counted_and_averaged_with_their_intervals():
     drops = [0.5, 0.6, 0.7, 0.9, 1.0, 1.1, 0.3, 0.4, 0.05]
     peaks = pd.DataFrame({"world": np.repeat([0, 1, 2], 3), "seed": [0, 1, 2] * 3, "rise": 0.2, "drop": drops})
     found = rise_and_fall(peaks)
-    theirs = stats.binomtest(8, 9).proportion_ci(method="exact")
-    assert found.share == pytest.approx((8 / 9, theirs.low, theirs.high))
-    worlds = np.reshape(drops, (3, 3))  # far more alike within: worlds are the draws
+    theirs = stats.ttest_1samp([1, 1, 2 / 3], 0).confidence_interval()  # worlds are the draws
+    assert found.share == pytest.approx((8 / 9, theirs.low, 1.0))
+    worlds = np.reshape(drops, (3, 3))
     interval = stats.ttest_1samp(worlds.mean(axis=1), 0).confidence_interval()
     assert found.drop == pytest.approx((np.mean(drops), *interval)) and found.rise == pytest.approx((0.2, 0.2, 0.2))
     assert (found.runs, found.worlds) == (9, 3)
-    assert "in 8 of 9 runs (52% to 100%)" in found.sentence and "up 0.20" in found.sentence
+    assert "in 8 of 9 runs (41% to 100%)" in found.sentence and "up 0.20" in found.sentence
     assert rise_and_fall(peaks, by=0.2).share.value == 0  # a rise of just as much is not more
 
 

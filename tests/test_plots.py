@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from workbench import plots
 from workbench.analysis.best_of_n import best_of_n_curve
@@ -277,7 +278,15 @@ def test_error_bars_are_95_percent_intervals():
         plots.plot_accuracy_by_size(SIZES.iloc[:1]),
         plots.plot_sharpening_control(SHARPENING),
     ):
-        assert figure.data[0].error_y.array[0] == pytest.approx({"scatter": 0.0392, "bar": 0.0196}[figure.data[0].type])
+        assert figure.data[0].error_y.array[0] == pytest.approx(
+            {"scatter": 0.0392, "bar": 0.0196}[figure.data[0].type], rel=1e-4
+        )
+
+
+def test_error_bars_of_few_runs_are_students():
+    few = SHARPENING.assign(freedom=[2, np.nan, 2, np.nan])
+    bars = plots.plot_sharpening_control(few).data[0].error_y.array
+    assert list(bars) == pytest.approx([0.02 * stats.t.ppf(0.975, 2), 0.02 * stats.norm.ppf(0.975)])
 
 
 def test_greedy_comes_last_and_is_called_so():
@@ -372,7 +381,7 @@ def test_a_gain_within_chance_is_not_counted_as_one():
     gains = pd.DataFrame(
         {"run": ["a", "b", "c"], "kl": 1.0, "gain": [0.3, 0.01, -0.2], "gain_se": [0.1, 0.02, 0.01], "greedy_gain": 0.1}
     )
-    assert "1 of 3 gain at temperature 1 by more than two standard errors; most: a" in title_of(plots.plot_gains(gains))
+    assert "1 of 3 gain at temperature 1 beyond their own 95% interval; most: a" in title_of(plots.plot_gains(gains))
     unknown = plots.plot_gains(gains.drop(columns="gain_se"))
     assert "2 of 3 gain at temperature 1; most: a" in title_of(unknown)
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from statsmodels.stats.multitest import multipletests
 from synthetic_study import PROMPTS, finished, law, write_policy, write_study
 
 from workbench.analysis import iterated_arms, study_findings, study_levels, study_remedies
@@ -78,10 +79,18 @@ def test_measured_and_predicted_peaks_stand_beside_each_other(study, curves):
     own = study_levels.plain_pushes(study.peaks)
     own = own[own["reward_model"] == WHO["main"]]
     _, fits = study_findings.fitted_laws(curves[curves["reward_model"] == WHO["main"]])
-    table = study_findings.peaks_beside_laws(own, fits).set_index(["optimiser", "kind"])
+    beside = study_findings.peaks_beside_laws(own, fits)
+    table = beside.set_index(["optimiser", "kind"])
     assert table.loc[("RL", "measured"), "kl"] == pytest.approx(4.0)  # of the measured steps the nearest to 3.8
     assert table.loc[("RL", "predicted"), "kl"] == pytest.approx(3.79, abs=0.1)
     assert table.loc[("RL", "measured"), "gain"] == pytest.approx(law(np.array([4.0]), 0.6)[0], abs=0.03)
+    for interval, verdict in (((3.0, 5.0), "holds"), ((3.5, 3.9), "excludes"), ((4.1, 9.0), "excludes")):
+        rl = beside[beside["optimiser"] == "RL"].copy()
+        rl.loc[rl["kind"] == "predicted", ["kl_low", "kl_high"]] = interval
+        (said,) = study_findings.peaks_sentences(rl)
+        assert said.startswith("RL: the law predicts a peak at 3.8 nats (") and "measured it is at 4 nats" in said
+        assert said.endswith(f"The predicted interval {verdict} the measured place.")
+    assert study_findings.peaks_sentences(beside[beside["kind"] == "measured"]) == []  # no law has a peak
 
 
 def test_runs_that_rise_and_fall_are_counted_per_optimiser(study):
@@ -100,6 +109,8 @@ def test_slopes_per_doubling_are_those_of_the_planted_peaks(study, levels):
     assert rl.loc["gold at the peak", "value"] == pytest.approx(np.polyfit([0, 2, 4], heights, 1)[0], abs=0.01)
     assert rl.loc["√KL of the peak", "value"] == pytest.approx(0.25, abs=0.01)
     assert rl["units"].eq(4).all() and rl["sentence"].str.contains("per doubling of pairs").all()
+    together = multipletests(effects["p_alone"], method="holm")[1]  # of both factors, optimisers and outcomes
+    assert len(effects) == 8 and effects["p_value"].tolist() == pytest.approx(list(together))
     assert study_findings.sweep_effects(study.peaks, {}, policy=WHO["policy"]).empty
 
 

@@ -6,6 +6,8 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from workbench.analysis.win_rates import judge_column, meetings, outcomes, scored, strengths, win_rates
 from workbench.errors import WorkbenchError
@@ -32,14 +34,18 @@ def answered(
 def test_win_rates_are_what_counting_by_hand_gives():
     rng = np.random.default_rng(0)
     scores = {name: rng.integers(0, 4, size=30).astype(float).tolist() for name in ("a", "b", "c")}
-    rates = win_rates(outcomes(answered(scores), "gold")).set_index(["first", "second"])
+    rates, alone = win_rates(outcomes(answered(scores), "gold")).set_index(["first", "second"]), {}
     for one, other in itertools.permutations(scores, 2):
         pairs = list(zip(scores[one], scores[other], strict=True))
         counted = [1.0 if x > y else 0.5 if x == y else 0.0 for x, y in pairs]
         row = rates.loc[(one, other)]
         assert row["win_rate"] == pytest.approx(sum(counted) / 30)
         assert row["win_rate_se"] == pytest.approx(np.std(counted, ddof=1) / math.sqrt(30))
+        alone[frozenset((one, other))] = stats.ttest_1samp(counted, 0.5).pvalue
         assert row["ties"] == pytest.approx(counted.count(0.5) / 30) and row["comparisons"] == 30
+    together = multipletests(list(alone.values()), method="holm")[1]  # whom one looks at is found in the same games
+    for pair, p_value in zip(alone, together, strict=True):
+        assert rates.loc[tuple(pair), "p_value"] == pytest.approx(p_value)
 
 
 def test_runs_meet_those_with_their_seed_and_all_meet_where_no_seed_is_common():

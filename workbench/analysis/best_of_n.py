@@ -133,17 +133,3 @@ def powers_of_two(largest: int) -> list[int]:
     """1, 2, 4, ... up to `largest`, which is always the last."""
     sizes = [2**exponent for exponent in range(largest.bit_length()) if 2**exponent <= largest]
     return sizes if sizes[-1] == largest else [*sizes, largest]
-
-
-def split_half_peak(proxy, gold, ns: Sequence[int]) -> dict[str, float]:
-    """Where gold is highest, found on every other prompt and measured on the rest, and the fall to the largest n.
-
-    A peak read off the curve it was chosen on flatters itself; here n is chosen on even prompts and its gold, and that
-    of the largest n, are those of odd prompts. `proxy`, `gold` (prompts, N). Keys n, gold, fall.
-    """
-    proxy, gold = np.asarray(proxy), np.asarray(gold)
-    chosen_on = best_of_n_curve(proxy[::2], gold[::2], ns)
-    measured_on = best_of_n_curve(proxy[1::2], gold[1::2], ns).set_index("n")
-    n = int(chosen_on.loc[chosen_on["gold"].idxmax(), "n"])
-    peak = float(measured_on.loc[n, "gold"])
-    return {"n": n, "gold": peak, "fall": peak - float(measured_on["gold"].iloc[-1])}

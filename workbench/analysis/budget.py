@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
 from workbench.analysis.kl import places_on_path, values_at_places
 from workbench.analysis.measured_paths import means_over_runs, score_columns
-from workbench.analysis.statistics import holm, interval_over_units, p_value_over_units
+from workbench.analysis.statistics import (
+    Interval,
+    draws,
+    holm,
+    interval_over_units,
+    p_value_over_units,
+    student_quantile,
+)
 from workbench.errors import WorkbenchError
 
 AT_BOUND = " (bound)"  # behind the name of best-of-n where it stands at the bound on its KL
@@ -114,51 +122,57 @@ def with_bound(paths: pd.DataFrame) -> pd.DataFrame:
 
 
 def compared_at_budget(landings: pd.DataFrame, score: str) -> pd.DataFrame:
-    """Every experiment against the best at each budget of `at_budget`, by `score`, on the units that both have.
+    """Every experiment against the highest at each budget of `at_budget`, by `score`, on the units that both have.
 
     Columns budget, experiment, runs, reached, value, low, high and the means of the other scores; behind, behind_low,
-    behind_high, the mean paired difference from the best with its interval; p_value (two-sided, Holm 1979 over the
-    experiments of a budget); verdict "best", "behind", "ahead" or "not told apart" at 5%, "one run" without a spread,
-    "reached too seldom", "does not reach". Only experiments that reach the budget in more than half of their runs can
-    be best. The correction is for how many were compared with the best, not for having chosen it by the same numbers.
+    behind_high, the mean paired difference from the highest with its interval; p_value (two-sided, Holm 1979 over all
+    pairs of experiments at a budget, so that it holds though the data chose the highest); needed, the standard errors
+    by which the first of these pairs must differ; verdict "highest", "behind" or "not told apart" at 5%, "one run"
+    without a spread, "reached too seldom", "does not reach". Only experiments that reach the budget in more than half
+    of their runs can be the highest; another one on the units where it gets there may be "ahead".
     """
-    tables = [_against_best(part, score).assign(budget=budget) for budget, part in landings.groupby("budget")]
+    tables = [_against_highest(part, score).assign(budget=budget) for budget, part in landings.groupby("budget")]
     table = pd.concat(tables, ignore_index=True)
     return table[["budget", *(column for column in table if column != "budget")]]
 
 
-def _against_best(landings: pd.DataFrame, score: str) -> pd.DataFrame:
-    """The rows of one budget, best first."""
+def _against_highest(landings: pd.DataFrame, score: str) -> pd.DataFrame:
+    """The rows of one budget, highest first."""
     others = [name for name in score_columns(landings) if name != score]
     means = over_units(landings).rename(columns={score: "value", f"{score}_low": "low", f"{score}_high": "high"})
     table = means.reindex(columns=["experiment", "runs", "reached", "value", "low", "high", *others])
     able = table[2 * table["reached"] > table["runs"]]
-    best = able.loc[able["value"].idxmax(), "experiment"] if able["value"].notna().any() else None
+    highest = able.loc[able["value"].idxmax(), "experiment"] if able["value"].notna().any() else ""
     values = landings.pivot_table(index=UNIT, columns="experiment", values=score, dropna=False)
-    rows = [_paired(values, best, name) for name in table["experiment"]]
-    table = table.join(pd.DataFrame(rows, columns=["behind", "behind_low", "behind_high", "p_value"]))
-    table["p_value"] = holm(table["p_value"])
-    table["verdict"] = [_verdict(row, best) for row in table.to_dict("records")]
+    alone = {pair: _difference(values, *pair)[1] for pair in combinations(sorted(values), 2)}
+    together = dict(zip(alone, holm([*alone.values()]), strict=True))
+    rows = [
+        (*_difference(values, highest, name)[0], together.get((min(highest, name), max(highest, name)), np.nan))
+        for name in table["experiment"]
+    ]
+    table[["behind", "behind_low", "behind_high", "p_value"]] = rows
+    units, tests = landings[UNIT].drop_duplicates(), np.isfinite([*together.values()]).sum()
+    freedom = len(draws(np.zeros(len(units)), units["world"])) - 1
+    table["needed"] = student_quantile(1 - SIGNIFICANT / 2 / tests, freedom) if tests else np.nan
+    table["verdict"] = [_verdict(row, highest) for row in table.to_dict("records")]
     return table.sort_values("value", ascending=False, ignore_index=True)
 
 
-def _paired(values: pd.DataFrame, best: str | None, name: str) -> tuple[float, float, float, float]:
-    """How far `name` is behind `best` where both have a value, and the p-value of no difference."""
-    missing = (np.nan,) * 4
-    if best is None or name == best or name not in values:
-        return missing
-    both = values[[best, name]].dropna()
-    if both.empty:
-        return missing
-    behind, worlds = both[best] - both[name], both.index.get_level_values("world")
-    return *interval_over_units(behind, worlds), p_value_over_units(behind, worlds) if len(both) > 1 else np.nan
+def _difference(values: pd.DataFrame, first: str, second: str) -> tuple[Interval, float]:
+    """How far `second` is behind `first` where both have a value, and the p-value of no difference, alone."""
+    if first != second and {first, second} <= set(values):
+        behind = (values[first] - values[second]).dropna()
+        if len(behind):
+            worlds = behind.index.get_level_values("world")
+            return interval_over_units(behind, worlds), p_value_over_units(behind, worlds)
+    return Interval(np.nan, np.nan, np.nan), np.nan
 
 
-def _verdict(row: dict, best: str | None) -> str:
+def _verdict(row: dict, highest: str) -> str:
     if row["reached"] == 0:
         return "does not reach"
-    if row["experiment"] == best:
-        return "best"
+    if row["experiment"] == highest:
+        return "highest"
     if np.isnan(row["behind"]):
         return "reached too seldom"
     if np.isnan(row["p_value"]):
@@ -169,19 +183,21 @@ def _verdict(row: dict, best: str | None) -> str:
 
 
 def budget_sentences(comparison: pd.DataFrame, score: str) -> list[str]:
-    """`compared_at_budget` in words, a sentence per budget: who is best there, and who is not told apart from it."""
+    """`compared_at_budget` in words, a sentence per budget: who is highest, and who is, or not, told apart from it."""
     return [_sentence(budget, part, score) for budget, part in comparison.groupby("budget")]
 
 
 def _sentence(budget: float, rows: pd.DataFrame, score: str) -> str:
-    best = rows[rows["verdict"] == "best"]
-    if best.empty:
+    highest = rows[rows["verdict"] == "highest"]
+    if highest.empty:
         return f"At {budget:g} nats: no method gets there in most of its runs."
-    best = best.iloc[0]
-    runs = f"({best['low']:.2f} to {best['high']:.2f})" if np.isfinite(best["low"]) else "(one run, no interval)"
-    text = f"At {budget:g} nats: {best['experiment']} has the most {score}, {best['value']:.2f} {runs}"
-    for verdict, words in (("not told apart", "not told apart from it"), ("does not reach", "never there")):
+    highest = highest.iloc[0]
+    text = f"At {budget:g} nats: {highest['experiment']} has the most {score}, {highest['value']:.2f}"
+    for verdict, words in (("behind", "less"), ("not told apart", "not told apart"), ("does not reach", "never there")):
         names = rows.loc[rows["verdict"] == verdict, "experiment"]
         said = ", ".join(names) if len(names) <= MOST_NAMES else f"{len(names)} others"
         text += f"; {words}: {said}" if len(names) else ""
-    return text + "."
+    needed = rows["needed"].iloc[0]
+    if np.isnan(needed):
+        return f"{text}; one run of each, so no interval."
+    return f"{text}. (Of all pairs there the first must differ by {needed:.1f} standard errors to be told apart.)"

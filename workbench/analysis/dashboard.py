@@ -48,7 +48,7 @@ def metrics_in(rows: pd.DataFrame) -> list[str]:
 
 
 def metric_curve(rows: pd.DataFrame, metric: str, *, window: int = SMOOTHED) -> pd.DataFrame:
-    """One metric of `metric_rows` over the runs of each experiment: experiment, step, value, value_se, runs.
+    """One metric of `metric_rows` over the runs of each experiment: experiment, step, value, value_se, freedom, runs.
 
     Each run is a running mean over `window` steps where it is long; the mean over runs covers the steps that all have.
     Runs of one experiment without common steps stay apart, as do single ones, whose error is NaN.
@@ -61,9 +61,9 @@ def metric_curve(rows: pd.DataFrame, metric: str, *, window: int = SMOOTHED) -> 
             for name, line in lines.items():
                 curves.append(_curve(name if len(lines) > 1 else experiment, line.index, line, np.nan, 1))
         else:
-            mean, error = mean_over_runs(together.T.to_numpy(), list(together))
-            curves.append(_curve(experiment, together.index, mean, error, len(lines)))
-    columns = ["experiment", "step", "value", "value_se", "runs"]
+            mean, error, freedom = mean_over_runs(together.T.to_numpy(), list(together))
+            curves.append(_curve(experiment, together.index, mean, error, len(lines)).assign(freedom=freedom))
+    columns = ["experiment", "step", "value", "value_se", "freedom", "runs"]
     return pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(columns=columns)
 
 

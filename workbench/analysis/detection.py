@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.analysis.overoptimization import held_out_peak
-from workbench.analysis.statistics import Interval, interval_over_units, share_interval
+from workbench.analysis.statistics import holm, interval_over_units, p_value_over_units, share_over_units
 from workbench.errors import WorkbenchError
 
 SIGNALS = ("disagreement", "split_gap", "length", "repetition", "kl")
@@ -52,11 +52,11 @@ def path_signals(path: pd.DataFrame, *, members: Sequence[str] = (), other: str 
 
 
 def gold_outcome(path: pd.DataFrame, *, tolerance: float = 0.05) -> dict[str, float]:
-    """What a run's gold did: keys peak_step, peak_kl, good_from, good_until, drop, drop_se, falls.
+    """What a run's gold did: keys peak_step, peak_kl, good_from, good_until, drop, drop_low, falls.
 
     The run is good at the measurements around the peak whose mean gold stays within `tolerance` of it, steps
-    `good_from` to `good_until`. It falls when the drop, measured on prompts that did not choose the peak, exceeds
-    `tolerance` and two standard errors.
+    `good_from` to `good_until`. It falls when the drop of `held_out_peak` exceeds `tolerance` and its 95% interval, in
+    which the choice of the peak is included, is above 0.
     """
     means = path.groupby("step")[["gold", "kl"]].mean()
     peak = means["gold"].idxmax()
@@ -66,9 +66,8 @@ def gold_outcome(path: pd.DataFrame, *, tolerance: float = 0.05) -> dict[str, fl
     place["good_from"] = int(means.index[means.index > before[-1]][0]) if len(before) else int(means.index[0])
     place["good_until"] = int(means.index[means.index < after[0]][-1]) if len(after) else int(means.index[-1])
     measured = held_out_peak(path)
-    drop, error = measured["drop"], measured["drop_se"]
-    falls = bool(drop > max(tolerance, 2 * error)) and len(after) > 0  # a NaN error counts as no fall
-    return place | {"drop": drop, "drop_se": error, "falls": falls}
+    drop, low = measured["drop"], measured["drop_low"]
+    return place | {"drop": drop, "drop_low": low, "falls": drop > tolerance and low > 0 and len(after) > 0}
 
 
 def watched_runs(
@@ -179,9 +178,10 @@ def alarm_scores(alarms: pd.DataFrame) -> pd.DataFrame:
     Columns signal, runs, falling, quiet_runs, and right, false_alarms (of all runs: too early, or in a run that never
     fell), missed (of the falling runs), lead_steps, lead_nats (of alarms in falling runs), kept (gold, all runs), each
     with _low and _high: over runs' units (a world and seed), whose worlds may differ; ends are NaN where one unit is
-    left. `share_kept` is the gold kept in falling runs over what they drop.
+    left. `share_kept` is the gold kept in falling runs over what they drop; `p_value` that kept is what KL alone keeps
+    (Holm's over the other signals).
     """
-    rows = []
+    rows, p_values = [], _p_values_against_kl(alarms)
     for signal, part in alarms.groupby("signal", sort=False):
         never = part["verdict"].isin(["quiet", "false alarm"])
         falling, raised = part[~never], part[part["lead_steps"].notna()]
@@ -193,21 +193,27 @@ def alarm_scores(alarms: pd.DataFrame) -> pd.DataFrame:
             row |= _over_units(raised, raised[column], column)
         row |= _over_units(part, part["kept"], "kept")
         dropped = falling["drop"].sum()
-        rows.append(row | {"share_kept": falling["kept"].sum() / dropped if dropped > 0 else np.nan})
+        row["share_kept"] = falling["kept"].sum() / dropped if dropped > 0 else np.nan
+        rows.append(row | {"p_value": p_values.get(signal, np.nan)})
     return pd.DataFrame(rows).sort_values("kept", ascending=False, ignore_index=True)
+
+
+def _p_values_against_kl(alarms: pd.DataFrame) -> dict[str, float]:
+    kept = alarms.groupby(["world", "seed", "signal"])["kept"].mean().unstack("signal")
+    others = kept.columns.difference(["kl"]) if "kl" in kept else []
+    differences = [(kept[name] - kept["kl"]).dropna() for name in others]
+    alone = [p_value_over_units(each, each.index.get_level_values("world")) for each in differences]
+    return dict(zip(others, holm(alone), strict=True))
 
 
 def _over_units(part: pd.DataFrame, values: pd.Series, name: str, *, share: bool = False) -> dict[str, float]:
     """Mean over units and its interval, as columns; NaN where there is no row."""
-    found = Interval(np.nan, np.nan, np.nan)
+    found = (np.nan,) * 3
     if len(part):
         units = values.astype(float).groupby([part["world"], part["seed"]]).mean()
-        found = interval_over_units(units.to_numpy(), units.index.get_level_values("world").to_numpy())
-        if share and units.nunique() == 1 and units.iloc[0] in (0, 1):  # no spread is not certainty
-            found = share_interval(int(units.sum()), len(units))
-        elif share:
-            found = Interval(found.value, max(0.0, found.low), min(1.0, found.high))
-    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+        measure = share_over_units if share else interval_over_units
+        found = measure(units.to_numpy(), units.index.get_level_values("world"))
+    return dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
 
 
 def alarms_sentence(scores: pd.DataFrame) -> str:
@@ -215,7 +221,8 @@ def alarms_sentence(scores: pd.DataFrame) -> str:
     best, naive = scores.iloc[0], scores[scores["signal"] == "kl"]
     rates = "right in {right:.0%} of runs, false alarms in {false_alarms:.0%}".format
     name = "KL alone" if best["signal"] == "kl" else best["signal"].replace("_", " ").capitalize()
-    text = f"{name} keeps most gold: {rates(**best[['right', 'false_alarms']])}"
+    alike = "" if best["signal"] == "kl" or naive.empty or best["p_value"] < 0.05 else ", not told apart from KL alone"
+    text = f"{name} keeps most gold{alike}: {rates(**best[['right', 'false_alarms']])}"
     if np.isfinite(best["lead_steps"]):
         text += f", {abs(best['lead_steps']):.0f} steps {'before' if best['lead_steps'] >= 0 else 'after'} the peak"
     if best["signal"] == "kl" or naive.empty:

@@ -79,7 +79,9 @@ def _compared(errors: pd.DataFrame, others: pd.DataFrame) -> dict[str, float]:
 def forms_sentence(table: pd.DataFrame) -> str:
     """What `compare_forms` found, in words."""
     best, other = table.iloc[0], table.iloc[1]
-    text = f"{best['law']} fits better: R² {best['own_r2']:.2f} against {other['own_r2']:.2f} of each run's own fit"
+    text = (
+        f"{best['law']} fits better: mean R² {best['own_r2']:.2f} against {other['own_r2']:.2f} of each run's own fit"
+    )
     low, high = other["own_excess_low"], other["own_excess_high"]
     if np.isnan(low):
         return f"{text}, AIC lower by {other['aic'] - best['aic']:.1f}; one run, so by chance or not is open."

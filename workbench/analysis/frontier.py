@@ -124,7 +124,8 @@ def run_points(runs: Runs) -> pd.DataFrame:
 
 
 def points_over_seeds(points: pd.DataFrame) -> pd.DataFrame:
-    """`run_points` with one point per experiment, and per n of it: means over runs, gold and proxy with their errors.
+    """`run_points` with one point per experiment, and per n of it: means over runs, gold and proxy with their errors
+    and their `freedom`, NaN for a single run.
 
     The error of a mean is over runs, or that over prompts where there is a single one. The `method` of a policy is its
     experiment: what tells it apart is more than its algorithm.
@@ -139,7 +140,7 @@ def points_over_seeds(points: pd.DataFrame) -> pd.DataFrame:
         row |= {} if size else {"method": experiment}
         for column in ("kl", *SCORES):
             if column in part and len(part) > 1 and part[column].notna().all():
-                row[column], row[f"{column}_se"] = map(float, mean_over_runs(part[column], names[part.index]))
+                row[column], row[f"{column}_se"], row["freedom"] = mean_over_runs(part[column], names[part.index])
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -176,7 +177,7 @@ def gains_over_seeds(runs: Runs) -> pd.DataFrame:
         row = {**part.iloc[0].to_dict(), "run": name, "runs": len(part), "seeds_above": int((part["gain"] > 0).sum())}
         for column in ("kl", "proxy", "gold", "gain", "greedy_gain"):
             if column in part and len(part) > 1:
-                row[column], row[f"{column}_se"] = map(float, mean_over_runs(part[column], part["run"]))
+                row[column], row[f"{column}_se"], row["freedom"] = mean_over_runs(part[column], part["run"])
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -213,7 +214,7 @@ def curves_over_seeds(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         row = {"run": run, "temperature": temperature, "runs": len(part), **first}
         for score in SCORES:
             if score in part and len(part) > 1:
-                row[score], row[f"{score}_se"] = map(float, mean_over_runs(part[score], part["name"]))
+                row[score], row[f"{score}_se"], row["freedom"] = mean_over_runs(part[score], part["name"])
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -227,7 +228,8 @@ def key_numbers_of(run: Run) -> dict[str, float | str]:
 
 
 def summaries_over_seeds(runs: Runs) -> pd.DataFrame:
-    """Every key number of runs that differ only in seed: stage, number, runs, mean, standard_error, lowest, highest.
+    """Every key number of runs that differ only in seed: stage, number, runs, lowest, highest, and mean,
+    standard_error and freedom of `mean_over_runs`.
 
     Runs belong together when their names are equal but for an ending like `_seed0`. The error is NaN for a single run.
     """
@@ -239,8 +241,9 @@ def summaries_over_seeds(runs: Runs) -> pd.DataFrame:
     ]
     table = []
     for (stage, number), part in pd.DataFrame(rows).groupby(["stage", "number"], sort=False) if rows else ():
-        mean, error = map(float, mean_over_runs(part["value"], part["run"]))
+        mean, error, freedom = mean_over_runs(part["value"], part["run"])
         row = {"stage": stage, "number": number, "runs": len(part), "mean": mean, "standard_error": error}
+        row["freedom"] = freedom
         table.append(row | {"lowest": part["value"].min(), "highest": part["value"].max()})
-    columns = ["stage", "number", "runs", "mean", "standard_error", "lowest", "highest"]
+    columns = ["stage", "number", "runs", "mean", "standard_error", "freedom", "lowest", "highest"]
     return pd.DataFrame(table, columns=columns)

@@ -14,8 +14,14 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from workbench.analysis.distributions import student_quantile
-from workbench.analysis.statistics import Interval, MeanCovariance, covariance_of_mean, finite_array, ratio_interval
+from workbench.analysis.statistics import (
+    Interval,
+    MeanCovariance,
+    covariance_of_mean,
+    finite_array,
+    ratio_interval,
+    student_quantile,
+)
 from workbench.errors import WorkbenchError
 
 FORMS = ("best_of_n", "rl")
@@ -38,7 +44,7 @@ class OveroptimizationFit:
     beta: Interval
     peak: Peak | None  # None: the law has no highest point; `peak_sentence` says why
     r2: float  # 1 - residual / total variance of all gains; below 0 where their mean alone fits better
-    own_r2: float  # the same, of every run's own law: what the form can do where runs differ
+    own_r2: float  # mean over runs of that of each run's own law and gains: what the form can do where runs differ
     residual_sd: float  # reward units, of a point of mean weight
     aic: float  # takes points as independent; compare_forms holds runs out instead
     points: int  # with kl > 0: at 0 every law is 0
@@ -176,15 +182,22 @@ def _law_of_one_run(points: _Points, design: np.ndarray, law: np.ndarray) -> Mea
 def _goodness(points: _Points, predicted: np.ndarray, own: np.ndarray) -> dict[str, float]:
     """r2, residual_sd and aic of the law's `predicted` (M,) and own_r2 of what each run's `own` predicts, (M,)."""
     gain, weight, count = points.gain, points.weight, len(points.gain)
-    total = float(weight @ (gain - np.average(gain, weights=weight)) ** 2)
-    squares, own_squares = (float(weight @ (gain - guess) ** 2) for guess in (predicted, own))
-    shares = (1 - value / total if total > 0 else math.nan for value in (squares, own_squares))
+    squares = float(weight @ (gain - predicted) ** 2)
     variance = max(squares / count, np.finfo(float).tiny)  # 0 of points that a law meets exactly
     aic = 4 + count * (math.log(2 * math.pi * variance) + 1) - np.log(weight).sum()  # Akaike 1974, normal errors
-    return dict(zip(("r2", "own_r2"), shares, strict=True)) | {
+    of_runs = [_r2(gain[run], own[run], weight[run]) for run in points.runs]
+    return {
+        "r2": _r2(gain, predicted, weight),
+        "own_r2": float(np.mean([value for value in of_runs if not math.isnan(value)] or [math.nan])),
         "residual_sd": (squares / (count - 2)) ** 0.5,
         "aic": float(aic),
     }
+
+
+def _r2(gain: np.ndarray, predicted: np.ndarray, weight: np.ndarray) -> float:
+    """1 - residual / total variance, NaN without any to explain."""
+    total = float(weight @ (gain - np.average(gain, weights=weight)) ** 2)
+    return 1 - float(weight @ (gain - predicted) ** 2) / total if total > 0 else math.nan
 
 
 def _half_widths(rows: np.ndarray, law: MeanCovariance) -> np.ndarray:

@@ -10,7 +10,7 @@ import pandas as pd
 from workbench.analysis.measured_paths import unit_of
 from workbench.analysis.overoptimization import held_out_peak
 from workbench.analysis.overoptimization_study import curve_of
-from workbench.analysis.scaling import effects_against
+from workbench.analysis.scaling import effects_against, judged_together
 from workbench.errors import WorkbenchError
 from workbench.runs import Run
 
@@ -55,8 +55,7 @@ def arm_effects(ends: pd.DataFrame) -> pd.DataFrame:
         except WorkbenchError:  # no unit has another arm, too
             continue
         rows.append(effects.assign(group=OUTCOMES[outcome]))
-    table = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame({"units": []})
-    return table[table["units"] > 0].reset_index(drop=True)
+    return judged_together(rows)
 
 
 def _drop(path: pd.DataFrame) -> float:

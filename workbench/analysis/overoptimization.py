@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from workbench.analysis.statistics import Interval, interval_over_units, mean_and_error, share_interval
+from workbench.analysis.peaks import crossfit_peak
+from workbench.analysis.statistics import Interval, interval_over_units, mean_and_error, share_over_units
 from workbench.errors import WorkbenchError
 
 SCORES = ("kl", "kl_k1", "kl_k3", "proxy", "gold", "completion_length", "finished")
@@ -76,42 +77,35 @@ def _mean_of_known(row: np.ndarray) -> tuple[float, float]:
     return tuple(map(float, mean_and_error(row))) if np.isfinite(row).all() else (np.nan, np.nan)
 
 
-def held_out_peak(path: pd.DataFrame, *, folds: int = 10) -> dict[str, float]:
+def held_out_peak(path: pd.DataFrame) -> dict[str, float]:
     """Where the gold of a run is highest and how far it falls from there to its end, without flattering the peak.
 
-    The highest of several noisy means is too high. So the gold of each prompt of the table `path` is read at the step
-    (step 0, the start, among them) where the mean gold of the prompts outside its fold is highest: chance then places
-    the peak too low on average, never too high. A prompt that stands there twice is in one fold. Keys peak_step,
-    peak_kl (nats), peak_gold, start_gold, end_gold, end_kl, means over prompts; rise (peak - start) and drop (peak -
-    end), with rise_se and drop_se over prompts, the choice taken as given. Raises WorkbenchError without gold, for gold
-    or KL that is NaN, and for fewer than two steps or two prompts.
+    Each half of the prompts of the table `path` is read at the step (step 0, the start, among them) where the other
+    half's mean gold is highest: see `crossfit_peak`. Keys peak_kl (nats), peak_gold; rise (peak - start) and drop (peak
+    - end), each of these with _low and _high, 95% over prompts, the choice included; peak_step, the highest of all
+    prompts; start_gold, end_gold, end_kl. Raises WorkbenchError without gold, for gold or KL that is NaN, and for fewer
+    than two steps or two prompts.
     """
     if "gold" not in path or path["gold"].isna().all():
         raise WorkbenchError("The table path holds no gold: this run has no gold reward to fall from.")
     gold, kl = _by_prompt(path, "gold"), _by_prompt(path, "kl")
-    fold = pd.factorize(path.drop_duplicates("row").set_index("row").loc[gold.columns, "prompt"])[0] % folds
-    if len(gold) < 2 or fold.max() < 1:
-        raise WorkbenchError(
-            f"The path has {len(gold)} steps of {gold.shape[1]} prompts: a peak needs 2 steps, 2 prompts."
-        )
     wrong = gold.index[~(np.isfinite(gold) & np.isfinite(kl)).all(axis=1)]
     if len(wrong):
         raise WorkbenchError(f"gold or KL is NaN or infinite at step {wrong[0]}: drop the steps from there on.")
-    steps, gold, kl, prompts = gold.index.to_numpy(), gold.to_numpy(), kl.to_numpy(), np.arange(gold.shape[1])
-    chosen = np.array([gold[:, fold != left_out].mean(axis=1).argmax() for left_out in range(fold.max() + 1)])[fold]
-    at_peak = gold[chosen, prompts]
-    found = {"peak_step": steps[chosen], "peak_kl": kl[chosen, prompts], "peak_gold": at_peak}
-    found |= {"start_gold": gold[0], "end_gold": gold[-1], "end_kl": kl[-1]}
-    means = {name: float(values.mean()) for name, values in found.items()}
-    for name, place in (("rise", 0), ("drop", -1)):
-        means[name], means[f"{name}_se"] = map(float, mean_and_error(at_peak - gold[place]))
-    return means
+    prompts = path.drop_duplicates("row").set_index("row").loc[gold.columns, "prompt"]
+    found = crossfit_peak(gold.T.to_numpy(), {"kl": kl.T.to_numpy()}, prompts=prompts)
+    peak = {"peak_step": int(gold.index[found["place"].value])}
+    names = {"peak_kl": "kl", "peak_gold": "height", "rise": "rise", "drop": "fall"}
+    for name, key in names.items():
+        peak |= dict(zip((name, f"{name}_low", f"{name}_high"), found[key], strict=True))
+    ends = {"start_gold": gold.iloc[0], "end_gold": gold.iloc[-1], "end_kl": kl.iloc[-1]}
+    return peak | {name: float(values.mean()) for name, values in ends.items()}
 
 
 class RiseAndFall(NamedTuple):
     """How regularly runs rose and then fell; intervals of level .95 over runs, worlds as in `covariance_of_mean`."""
 
-    share: Interval  # of runs that did both; exact (Clopper and Pearson), runs as the draws
+    share: Interval  # of runs that did both
     rise: Interval  # gold units, start to peak
     drop: Interval  # peak to end
     runs: int
@@ -141,7 +135,7 @@ def rise_and_fall(peaks: pd.DataFrame, *, by: float = 0.1) -> RiseAndFall:
         raise WorkbenchError(f"None of {len(peaks)} runs has a peak to count: they need gold at the start and later.")
     both = (known["rise"] > by) & (known["drop"] > by)
     return RiseAndFall(
-        share=share_interval(int(both.sum()), len(known)),
+        share=share_over_units(both, known["world"]),
         rise=interval_over_units(known["rise"], known["world"]),
         drop=interval_over_units(known["drop"], known["world"]),
         runs=len(known),

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from workbench.analysis.frontier import SEED
+from workbench.analysis.run_folders import mean_over_runs
 from workbench.analysis.statistics import MeanAndError, mean_and_error
 from workbench.errors import WorkbenchError
 from workbench.runs import Run
@@ -35,7 +36,8 @@ def accuracy_by_size(runs: Iterable[Run]) -> pd.DataFrame:
 
     Against gold where it is known, else against labels. Rows model (the run's name without its seed), start,
     parameters and policy_parameters (counts of weights), runs, measured_against, accuracy, accuracy_se: the error over
-    runs, or over prompts where there is one run. Smaller ones first. WorkbenchError where no run has the numbers.
+    runs, with its freedom, or over prompts where there is one run. Smaller ones first. WorkbenchError where no run has
+    the numbers.
     """
     rows = [row for run in runs for row in _accuracies(run)]
     if not rows:
@@ -49,7 +51,7 @@ def accuracy_by_size(runs: Iterable[Run]) -> pd.DataFrame:
     for _, part in frame.groupby("model", sort=False):
         row = {**part.iloc[0], "runs": len(part)}
         if len(part) > 1:
-            row["accuracy"], row["accuracy_se"] = map(float, mean_and_error(part["accuracy"]))
+            row["accuracy"], row["accuracy_se"], row["freedom"] = mean_over_runs(part["accuracy"], part["run"])
         table.append(row)
     return pd.DataFrame(table).sort_values(["start", "parameters"], ignore_index=True)
 
@@ -61,7 +63,7 @@ def _accuracies(run: Run) -> list[dict]:
     if not finished or run.parameters.get("study_runs"):  # one that shows the study is not part of it
         return []
     table = run.table("accuracy")
-    shared = {"model": SEED.sub("", run.name), "start": run.parameters["start"]}
+    shared = {"run": run.name, "model": SEED.sub("", run.name), "start": run.parameters["start"]}
     shared |= {name: summary.get(name) for name in ("parameters", "policy_parameters")}
     columns = ["measured_against", "accuracy", "accuracy_se"]
     return [shared | row for row in table.loc[table["group"] == "all", columns].to_dict("records")]

@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from workbench import files
-from workbench.analysis.statistics import MeanAndError, mean_and_error
+from workbench.analysis.statistics import draws, mean_and_error
 from workbench.errors import WorkbenchError
 from workbench.runs import Run
 
@@ -27,6 +28,17 @@ class FoundRuns(NamedTuple):
 
     runs: dict[str, Run]
     unread: list[str]
+
+
+class MeanOverRuns(NamedTuple):
+    """A mean over runs, its standard error (NaN for a single one) and the freedom of Student's t, which ends intervals.
+
+    Floats, or (K,) arrays when K quantities were averaged at once.
+    """
+
+    mean: float | np.ndarray
+    standard_error: float | np.ndarray
+    freedom: int
 
 
 class Gathered(NamedTuple):
@@ -117,10 +129,7 @@ def repetition_of(name: str) -> str:
     return name[len(experiment_of(name)) :]
 
 
-def mean_over_runs(values, names: Sequence[str]) -> MeanAndError:
-    """Mean and standard error over the runs of one experiment, NaN for a single one.
-
-    Runs of one world share what was trained there, so worlds are what was drawn, where there are several.
-    """
-    worlds = [re.sub(r"[-_]seed\d+$", "", repetition_of(name)) for name in names]
-    return mean_and_error(values, clusters=worlds if len(set(worlds)) > 1 else None)
+def mean_over_runs(values, names: Sequence[str]) -> MeanOverRuns:
+    """Mean of `values` (M,) or (M, K) over the runs of one experiment, of which worlds are the `draws`."""
+    own = draws(values, [re.sub(r"[-_]seed\d+$", "", repetition_of(name)) for name in names])
+    return MeanOverRuns(*mean_and_error(own), len(own) - 1)

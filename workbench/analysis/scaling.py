@@ -8,6 +8,7 @@ world treated as in `covariance_of_mean`.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +28,8 @@ class Effect(NamedTuple):
     value: float
     low: float
     high: float
-    p_value: float  # of several compared effects Holm's
+    p_alone: float
+    p_value: float  # Holm's over all effects that are judged together
     units: int
     worlds: int
     left_out: int  # units that lack a level or the outcome
@@ -88,13 +90,21 @@ def effects_against(table: pd.DataFrame, factor: str, outcome: str, *, baseline)
 def mean_effects(differences: pd.DataFrame, factor: str, outcome: str = "difference") -> pd.DataFrame:
     """Mean over units of an `outcome` that is itself a difference, for each level of `factor`, in their order.
 
-    Columns level, value, low, high (of each level alone), p_value (Holm's over the levels), significant (p below .05),
-    units, worlds, left_out, sentence; a level that was measured nowhere is NaN with 0 units.
+    Columns level, those of `Effect` (low and high of each level alone, p_value Holm's over the levels), significant
+    and sentence; a level that was measured nowhere is NaN with 0 units.
     """
     known = _measured(differences, factor, outcome)
     means = known.groupby([factor, *UNIT])[outcome].mean()
     units = {level: means.get(level, pd.Series(dtype=float)) for level in differences[factor].unique()}
     return _compared(units, outcome, differences)
+
+
+def judged_together(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """The effects (columns of `Effect`) of all `tables`, corrected as one family (Holm 1979); those of 0 units are out.
+
+    What stands in one figure or list is looked at together, and the largest of it is what one remembers.
+    """
+    return _judged([row for table in tables for row in table.to_dict("records") if row["units"] > 0])
 
 
 def _measured(table: pd.DataFrame, factor: str, outcome: str) -> pd.DataFrame:
@@ -110,23 +120,26 @@ def _measured(table: pd.DataFrame, factor: str, outcome: str) -> pd.DataFrame:
 def _compared(values: dict, label: str, table: pd.DataFrame) -> pd.DataFrame:
     """Rows of `mean_effects` from the values over units, indexed (world, seed), of each level."""
     effects = {level: _effect(own, f"{level}: {label}", table) for level, own in values.items()}
-    adjusted = holm([effect.p_value for effect in effects.values()])
-    rows = []
-    for (level, effect), p_value in zip(effects.items(), adjusted, strict=True):
-        effect = effect._replace(p_value=float(p_value))
-        row = {"level": level, **effect._asdict(), "significant": effect.significant, "sentence": effect.sentence}
-        rows.append(row)
-    return pd.DataFrame(rows).drop(columns="label")
+    return _judged([{"level": level, **effect._asdict()} for level, effect in effects.items()])
+
+
+def _judged(rows: list[dict]) -> pd.DataFrame:
+    """Rows with the fields of `Effect` as one family: p_value, and significant and sentence, which follow from it."""
+    for row, p_value in zip(rows, holm([row["p_alone"] for row in rows]), strict=True):
+        row["p_value"] = float(p_value)
+        effect = Effect(*(row[name] for name in Effect._fields))
+        row |= {"significant": effect.significant, "sentence": effect.sentence}
+    return pd.DataFrame(rows, columns=None if rows else ["units"])
 
 
 def _effect(values: pd.Series, label: str, table: pd.DataFrame) -> Effect:
     """`values` of units, indexed (world, seed), averaged; `table` tells how many units there could have been."""
     units, possible = len(values), len(table[UNIT].drop_duplicates())
     if not units:
-        return Effect(label, *[math.nan] * 4, units=0, worlds=0, left_out=possible)
+        return Effect(label, *[math.nan] * 5, units=0, worlds=0, left_out=possible)
     worlds = values.index.get_level_values(0)
     interval, p_value = (measure(values, worlds) for measure in (interval_over_units, p_value_over_units))
-    return Effect(label, *interval, p_value, units=units, worlds=worlds.nunique(), left_out=possible - units)
+    return Effect(label, *interval, p_value, p_value, units=units, worlds=worlds.nunique(), left_out=possible - units)
 
 
 def gain_over_stopping(free: pd.DataFrame, penalised: pd.DataFrame, *, score: str = "gold") -> pd.DataFrame:

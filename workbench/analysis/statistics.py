@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy import special
 
-from workbench.analysis.distributions import beta_quantile, student_p_value, student_quantile
 from workbench.errors import WorkbenchError
 
 
@@ -64,26 +64,30 @@ def mean_and_error(values, clusters: Sequence | None = None) -> MeanAndError:
     return MeanAndError(mean, error)
 
 
-def covariance_of_mean(rows, clusters: Sequence | None = None) -> MeanCovariance:
-    """Mean over `rows` (M, K), its covariance, and degrees of freedom; NaN where there is one row.
+def draws(values, clusters: Sequence | None = None) -> np.ndarray:
+    """What was drawn independently, (D,) or (D, K): the mean of each of `clusters` (M,), or `values` where it is one.
 
-    Rows with equal `clusters` (M,) may share something: seeds share the model of their world. Where rows of a cluster
-    are more alike than chance makes them (mean square between > within, for any column), clusters are the draws and
-    freedom is their number - 1. Else rows are: M - 1. That is what restricted maximum likelihood with Satterthwaite's
-    freedom does in a balanced design; clusters alone would be exact, too, but with 3 of them waste what rows tell.
+    Seeds share the model of their world, so that worlds are what was drawn; seeds of one world speak of it alone.
     """
-    rows = finite_array(rows, name="rows")
-    groups = np.arange(len(rows)) if clusters is None else _group_indices(clusters, rows)
-    mean, (between, within) = rows.mean(axis=0), _mean_squares(rows, groups)
-    if (between > within).any():  # False where either is NaN: one cluster, or one row in each
-        residuals = np.zeros((groups.max() + 1, rows.shape[1]))
-        np.add.at(residuals, groups, rows - mean)
-    else:
-        residuals = rows - mean
-    count = len(residuals)
+    values = finite_array(values, name="values")
+    if clusters is None or (groups := _group_indices(clusters, values)).max() == 0:
+        return values
+    sums = np.zeros((groups.max() + 1, *values.shape[1:]))
+    np.add.at(sums, groups, values)
+    return sums / np.bincount(groups).reshape(-1, *[1] * (values.ndim - 1))
+
+
+def covariance_of_mean(rows, clusters: Sequence | None = None) -> MeanCovariance:
+    """Mean over the `draws` of `rows` (M, K), its covariance, and degrees of freedom; NaN where there is one draw.
+
+    Student's t over means of clusters is exact for normal draws in clusters of one size, and never too sure at 5% or
+    less where sizes or spreads differ (Ibragimov and Müller 2010). Three worlds leave two degrees: low power is honest.
+    """
+    rows = draws(rows, clusters)
+    count = len(rows)
     if count == 1:
-        return MeanCovariance(mean, np.full((rows.shape[1],) * 2, np.nan), math.nan)
-    return MeanCovariance(mean, residuals.T @ residuals * count / (count - 1) / len(rows) ** 2, count - 1)
+        return MeanCovariance(rows[0], np.full((rows.shape[1],) * 2, np.nan), math.nan)
+    return MeanCovariance(rows.mean(axis=0), np.cov(rows.T).reshape((rows.shape[1],) * 2) / count, count - 1)
 
 
 def ratio_interval(law: MeanCovariance, *, level: float = 0.95) -> Interval:
@@ -111,10 +115,7 @@ def ratio_interval(law: MeanCovariance, *, level: float = 0.95) -> Interval:
 
 
 def interval_over_units(values, clusters: Sequence | None = None, *, level: float = 0.95) -> Interval:
-    """Student's t interval of the mean of `values` (M,), one per run, with `clusters` as in `covariance_of_mean`.
-
-    With 3 clusters of 3 it covers 94 to 97% whatever part of the spread is between clusters (200,000 simulations each).
-    """
+    """Student's t interval of the mean of `values` (M,), one per run, with `clusters` as in `covariance_of_mean`."""
     value, error, freedom = _mean_error_freedom(values, clusters)
     if math.isnan(freedom):
         return Interval(value, math.nan, math.nan)
@@ -123,26 +124,24 @@ def interval_over_units(values, clusters: Sequence | None = None, *, level: floa
 
 
 def p_value_over_units(values, clusters: Sequence | None = None) -> float:
-    """Two-sided p-value of a mean of 0, of the t test that belongs to `interval_over_units`; NaN for one value."""
+    """Two-sided p-value of a mean of 0, of the t test that belongs to `interval_over_units`; NaN for one draw.
+
+    D draws that all agree have no spread to measure: theirs is 2^(1 - D), as far as signs alone can tell.
+    """
     value, error, freedom = _mean_error_freedom(values, clusters)
-    if error == 0:  # values that all agree
-        return float(value == 0)
-    return math.nan if math.isnan(freedom) else student_p_value(value / error, freedom)
+    if error <= 1e-9 * abs(value):
+        return 2.0**-freedom if value else 1.0
+    return math.nan if math.isnan(freedom) else float(2 * special.stdtr(freedom, -abs(value / error)))
+
+
+def student_quantile(probability: float, freedom: float) -> float:
+    """Where Student's t distribution with `freedom` degrees has this cumulative `probability`."""
+    return float(special.stdtrit(freedom, probability))
 
 
 def _mean_error_freedom(values, clusters: Sequence | None) -> tuple[float, float, float]:
     mean, covariance, freedom = covariance_of_mean(np.asarray(values, dtype=float).reshape(-1, 1), clusters)
     return float(mean[0]), float(covariance[0, 0] ** 0.5), freedom
-
-
-def _mean_squares(rows: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean squares between and within groups, (K,) each, NaN without freedom."""
-    sizes = np.bincount(groups)
-    means = np.array([np.bincount(groups, weights=column) / sizes for column in rows.T]).T
-    between = (sizes[:, None] * (means - rows.mean(axis=0)) ** 2).sum(axis=0)
-    within = ((rows - means[groups]) ** 2).sum(axis=0)
-    among, inside = len(sizes) - 1, len(rows) - len(sizes)
-    return between / (among or math.nan), within / (inside or math.nan)
 
 
 def _group_indices(clusters: Sequence, rows: np.ndarray) -> np.ndarray:
@@ -159,9 +158,21 @@ def share_interval(successes: int, count: int, *, level: float = 0.95) -> Interv
             f"{successes} of {count} is no share: give counts with 0 <= successes <= count, count > 0."
         )
     tail, failures = (1 - level) / 2, count - successes
-    low = beta_quantile(tail, successes, failures + 1) if successes else 0.0
-    high = beta_quantile(1 - tail, successes + 1, failures) if failures else 1.0
+    low = float(special.betaincinv(successes, failures + 1, tail)) if successes else 0.0
+    high = float(special.betaincinv(successes + 1, failures, 1 - tail)) if failures else 1.0
     return Interval(successes / count, low, high)
+
+
+def share_over_units(happened, clusters: Sequence | None = None) -> Interval:
+    """Share of runs (M,) in which something happened: `interval_over_units` within 0 and 1.
+
+    Where all draws agree, no spread is not certainty: the interval is that of `share_interval` for as many draws.
+    """
+    share, low, high = interval_over_units(happened, clusters)
+    if high - low > 1e-9:
+        return Interval(share, max(0.0, low), min(1.0, high))
+    count = len(draws(happened, clusters))
+    return share_interval(round(share * count), count)._replace(value=share)
 
 
 def holm(p_values) -> np.ndarray:

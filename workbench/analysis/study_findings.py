@@ -13,7 +13,7 @@ import pandas as pd
 from workbench.analysis.form_comparison import compare_forms, forms_sentence
 from workbench.analysis.gao_fit import fit_overoptimization
 from workbench.analysis.overoptimization import rise_and_fall
-from workbench.analysis.scaling import Effect, effect_of, effects_against
+from workbench.analysis.scaling import effect_of, effects_against, judged_together
 from workbench.analysis.statistics import interval_over_units
 from workbench.analysis.study_levels import plain_pushes, swept
 from workbench.errors import WorkbenchError
@@ -86,6 +86,25 @@ def peaks_beside_laws(peaks: pd.DataFrame, fits: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def peaks_sentences(beside: pd.DataFrame) -> list[str]:
+    """Whether the peak that each law of `peaks_beside_laws` predicts is the measured one, in words."""
+    said = []
+    for optimiser, rows in beside.groupby("optimiser", sort=False):
+        rows = rows.set_index("kind")
+        if set(rows.index) != {"measured", "predicted"} or np.isnan(rows.loc["predicted", "kl"]):
+            continue
+        law, seen = rows.loc["predicted"], rows.loc["measured"]
+        verdict = "holds" if law["kl_low"] <= seen["kl"] <= law["kl_high"] else "excludes"
+        places = [f"{row['kl']:.2g} nats{_between(row)} and a gain of {row['gain']:.2g}" for row in (law, seen)]
+        text = "{}: the law predicts a peak at {}; measured it is at {}. The predicted interval {} the measured place."
+        said.append(text.format(optimiser, *places, verdict))
+    return said
+
+
+def _between(row: pd.Series) -> str:
+    return "" if np.isnan(row["kl_low"]) else f" ({row['kl_low']:.2g} to {row['kl_high']:.2g})"
+
+
 def risen_and_fallen(peaks: pd.DataFrame, *, by: float = 0.1) -> pd.DataFrame:
     """`rise_and_fall` per optimiser: columns optimiser, runs, share (of runs that did both), rise, drop, sentence.
 
@@ -103,7 +122,7 @@ def risen_and_fallen(peaks: pd.DataFrame, *, by: float = 0.1) -> pd.DataFrame:
 def sweep_effects(peaks: pd.DataFrame, levels: Mapping[str, pd.DataFrame], *, policy: str) -> pd.DataFrame:
     """Slope of the height and of the place (√KL) of the peak per doubling of pairs and weights, per optimiser.
 
-    Columns factor, optimiser, outcome, the fields of `Effect` and sentence. Without rows where nothing was swept.
+    Columns factor, optimiser, outcome and those of `judged_together`. Without rows where nothing was swept.
     """
     rows = []
     for factor in ("pairs", "weights"):
@@ -111,17 +130,12 @@ def sweep_effects(peaks: pd.DataFrame, levels: Mapping[str, pd.DataFrame], *, po
         for optimiser, part in table.groupby("optimiser", sort=False):
             part = part.assign(**{"√KL of the peak": np.sqrt(part["peak_kl"]), "gold at the peak": part["peak_gold"]})
             for outcome in ("gold at the peak", "√KL of the peak"):
-                effect = _effect(part, factor, outcome)
-                rows += [{"factor": factor, "optimiser": optimiser, "outcome": outcome, **effect}] if effect else []
-    return pd.DataFrame(rows)
-
-
-def _effect(table: pd.DataFrame, factor: str, outcome: str) -> dict:
-    try:
-        effect: Effect = effect_of(table, factor, outcome)
-    except WorkbenchError:  # no unit went through two levels
-        return {}
-    return effect._asdict() | {"significant": effect.significant, "sentence": effect.sentence}
+                try:
+                    effect = effect_of(part, factor, outcome)
+                except WorkbenchError:  # no unit went through two levels
+                    continue
+                rows.append({"factor": factor, "optimiser": optimiser, "outcome": outcome, **effect._asdict()})
+    return judged_together([pd.DataFrame(rows)])
 
 
 def kind_effects(
@@ -131,7 +145,7 @@ def kind_effects(
 
     `outcome` is a key of `held_out_peak`, or peak_root_kl. group is the optimiser. Label noise is compared with none, a
     labeler with all of them and as many comparisons, a policy with the main one, both pushed by the main reward model;
-    as policies start apart, their rise is compared, too. Columns of `effects_against`.
+    as policies start apart, their rise is compared, too. Columns of `judged_together`.
     """
     peaks = peaks.assign(peak_root_kl=np.sqrt(peaks["peak_kl"])) if "peak_kl" in peaks else peaks
     own = plain_pushes(peaks)
@@ -146,7 +160,7 @@ def kind_effects(
     rows += _against(own, "policy", outcome, baseline=policy, words="policy {}")
     if outcome == "peak_gold" and "rise" in own:
         rows += _against(own, "policy", "rise", baseline=policy, words="policy {}, over its start")
-    return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
+    return judged_together(rows)
 
 
 def _against(table: pd.DataFrame, factor: str, outcome: str, *, baseline, words: str) -> list[pd.DataFrame]:
@@ -157,6 +171,5 @@ def _against(table: pd.DataFrame, factor: str, outcome: str, *, baseline, words:
             effects = effects_against(part, factor, outcome, baseline=baseline)
         except WorkbenchError:  # no unit has the baseline and another level
             continue
-        effects = effects[effects["units"] > 0]
-        rows += [effects.assign(group=optimiser, level=effects["level"].map(words.format))] if len(effects) else []
+        rows.append(effects.assign(group=optimiser, level=effects["level"].map(words.format)))
     return rows

@@ -9,7 +9,7 @@ import pandas as pd
 from workbench.analysis.detection import watched_runs
 from workbench.analysis.measured_paths import means_over_runs
 from workbench.analysis.overoptimization_study import BEST_OF_N, JUDGE, RL, Study
-from workbench.analysis.scaling import UNIT, gain_over_stopping, mean_effects
+from workbench.analysis.scaling import UNIT, gain_over_stopping, judged_together, mean_effects
 from workbench.analysis.study_levels import ensemble_peaks, errors_in_common, plain_pushes
 
 ENSEMBLE_OUTCOMES = {"saved": "less fall from the peak", "end": "gold at the end", "difference": "gold at equal KL"}
@@ -94,7 +94,7 @@ def ensemble_effects(
             drops = known["level"].map(table.groupby("how")["drop"].mean())
             share = (known["value"] / drops).where((known["group"] == ENSEMBLE_OUTCOMES["saved"]) & (drops > 0))
             effects.append(known.assign(share=share, level=name + ": " + known["level"]))
-    return pd.concat(effects, ignore_index=True) if effects else pd.DataFrame()
+    return judged_together(effects)
 
 
 def errors_over_units(study: Study, sets: Mapping[str, list[str]], *, policy: str) -> pd.DataFrame:
@@ -110,9 +110,7 @@ def errors_over_units(study: Study, sets: Mapping[str, list[str]], *, policy: st
 def remedy_effects(table: pd.DataFrame, factor: str, outcomes: Mapping[str, str]) -> pd.DataFrame:
     """`mean_effects` of each outcome (column: its words, the group) per level of `factor`; rows for `plot_effects`."""
     known = {column: words for column, words in outcomes.items() if column in table and table[column].notna().any()}
-    rows = [mean_effects(table, factor, column).assign(group=words) for column, words in known.items()]
-    table = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame({"units": []})
-    return table[table["units"] > 0].reset_index(drop=True)
+    return judged_together(mean_effects(table, factor, column).assign(group=words) for column, words in known.items())
 
 
 def watched(

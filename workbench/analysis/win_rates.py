@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from workbench.analysis.statistics import mean_and_error
+from workbench.analysis.statistics import holm, mean_and_error, p_value_over_units
 from workbench.errors import WorkbenchError
 from workbench.feedback.paired_comparison import bradley_terry
 from workbench.records import scores_of
@@ -144,15 +144,20 @@ def largest_group(met: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 
 def win_rates(met: pd.DataFrame) -> pd.DataFrame:
-    """Each policy against each other, both ways round: first, second, win_rate, win_rate_se, ties, comparisons, seeds.
+    """Each policy against each other, both ways round: first, second, win_rate, win_rate_se, p_value, ties,
+    comparisons, seeds.
 
-    A tie is half a win. The standard error is over prompts, for these trained runs; `seeds` has the rate of each.
+    A tie is half a win. The standard error is over prompts, for these trained runs; p_value, of a rate of one half, is
+    Holm's over all pairs, so that it holds though the data chose whom one looks at; `seeds` has the rate of each.
     """
+    parts = dict(list(met.groupby(["first", "second"], sort=False)))
+    p_values = holm([p_value_over_units(part["outcome"] - 0.5, part["prompt"]) for part in parts.values()])
     rows = []
-    for (first, second), part in met.groupby(["first", "second"], sort=False):
+    for ((first, second), part), p_value in zip(parts.items(), p_values, strict=True):
         rate, error = map(float, mean_and_error(part["outcome"], clusters=part["prompt"]))
         by_seed = part.groupby("repetition")["outcome"].mean()
         row = {"ties": float((part["outcome"] == 0.5).mean()), "comparisons": len(part), "win_rate_se": error}
+        row["p_value"] = float(p_value)
         for names, value, each in (((first, second), rate, by_seed), ((second, first), 1 - rate, 1 - by_seed)):
             seeds = ", ".join(f"{share:.0%}" for share in each) if len(each) > 1 else ""
             rows.append({"first": names[0], "second": names[1], "win_rate": value, **row, "seeds": seeds})

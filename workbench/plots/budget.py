@@ -36,8 +36,8 @@ FRONTIER_READING = (
     "on average. A line that lies above another buys more with the same KL."
 )
 NAMES_BELOW = 12  # more methods than this, and their names stand beside the figure
-VERDICT_SYMBOLS = {"best": "star", "not told apart": "circle-open", "behind": "circle"}
-VERDICT_COLORS = {"best": PALETTE[3], "not told apart": PALETTE[0], "behind": GREY}
+VERDICT_SYMBOLS = {"highest": "star", "not told apart": "circle-open", "behind": "circle"}
+VERDICT_COLORS = {"highest": PALETTE[3], "not told apart": PALETTE[0], "behind": GREY}
 
 
 def method_looks(names: Iterable[str]) -> dict[str, dict[str, str]]:
@@ -186,7 +186,7 @@ def frontier_finding(curves: pd.DataFrame, score: str) -> str:
 
 
 def plot_at_budgets(comparison: pd.DataFrame, title: str = "", score: str = "gold") -> go.Figure:
-    """A panel per budget: every method's mean with its 95% interval, a star for the best.
+    """A panel per budget: every method's mean with its 95% interval, a star for the highest.
 
     Columns of `compared_at_budget`: budget (nats), experiment, value, low, high, verdict, reached, runs.
     """
@@ -205,8 +205,8 @@ def plot_at_budgets(comparison: pd.DataFrame, title: str = "", score: str = "gol
     figure.update_yaxes(range=[-0.6, len(order) - 0.4]).update_xaxes(title=axis_label(score), matches="x")
     title = title or _budgets_finding(comparison, score)
     reading = (
-        "Star: the most at that budget. Open circles: not told apart from it (paired over runs, Holm at 5%); full "
-        "circles: less. Crosses: too few runs to say. Nothing is drawn where no run gets there. Bars: 95% over runs."
+        "Star: the most at that budget. Open circles: not told apart from it (paired, Holm at 5% over all pairs "
+        "there); full circles: less. Crosses: too few runs to say. Nothing is drawn where no run gets there. Bars: 95%."
     )
     if comparison["low"].isna().all():
         reading = "Star: the most at that budget. One run of each method: nothing says what another seed would do."
@@ -232,13 +232,18 @@ def _dots(rows: pd.DataFrame, verdict: str) -> go.Scatter:
 
 
 def _budgets_finding(comparison: pd.DataFrame, score: str) -> str:
-    """The best method at each budget, in a sentence."""
-    best = comparison[comparison["verdict"] == "best"].sort_values("budget")
-    if best.empty:
+    """Who is highest at each budget, and from how many of the others it is told apart, in a sentence."""
+    highest = comparison[comparison["verdict"] == "highest"].sort_values("budget")
+    if highest.empty:
         return "No method spends any of these budgets in most of its runs"
-    if best["experiment"].nunique() == 1:
-        return f"{spoken(best['experiment'].iloc[0])} has the most {axis_label(score)} at every budget that is reached"
-    places = best.groupby("experiment", sort=False)["budget"].apply(
+    judged, behind = (comparison["verdict"].isin(names) for names in (("behind", "not told apart"), ("behind",)))
+    apart = f", told apart from {behind.sum()} of {judged.sum()} others" if judged.any() else ""
+    if highest["experiment"].nunique() == 1:
+        name = spoken(highest["experiment"].iloc[0])
+        return f"{name} has the most {axis_label(score)} at every budget that is reached{apart}"
+    places = highest.groupby("experiment", sort=False)["budget"].apply(
         lambda budgets: " and ".join([*map("{:g}".format, budgets[:-1]), nats(budgets.iloc[-1])])
     )
-    return f"Most {axis_label(score)}: {'; '.join(f'{spoken(name)} at {there}' for name, there in places.items())}"
+    return (
+        f"Most {axis_label(score)}: {'; '.join(f'{spoken(name)} at {there}' for name, there in places.items())}{apart}"
+    )

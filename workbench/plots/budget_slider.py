@@ -97,7 +97,7 @@ def _numbers(rows: pd.DataFrame, score: str) -> go.Table:
         "method": [html.escape(spoken(name)) for name in rows["experiment"]],
         "runs there": [f"{reached} of {runs}" for reached, runs in zip(rows["reached"], rows["runs"], strict=True)],
         f"{score} (95%)": [_interval(*row) for row in rows[["value", "low", "high"]].to_numpy()],
-        "behind the best (95%)": [_interval(*row) for row in rows[["behind", "behind_low", "behind_high"]].to_numpy()],
+        "behind it (95%)": [_interval(*row) for row in rows[["behind", "behind_low", "behind_high"]].to_numpy()],
         "verdict": list(rows["verdict"]),
     }
     if "proxy" in rows and score != "proxy":
@@ -143,7 +143,7 @@ def _interval(value: float, low: float, high: float) -> str:
 
 
 def _finding(budget: float, rows: pd.DataFrame, score: str) -> str:
-    best = rows[rows["verdict"] == "best"]
+    best = rows[rows["verdict"] == "highest"]
     if best.empty:
         return f"At {nats(budget)} no method is there in most of its runs"
     others = int((rows["verdict"] == "not told apart").sum())

@@ -16,6 +16,7 @@ from workbench.plots.theme import (
     GREY,
     PALETTE,
     axis_label,
+    half_width,
     headline_of,
     looks,
     require_columns,
@@ -29,14 +30,14 @@ SCALES = [
     {"label": name, "method": "relayout", "args": [{"xaxis.type": kind}]}
     for name, kind in {"steps": "linear", "log of steps": "log"}.items()
 ]
-BARS = "Bars: two standard errors over runs. Grey ticks: the lowest and the highest run. A single run has neither."
+BARS = "Bars: 95% over runs, of each alone. Grey ticks: the lowest and the highest run. A single run has neither."
 
 
 def plot_metric_curves(curves: Mapping[str, pd.DataFrame], *, window: int = 15, most: int = AT_ONCE) -> go.Figure:
-    """Metrics against step, one line per experiment, two standard errors over its runs as a band; a menu of metrics.
+    """Metrics against step, one line per experiment, 95% over its runs as a band; a menu of metrics.
 
     `curves` maps metrics to tables of `metric_curve`, which took running means over `window` steps: experiment, step,
-    value, value_se. Of more than `most` experiments some are drawn, evenly spaced from the highest to the lowest end.
+    value, value_se, freedom. Of more than `most` experiments some are drawn, evenly spaced by where they end.
     """
     if not curves:
         raise WorkbenchError("plot_metric_curves has nothing to show: none of these runs wrote a number per step.")
@@ -48,7 +49,7 @@ def plot_metric_curves(curves: Mapping[str, pd.DataFrame], *, window: int = 15, 
     found, slots = _looks(names, most), max(map(len, drawn.values()))
     states = {metric: _metric_state(curves[metric], each, found, slots) for metric, each in drawn.items()}
     titles = {metric: _ends(curve, metric, len(drawn[metric])) for metric, curve in curves.items()}
-    reading = f"Running means over {window} steps. Bands: two standard errors over the runs of an experiment."
+    reading = f"Running means over {window} steps. Bands: 95% over the runs of an experiment."
     figure = go.Figure([*_bands(slots), *_lines(slots)]).update_xaxes(title=axis_label("step")).update_yaxes(title=" ")
     height, longest = max(500, 200 + 21 * slots), max(map(len, names))
     figure = styled_beside(figure, title=max(titles.values(), key=len), reading=reading, height=height)
@@ -83,7 +84,7 @@ def _metric_state(curve: pd.DataFrame, names: Sequence[str], found: Mapping, slo
         rows = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, min(POINTS, len(rows))).astype(int))]
         look = found.get(name, own)
         spread = rows.dropna(subset=["value_se"])
-        low, high = (spread["value"] + sign * 2 * spread["value_se"] for sign in (-1, 1))
+        low, high = (spread["value"] + sign * half_width(spread, "value_se") for sign in (-1, 1))
         around = {"x": [*spread["step"], *spread["step"][::-1]], "y": _digits([*high, *low[::-1]])}
         opacity = 0.2 if len(names) <= 4 else 0.09  # many bands over one another hide the lines
         bands[place] = {**hidden, **around, "visible": True, "fillcolor": transparent(look["color"], opacity)}
@@ -114,7 +115,7 @@ def _said(value: float) -> str:
 
 
 def plot_key_numbers(table: pd.DataFrame, *, first: str = "", most: int = 40) -> go.Figure:
-    """Each experiment's mean of a key number as a dot, two standard errors over its runs as a bar; a menu of numbers.
+    """Each experiment's mean of a key number as a dot, 95% over its runs as a bar; a menu of numbers.
 
     `table` is one of `summaries_over_seeds`; ticks mark the lowest and the highest run. `first` is shown before the
     menu is used; of more than `most` experiments some are drawn.
@@ -144,7 +145,11 @@ def _number_state(rows: pd.DataFrame) -> dict[str, list]:
     names, several = [html.escape(str(name)) for name in rows.index], rows["runs"] > 1
     ends = _digits([*rows.loc[several, "lowest"], *rows.loc[several, "highest"]])
     ticks = {"x": ends, "y": [name for name, more in zip(names, several, strict=True) if more] * 2}
-    dots = {"x": _digits(rows["mean"]), "y": names, "error_x.array": _digits(2 * rows["standard_error"].fillna(0))}
+    dots = {
+        "x": _digits(rows["mean"]),
+        "y": names,
+        "error_x.array": _digits(half_width(rows, "standard_error").fillna(0)),
+    }
     dots["customdata"] = [f"{runs} run{'s' * (runs > 1)}" for runs in rows["runs"]]
     return {key: [ticks.get(key), dots[key]] for key in dots}
 

@@ -16,6 +16,7 @@ from workbench.plots.theme import (
     axis_label,
     completion_hover,
     error_bar,
+    half_width,
     has_gold,
     measured_score,
     number,
@@ -129,7 +130,7 @@ def _point_details(rows: pd.DataFrame) -> list[str]:
 def plot_gains(gains: pd.DataFrame, title: str = "") -> go.Figure:
     """What each run gained over its start, one line per run, the largest gain on top: at temperature 1 and at greedy.
 
-    Columns run, kl (nats), gain, greedy_gain in reward units; bars are two of `gain_se` and `greedy_gain_se`.
+    Columns run, kl (nats), gain, greedy_gain in reward units; gain_se and greedy_gain_se give 95% intervals.
     """
     require_columns(gains, ["run", "kl", "gain", "greedy_gain"], "plot_gains")
     rows = gains.sort_values("gain")
@@ -139,7 +140,7 @@ def plot_gains(gains: pd.DataFrame, title: str = "") -> go.Figure:
         ("greedy_gain", "greedy", PALETTE[1], "diamond-open"),
         ("gain", "temperature 1", PALETTE[0], "circle"),
     ):
-        errors = 2 * rows[f"{column}_se"] if f"{column}_se" in rows else None
+        errors = half_width(rows, f"{column}_se") if f"{column}_se" in rows else None
         figure.add_scatter(
             x=rows[column],
             y=rows["run"],
@@ -154,15 +155,15 @@ def plot_gains(gains: pd.DataFrame, title: str = "") -> go.Figure:
         )
     figure.update_xaxes(title="gain in reward over the starting policy").update_yaxes(automargin=True)
     title = title or _gains_finding(rows)
-    reading = "Bars are two standard errors. A filled dot without its diamond to the right of 0 has only sharpened."
+    reading = "Bars: 95%, of each alone. A filled dot without its diamond to the right of 0 has only sharpened."
     return styled(figure, title=title, reading=reading, height=220 + 22 * len(rows))
 
 
 def _gains_finding(rows: pd.DataFrame) -> str:
-    """How many runs, the largest gain last, gain more than chance explains; where no error is known, more than 0."""
+    """How many runs, the largest gain last, gain more than their interval; where no error is known, more than 0."""
     measured = "gain_se" in rows and rows["gain_se"].notna().any()
-    least = 2 * rows["gain_se"].fillna(0.0) if measured else 0.0
-    beyond = " by more than two standard errors" if measured else ""
+    least = half_width(rows, "gain_se").fillna(0.0) if measured else 0.0
+    beyond = " beyond their own 95% interval" if measured else ""
     gained = int((rows["gain"] > least).sum())
     return f"{gained} of {len(rows)} gain at temperature 1{beyond}; most: {rows['run'].iloc[-1]}"
 

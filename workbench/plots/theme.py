@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from scipy import special
 
 from workbench.errors import WorkbenchError
 
@@ -223,11 +224,20 @@ def run_groups(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [(html.escape(str(name)), rows) for name, rows in frame.groupby("run", sort=False)]
 
 
+def half_width(frame: pd.DataFrame, error: str) -> pd.Series:
+    """Half the 95% interval of each row from its standard error in column `error`, NaN where that is.
+
+    Student's t where the mean is over few draws and the frame says their `freedom`, else (over prompts) the normal.
+    """
+    freedom = frame["freedom"].fillna(np.inf) if "freedom" in frame else np.inf
+    return frame[error] * special.stdtrit(freedom, 0.975)
+
+
 def error_bar(frame: pd.DataFrame, column: str) -> dict:
     """95% interval of `column` as a plotly error bar, invisible without a column of its standard error."""
     if f"{column}_se" not in frame:
         return {"visible": False}
-    return {"type": "data", "array": 1.96 * frame[f"{column}_se"].fillna(0), "thickness": 1.5, "width": 4}
+    return {"type": "data", "array": half_width(frame, f"{column}_se").fillna(0), "thickness": 1.5, "width": 4}
 
 
 def smoothed(values: pd.Series, window: int) -> pd.Series:

@@ -33,12 +33,12 @@ CHANCES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 def plot_win_rates(rates: pd.DataFrame, *, order: list[str], by: str, title: str = "") -> go.Figure:
     """Heat map of how often the row beats the column, in percent, `order` from top and left; blank where none met.
 
-    `by` names the judge; `rates` has both ways round first, second, win_rate, win_rate_se, ties, comparisons and seeds.
+    `by` names the judge; `rates` has both ways round the columns of `win_rates`.
     """
-    columns = ["first", "second", "win_rate", "win_rate_se", "ties", "comparisons", "seeds"]
+    columns = ["first", "second", "win_rate", "win_rate_se", "p_value", "ties", "comparisons", "seeds"]
     require_columns(rates, columns, "plot_win_rates")
     reading = f"How often the row beats the column by {by}, a tie half a win."
-    reading += " Bold: the 95% interval over prompts excludes 50%." if len(order) <= WRITTEN else " Hover for numbers."
+    reading += " Bold: not 50% (Holm at 5% over all pairs)." if len(order) <= WRITTEN else " Hover for numbers."
     height = 240 + 27 * max(6, len(order))
     figure = go.Figure(_heat(rates.set_index(["first", "second"]), order))
     figure = styled(figure, title=title or _undecided(rates, order), reading=reading, height=height)
@@ -70,8 +70,8 @@ def _heat(cells: pd.DataFrame, order: list[str]) -> go.Heatmap:
 
 
 def beyond_chance(rates: pd.DataFrame | pd.Series) -> pd.Series | bool:
-    """Whether the 95% interval of each win rate, or of that of one row, leaves out one half."""
-    return abs(rates["win_rate"] - 0.5) > 1.96 * rates["win_rate_se"]
+    """Whether each win rate, or that of one row, differs from one half when all pairs are judged together."""
+    return rates["p_value"] < 0.05
 
 
 def _written(cells: pd.DataFrame, one: str, other: str) -> str:
