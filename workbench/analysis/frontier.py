@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -223,7 +222,7 @@ def key_numbers_of(run: Run) -> dict[str, float | str]:
     """What the run's summary says; nothing where the file is damaged."""
     try:
         return run.summary()
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except WorkbenchError:
         return {}
 
 
