@@ -429,10 +429,11 @@ PLAIN = {
     "rule of stars": "*" * 500,
     "repeated rule": "- " * 500,
     "fence of nothing": "```\n" * 200,
-    "numbers lost": "007. bond\n",
+    "blank lines": "**a**" + "\n \n" * 20 + "b",
     "cell lost": "| a |\n|---|\n| 1 | 2 |\n",
     "too deep": "> " * (DEEPEST + 1) + "x",
     "too deep a list": "".join("  " * depth + "- x\n" for depth in range(DEEPEST)),
+    "too many parts": "# h\n" * (LONGEST // 4),
     "too long": "**b** " * (LONGEST // 6 + 1),
 }
 
@@ -450,6 +451,7 @@ ODD = {
     "links": "**a** [b](javascript:alert(1)) ![c](//x.org/p.png)\n\n[d]: javascript:alert(2) 'e'",
     "html block": f"<div>\n{SCRIPT}\n\n**a**\n</div>",
     "language": "```<img src=x onerror=alert(1)>\nx\n```",
+    "signs": "+ more\n- less\n\n007) agent",
     "numbers": "3. three\n3. three again\n7. seven",
     "nested fences": "````md\n```py\nx\n```\n````",
     "open fence": "so:\n```js\nlet a = '<b>'",
@@ -468,9 +470,9 @@ def read(text: str) -> tuple[set[str], str]:
         if isinstance(node, str):
             shown.append(node)
             continue
-        assert node.keys() <= {"tag", "nodes", "value"}
+        assert node.keys() <= {"tag", "nodes", "marker"}
         tags.add(node["tag"])
-        shown.append(str(node.get("value", "")))
+        shown.append(node.get("marker", ""))
         waiting += node["nodes"][::-1]
     return tags, "".join(shown)
 

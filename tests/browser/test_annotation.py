@@ -405,8 +405,9 @@ def test_markdown_is_shown_as_such_and_nothing_in_it_runs_or_loads(widget):
     blocks = {"h1", "p", "ol", "ul", "li", "blockquote", "table", "thead", "tbody", "tr", "th", "td", "pre"}
     assert set(tags) == blocks | {"strong", "em", "code", "small"}
     attributes = "each => [...each.querySelectorAll('.wb-text *')].flatMap(made => made.getAttributeNames())"
-    assert set(shown.evaluate(attributes)) == {"dir", "value"}
-    assert [each.evaluate("item => item.value") for each in shown.locator("ol > li").all()] == [1, 3]
+    assert set(shown.evaluate(attributes)) == {"style"}  # of the list items
+    markers = shown.locator("li").evaluate_all("all => all.map(each => each.getAttribute('style'))")
+    assert markers == [f'list-style-type: "{marker} ";' for marker in ("1.", "3.", "-")]
     text = shown.inner_text()
     assert text.count(SCRIPT) == 2
     for part in ("2*3*4", "[link](javascript:window.ran=1)", "![image](https://example.org/x.png)", "<!-- comment -->"):
@@ -644,14 +645,46 @@ def test_after_a_restart_of_the_kernel_a_widget_says_to_run_its_cell_again(ada, 
     assert pair.values() == []
 
 
-LUMINANCES = """root => {
+# The lowest contrast of texts, and of borders and bars, with what is behind them, and where each is found.
+CONTRASTS = """root => {
+    const parsed = color => {
+        const parts = color.match(/[\\d.]+/g).map(Number), scale = color.startsWith("color(srgb") ? 1 : 255;
+        return [...parts.slice(0, 3).map(part => part / scale), parts[3] ?? 1];
+    };
+    const over = (top, ground) => ground.map((part, index) => top[index] * top[3] + part * (1 - top[3]));
     const luminance = color => {
-        const parts = color.match(/[\\d.]+/g).slice(0, 3).map(part => part / 255);
-        const linear = parts.map(part => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
+        const linear = color.map(part => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
     };
-    const {color, backgroundColor} = getComputedStyle(root);
-    return [luminance(color), luminance(backgroundColor)];
+    const lines = node => {
+        const found = [];
+        for (let each = node; each; each = each.parentElement) found.unshift(getComputedStyle(each));
+        return found;
+    };
+    const ground = node =>
+        lines(node).reduce((behind, style) => over(parsed(style.backgroundColor), behind), [1, 1, 1]);
+    const contrast = (color, node, behind = ground(node)) => {
+        const opacity = lines(node).reduce((product, style) => product * style.opacity, 1), own = parsed(color);
+        const both = [luminance(behind), luminance(over([...own.slice(0, 3), own[3] * opacity], behind))].sort();
+        return (Math.max(...both) + 0.05) / (Math.min(...both) + 0.05);
+    };
+    const lowest = {text: [99, ""], mark: [99, ""]};
+    const note = (kind, ratio, node) => {
+        if (ratio < lowest[kind][0]) lowest[kind] = [ratio, node.outerHTML.slice(0, 120)];
+    };
+    for (const node of [root, ...root.querySelectorAll("*")]) {
+        if (!node.checkVisibility({visibilityProperty: true})) continue;
+        const style = getComputedStyle(node), holder = getComputedStyle(node, "::placeholder");
+        if ([...node.childNodes].some(each => each.nodeType === 3 && each.data.trim()) || node.matches("textarea"))
+            note("text", contrast(style.color, node), node);
+        if (node.placeholder) note("text", contrast(holder.color, node), node);
+        for (const side of ["Top", "Left", "Bottom"])
+            if (parseFloat(style[`border${side}Width`])) {
+                note("mark", contrast(style[`border${side}Color`], node, ground(node.parentElement)), node);
+            }
+        if (node.matches(".wb-filled")) note("mark", contrast(style.backgroundColor, node.parentElement), node);
+    }
+    return lowest;
 }"""
 
 
@@ -661,10 +694,11 @@ def test_a_narrow_page_is_readable_in_either_theme(ada, widget, theme):
     ada.page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
     dark = "false" if "Dark" in theme else "true"
     expect(ada.page.locator("body")).to_have_attribute("data-jp-theme-light", dark)
-    for name in ("pair_mouse", "ranking_mouse", "rating_mouse", "best_of", "correction"):
+    for name in ("pair_mouse", "rich", "ranking_mouse", "rating_mouse", "best_of", "correction", "past"):
         root = widget(name).root
-        text, ground = root.evaluate(LUMINANCES)
-        assert (max(text, ground) + 0.05) / (min(text, ground) + 0.05) > 7  # WCAG's enhanced contrast
+        lowest = root.evaluate(CONTRASTS)
+        assert lowest["text"][0] >= 4.5, lowest  # WCAG 2, 1.4.3 and 1.4.11
+        assert lowest["mark"][0] >= 3, lowest
         assert root.evaluate("root => root.scrollWidth <= root.clientWidth")
         assert all(
             box > 250 for box in root.locator(".wb-card").evaluate_all("all => all.map(each => each.offsetWidth)")

@@ -46,12 +46,11 @@ function visible(text) {
   return text.replace(/[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g, named);
 }
 
-// The element of a node {tag, nodes, value} of Markdown, or its text.
+// The element of a node {tag, nodes, marker} of Markdown, or its text.
 function built(node) {
   if (typeof node === "string") return document.createTextNode(visible(node));
   const made = element(node.tag);
-  made.dir = "auto"; // right-to-left scripts read from the right
-  if (node.value !== undefined) made.value = node.value;
+  if (node.marker) made.style.listStyleType = JSON.stringify(`${node.marker} `); // "7." stays 7, and "+" no "-"
   for (const each of node.nodes) made.append(built(each));
   return made;
 }
@@ -63,7 +62,7 @@ function fillMessages(parent, messages, rendered = []) {
       const block = element("div", role ? `wb-message wb-from-${role.replace(/\W/g, "")}` : "wb-message");
       if (role) block.append(element("span", "wb-role", role));
       const text = element("div", rendered[index] ? "wb-text wb-rendered" : "wb-text");
-      text.dir = "auto";
+      text.dir = "auto"; // right-to-left scripts read from the right
       for (const node of rendered[index] || [content]) text.append(built(node));
       if (!content.trim()) text.append(element("span", "wb-end", content ? "(only blanks)" : "(empty)"));
       block.append(text);

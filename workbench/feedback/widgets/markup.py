@@ -9,13 +9,13 @@ from markdown_it import MarkdownIt
 from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 
-LONGEST = 30_000  # characters, parsed in less than a second
+LONGEST, MOST = 30_000, 4_000  # characters, parsed in less than a second; parts, laid out in another
 DEEPEST = 50  # elements in each other
 # Links, images, HTML, entities and references are not among the rules: a labeler reads of them what the model wrote.
 RULES = ("code", "fence", "blockquote", "hr", "list", "heading", "lheading", "table", "escape", "backticks", "emphasis")
 PLAIN = {"paragraph_open", "paragraph_close", "inline", "text", "text_special", "code_block"}
 MARKS = re.compile(r"[*_`#>|~]|^[ \t]*([-+=]|\d+[.)]\s)", re.MULTILINE)  # without any of these a text is plain
-ENDLESS = re.compile(r"([-*_=~`#>|+][ \n]?)\1{79}")  # what a broken model repeats would become one line, or nothing
+ENDLESS = re.compile(r"([-*_=~`#>|+][ \n]?)\1{79}|(?:\n[ \t\r]*){12}")  # would become a line or nothing
 # Formulas, products and powers are no emphasis. The lengths are bounded so that no text takes quadratic time.
 VERBATIM = re.compile(
     r"\$\$.{1,500}?\$\$|\$(?!\s)[^$\n]{1,300}(?<!\s)\$(?!\d)|\\\(.{1,300}?\\\)|\\\[.{1,500}?\\\]"
@@ -25,14 +25,14 @@ VERBATIM = re.compile(
 
 
 def markup(text: str) -> list | None:
-    """Texts and nodes {"tag", "nodes", "value"? of a list item}, or None where `text` is to be shown as it is.
+    """Texts and nodes {"tag", "nodes", "marker"? of a list item}, or None where `text` is to be shown as it is.
 
     So is a text without Markdown, too long or too deep, or of which a letter or digit would be lost.
     """
     if len(text) > LONGEST or not MARKS.search(text) or ENDLESS.search(text):
         return None
     found = [part for token in PARSER.parse(text) if not token.hidden for part in token.children or [token]]
-    if PLAIN.issuperset(token.type for token in found):
+    if len(found) > MOST or PLAIN.issuperset(token.type for token in found):
         return None
     unfinished, shown = [[]], ""
     for token in found:
@@ -47,7 +47,7 @@ def markup(text: str) -> list | None:
             return None
         shown += token.info * (token.type == "fence") + token.content
         if isinstance(node, dict):
-            shown += str(node.get("value", ""))
+            shown += node.get("marker", "")
     letters = ["".join(filter(str.isalnum, each)) for each in (text, shown)]
     return unfinished[0] if letters[0] and letters[0] == letters[1] else None
 
@@ -57,8 +57,8 @@ def _node(token: Token) -> dict[str, Any] | str:
         return token.content if token.content in "*_`#~|>-+." else token.markup
     if not token.tag or token.type == "hardbreak":
         return "\n" if token.tag else token.content
-    if token.type == "list_item_open" and token.info:
-        return {"tag": "li", "nodes": [], "value": int(token.info)}
+    if token.type == "list_item_open" and token.markup != "*":
+        return {"tag": "li", "nodes": [], "marker": token.info + token.markup}
     if token.type in ("fence", "code_block"):
         language = [{"tag": "small", "nodes": [token.info.strip()]}, "\n"] if token.info.strip() else []
         return {"tag": "pre", "nodes": [*language, token.content]}
