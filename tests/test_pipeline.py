@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,12 +20,13 @@ from workbench.checkpoints import load_checkpoint
 
 AT_ONCE = 2
 CHECKPOINT_EVERY = 50  # steps, the default of `Run.train`
+SHORT = "max_completion_length=12"
 # Enough steps that a checkpoint lies behind the kill and work before it.
 SETTINGS = {
-    "02_sft": ("steps=120", "batch_size=16", "learning_rate=0.003"),
+    "02_sft": ("steps=120", "batch_size=16", "learning_rate=0.003", SHORT),
     "05_reward_model": ("batch_size=4", "epochs=6"),
-    "06_policy_gradient": ("steps=75", "batch_size=8"),
-    "08_direct_alignment": ("batch_size=4", "epochs=8"),
+    "06_policy_gradient": ("steps=64", "batch_size=8", SHORT),
+    "08_direct_alignment": ("batch_size=4", "epochs=8", SHORT),
 }
 INPUTS = {  # as in the recipe
     "02_sft": ("model=01_pretrain",),
@@ -59,14 +60,21 @@ def execute(*words: str | Path) -> Ended:
 
 
 def tour_command(out: Path, *settings: str) -> list[str]:
-    given = [f"{stage}.{setting}" for stage, values in SETTINGS.items() for setting in values]
-    return ["run", "tour", "--preset", "smoke", "--out", str(out), *assignments(*given, *settings)]
+    return ["run", "tour", "--preset", "smoke", "--out", str(out), *assignments(*all_settings(), *settings)]
 
 
 def stage_command(notebook: str, tour: Path, out: Path, *settings: str) -> list[str]:
     """The notebook alone, on the same inputs as its stage of the tour."""
-    inputs = [setting.replace("=", f"={tour}/") for setting in INPUTS[notebook]]
+    inputs = [f"{name}={path}" for name, path in inputs_of(notebook, tour).items()]
     return ["run", notebook, "--preset", "smoke", "--out", str(out), *assignments(*inputs, *settings)]
+
+
+def inputs_of(notebook: str, tour: Path) -> dict[str, str]:
+    return {name: f"{tour}/{stage}" for name, stage in (text.split("=") for text in INPUTS[notebook])}
+
+
+def all_settings() -> list[str]:
+    return [f"{stage}.{setting}" for stage, values in SETTINGS.items() for setting in values]
 
 
 def assignments(*settings: str) -> Iterator[str]:
@@ -94,46 +102,54 @@ def tour(tmp_path_factory) -> Tour:
     return Tour(folder=folder, ended=execute(*tour_command(folder)))
 
 
-# Killed and continued
+# Killed and continued, repeated
+
+
+@dataclass(frozen=True, kw_only=True)
+class Killed:
+    """A training that was killed in the middle."""
+
+    rows: int
+    checkpoint: int
+    left_running: list[int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Continued:
-    """A training that was killed in the middle, and what the same command then did."""
+    """Every trainer's notebook, killed by itself, and what one command then did that continues them all."""
 
     folder: Path
-    rows_when_killed: int
-    checkpoint_when_killed: int
-    left_running: list[int]
+    killed: dict[str, Killed]
     ended: Ended
 
 
 @pytest.fixture(scope="module")
-def continued(tour, tmp_path_factory) -> Iterator[dict[str, Future]]:
-    """Each trainer's notebook, killed and continued in a folder of its own."""
+def continued(tour, tmp_path_factory) -> Continued:
+    """Beside what was killed the command trains the tour's shortest policy again, with its own seed and another."""
+    folder = tmp_path_factory.mktemp("killed")
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        longest_first = ("06_policy_gradient", "08_direct_alignment", "05_reward_model", "02_sft")
-        folders = {notebook: tmp_path_factory.mktemp("killed") / notebook for notebook in longest_first}
-        yield {
-            notebook: pool.submit(kill_and_continue, notebook, tour.folder, folder)
-            for notebook, folder in folders.items()
-        }
-        pool.shutdown(cancel_futures=True)
+        each = pool.map(lambda name: start_and_kill(name, tour.folder, folder / name), SETTINGS)
+        killed = dict(zip(SETTINGS, each, strict=True))
+    stages = [{"name": name, "notebook": name, "parameters": inputs_of(name, tour.folder)} for name in SETTINGS]
+    policy = {"notebook": "06_policy_gradient"}
+    given = {**inputs_of("06_policy_gradient", tour.folder), "kl_coef": 0.0}
+    stages += [{**policy, "name": f"seed{seed}", "parameters": {**given, "seed": seed}} for seed in (0, 1)]
+    recipe = folder / "all.yaml"
+    recipe.write_text(json.dumps({"out": str(folder), "jobs": AT_ONCE, "stages": stages}))  # JSON is YAML
+    ended = execute("run", recipe, "--preset", "smoke", *assignments(*all_settings()))
+    return Continued(folder=folder, killed=killed, ended=ended)
 
 
-def kill_and_continue(notebook: str, tour: Path, folder: Path) -> Continued:
-    command = stage_command(notebook, tour, folder, *SETTINGS[notebook])
-    process = start(*command)
+def start_and_kill(notebook: str, tour: Path, folder: Path) -> Killed:
+    process = start(*stage_command(notebook, tour, folder, *SETTINGS[notebook]))
     try:
         wait_for_rows(folder / "metrics.jsonl", CHECKPOINT_EVERY + 3, process)
     finally:
         killed = kill_with_descendants(process)
-    return Continued(
-        folder=folder,
-        rows_when_killed=len(whole_lines(folder / "metrics.jsonl")),
-        checkpoint_when_killed=load_checkpoint(folder / "checkpoint" / "train.pt")["step"],
+    return Killed(
+        rows=len(whole_lines(folder / "metrics.jsonl")),
+        checkpoint=load_checkpoint(folder / "checkpoint" / "train.pt")["step"],
         left_running=[number for number in killed if is_running(number)],
-        ended=execute(*command),
     )
 
 
@@ -180,21 +196,6 @@ def is_running(number: int) -> bool:
     return state_of(number)[:1] not in ([], ["Z"])
 
 
-# Repeated
-
-
-@pytest.fixture(scope="module")
-def repeated(tour, continued, tmp_path_factory) -> Iterator[dict[int, Future]]:
-    """The tour's shortest policy training by its notebook alone, for two seeds."""
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        commands = {}
-        for seed in (0, 1):
-            out = tmp_path_factory.mktemp("repeated") / "run"
-            commands[seed] = stage_command("06_policy_gradient", tour.folder, out, "kl_coef=0.0", f"seed={seed}")
-        yield {seed: pool.submit(execute, *command) for seed, command in commands.items()}
-        pool.shutdown(cancel_futures=True)
-
-
 def test_the_tour_ends_with_every_stage_executed_summarised_and_reported(tour):
     assert tour.ended.code == 0, tour.ended
     stages = re.findall(r"\] (\w+) \.\.\. done in", tour.ended.printed)
@@ -214,25 +215,23 @@ def test_the_tour_ends_with_every_stage_executed_summarised_and_reported(tour):
 
 @pytest.mark.parametrize("notebook", SETTINGS)
 def test_a_training_killed_in_the_middle_continues_to_the_same_bytes(notebook, tour, continued):
-    outcome = continued[notebook].result()
+    killed = continued.killed[notebook]
     undisturbed = rows_of(tour.folder / notebook)
     steps = undisturbed["metrics.jsonl"].count(b"\n")
-    assert CHECKPOINT_EVERY <= outcome.checkpoint_when_killed <= outcome.rows_when_killed < steps
-    assert outcome.left_running == []
-    assert outcome.ended.code == 0, outcome.ended
-    first_step = int(re.search(rf"step (\d+)/{steps}", outcome.ended.printed)[1])
-    assert first_step == outcome.checkpoint_when_killed + 1
-    assert rows_of(outcome.folder) == undisturbed
+    assert CHECKPOINT_EVERY <= killed.checkpoint <= killed.rows < steps
+    assert killed.left_running == []
+    assert continued.ended.code == 0, continued.ended
+    first_step = int(re.search(rf"^{notebook} \| .* step (\d+)/{steps}", continued.ended.printed, re.M)[1])
+    assert first_step == killed.checkpoint + 1
+    assert rows_of(continued.folder / notebook) == undisturbed
 
 
-def test_the_same_command_twice_gives_equal_bytes_and_another_seed_others(tour, repeated):
+def test_the_same_work_twice_gives_equal_bytes_and_another_seed_others(tour, continued):
     expected = rows_of(tour.folder / "06_policy_gradient_free")
     assert set(expected) == {"metrics.jsonl", "samples.jsonl"}
-    outcomes = {seed: future.result() for seed, future in repeated.items()}
-    assert [outcome.code for outcome in outcomes.values()] == [0, 0], outcomes
-    folders = {seed: Path(outcome.printed.split()[-1]) for seed, outcome in outcomes.items()}
-    assert rows_of(folders[0]) == expected
-    assert all(rows != expected[name] for name, rows in rows_of(folders[1]).items())
+    assert continued.ended.code == 0, continued.ended
+    assert rows_of(continued.folder / "seed0") == expected
+    assert all(rows != expected[name] for name, rows in rows_of(continued.folder / "seed1").items())
 
 
 def test_a_second_tour_skips_everything(tour):

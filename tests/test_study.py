@@ -8,12 +8,17 @@ from pathlib import Path
 import pytest
 
 
+def command(folder: Path) -> list[str]:
+    """The smallest study, whose answers are short but for those that are compared."""
+    lengths = ["-p", "max_completion_length=12", "-p", "03_preferences_world0_seed0.max_completion_length=40"]
+    return [sys.executable, "-m", "workbench.cli", "run", "study", "--preset", "smoke", *lengths, "--out", str(folder)]
+
+
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> tuple[Path, str]:
     """The folder of the smallest study and what its command printed."""
     folder = tmp_path_factory.mktemp("study")
-    command = [sys.executable, "-m", "workbench.cli", "run", "study", "--preset", "smoke", "--out", str(folder)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    ended = subprocess.run(command(folder), capture_output=True, text=True, timeout=900)
     assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-2000:]
     return folder, ended.stdout
 
@@ -45,6 +50,5 @@ def test_every_policy_left_its_path_and_every_pool_was_judged_by_all(study):
 
 def test_the_same_command_again_repeats_nothing(study):
     folder, _ = study
-    command = [sys.executable, "-m", "workbench.cli", "run", "study", "--preset", "smoke", "--out", str(folder)]
-    printed = subprocess.run(command, capture_output=True, text=True, timeout=300).stdout
+    printed = subprocess.run(command(folder), capture_output=True, text=True, timeout=300).stdout
     assert printed.count("finished before, skipped") == 40
