@@ -45,10 +45,10 @@ lab: $(STAMP)
 	@$(BIN)/python -m jupyterlab --notebook-dir=notebooks \
 	  --FileContentsManager.post_save_hook=workbench.clean_notebook.after_saving
 
-# One torch thread per worker, so that workers do not wait for each other's threads.
+# Texts are UTF-8 whatever the locale, as for the command. One torch thread per worker: they do not wait for each other's.
 # A file's tests stay in one worker, so that what they share is made once; tests/conftest.py puts the longest first.
 test: $(STAMP)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	@PYTHONUTF8=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	@$(BIN)/python -m ruff check .

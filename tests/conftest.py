@@ -1,5 +1,7 @@
 """Fixtures that several test files share, the order of the files, and the table of bad inputs at the end of a run."""
 
+import sys
+
 import pytest
 from chromium import opened_chromium, watched_page
 
@@ -16,6 +18,12 @@ LONGEST_FIRST = (
     "test_cli.py",
     "test_report.py",
 )
+
+
+def pytest_configure(config) -> None:
+    """Tests read and write texts as the command does, which sees to it itself."""
+    if sys.getfilesystemencoding() != "utf-8":
+        raise pytest.UsageError("The locale is not UTF-8: set PYTHONUTF8=1, as `make test` does.")
 
 
 @pytest.fixture(scope="session")

@@ -133,6 +133,72 @@ CASES = [
         started=False,
     ),
     Case(
+        name="output folder of other things",
+        command="run 02_sft --out {here}/model -p model={here}/model",
+        says=("model holds config.json", "overwrites only what it made", "/model/run"),
+        started=False,
+    ),
+    Case(
+        name="run.json of something else",
+        command="run 02_sft --out {here}/listed -p model={here}/model",
+        says=("listed/run.json holds a list", "repair it"),
+        started=False,
+    ),
+    Case(
+        name="name of 300 characters",
+        command="run 02_sft --out {here}/" + "a" * 300,
+        says=("over 255 bytes", "another path"),
+        started=False,
+    ),
+    Case(
+        name="home of nobody",
+        command="run 02_sft --out {out} -p model=~no_such_user/model",
+        says=("'~no_such_user/model'", "a user who is not there"),
+        started=False,
+    ),
+    Case(
+        name="everything as a dataset",
+        command="run 02_sft --out {out} -p model={here}/model -p dataset=/",
+        says=("/ holds the workbench itself", "give a folder"),
+        started=False,
+    ),
+    Case(
+        name="misspelled choice",
+        command="run 06_policy_gradient --out {out} -p algorithm=pppo",
+        says=("algorithm is 'pppo'", "did you mean ppo?", "choose one of", "grpo"),
+        started=False,
+    ),
+    Case(
+        name="misspelled choice among several",
+        command="sweep 03_preferences --out {out} -p kinds=pairs -p seed=0,1 -p panel=bias",
+        says=("panel is 'bias'", "did you mean biased?", "noise"),
+        started=False,
+    ),
+    Case(
+        name="missing predecessor",
+        command="run 06_policy_gradient --out {out} -p model=runs/none/02_sft",
+        says=("runs/none/02_sft does not exist", "(model)", "`workbench run 02_sft --out runs/none/02_sft`"),
+        started=False,
+    ),
+    Case(
+        name="missing tour",
+        command="run 12_compare_runs --out {out} -p runs=runs/tour/none",
+        says=("runs/tour/none does not exist", "`make run`"),
+        started=False,
+    ),
+    Case(
+        name="report of somebody else",
+        command="report {here}/shown",
+        says=("shown/report holds what is no report", "(mine.html)", "shown/report-1"),
+        started=False,
+    ),
+    Case(
+        name="report on a notebook without cells",
+        command="report {here}/cellless",
+        says=("cellless", "damaged file or no notebook of nbformat 4", "--only"),
+        started=False,
+    ),
+    Case(
         name="learning rate negative",
         command=FILE + "good.jsonl -p learning_rate=-0.001",
         says=("learning_rate is -0.001", "above 0"),
@@ -140,7 +206,8 @@ CASES = [
     Case(
         name="data file missing",
         command=FILE + "missing.jsonl",
-        says=("missing.jsonl does not exist", "check the path"),
+        says=("missing.jsonl does not exist", "(dataset)", "check the path"),
+        started=False,
     ),
     Case(
         name="data file unreadable",
@@ -280,6 +347,13 @@ def here(tmp_path_factory, world) -> Path:
     write_data(folder, world)
     write_models(folder, world)
     (folder / "locked").mkdir(mode=0o500)
+    for name, content in {"shown": '{"cells": [], "metadata": {}}', "cellless": "{}"}.items():
+        (folder / name / "report").mkdir(parents=True)
+        (folder / name / "notebook.ipynb").write_text(content)
+    (folder / "shown" / "report" / "mine.html").touch()
+    (folder / "listed").mkdir()
+    (folder / "listed" / "run.json").write_text("[]")
+    (folder / "listed" / "metrics.jsonl").touch()
     held = {"parameters": {"learning_rate": 0.001}, "seed": 0, "inputs": {}, "status": "finished"}
     (folder / "other").mkdir()
     (folder / "other" / "run.json").write_text(json.dumps(held))
@@ -302,7 +376,7 @@ def execute(case: Case, here: Path) -> Outcome:
     """Run the command as a user would: in a process of its own, or in this one where it starts a kernel."""
     out = here / "out" / re.sub(r"\W+", "_", case.name)
     words = case.command.format(here=here, out=out).split()
-    if case.started and case.prepare is Case.prepare:
+    if case.prepare is Case.prepare:
         with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.redirect_stderr(io.StringIO()) as told:
             code = cli.main(words)
         return Outcome(code=code, printed=printed.getvalue(), complained=told.getvalue(), out=out)

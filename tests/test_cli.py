@@ -341,7 +341,7 @@ def test_a_stage_needs_the_stages_that_its_paths_name_contain_or_match(repositor
         ("again", ()),
     ):
         write_recipe(repository, "\n".join([*entries, f"- {{notebook: 12_compare, parameters: {{runs: '{value}'}}}}"]))
-        for out in ("runs/tour", "flat"):
+        for out in ("runs/tour", "flat", "runs/../../elsewhere"):
             assert plan(repository, "tour", out=out).stages[-1].needs == needs
 
 
@@ -352,7 +352,7 @@ def key_of(repository: Path, *given: str) -> str:
     return schedule.stage_key(plan(repository, "06_other", *given, out="runs/other").stages[0])
 
 
-def test_the_key_follows_parameters_cells_and_the_executions_and_bytes_of_inputs(repository):
+def test_the_key_follows_parameters_cells_threads_and_the_executions_and_bytes_of_inputs(repository, monkeypatch):
     keys = [key_of(repository)]
     keys.append(key_of(repository, "sft=runs/elsewhere"))
     sft = repository / "runs" / "tour" / "02_sft"
@@ -369,11 +369,14 @@ def test_the_key_follows_parameters_cells_and_the_executions_and_bytes_of_inputs
     other = repository / "notebooks" / "06_other.ipynb"
     write_notebook(other, "1 + 1", parameters=RUN_DIR + 'sft: str = "runs/tour/02_sft"')
     keys.append(key_of(repository))
+    monkeypatch.setenv("WORKBENCH_THREADS", "2")
+    keys.append(key_of(repository))
     assert len(set(keys)) == len(keys)
 
 
-def test_the_key_stays_when_nothing_that_counts_changed(repository):
+def test_the_key_stays_when_nothing_that_counts_changed(repository, monkeypatch):
     before = key_of(repository)
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
     own = repository / "runs" / "other"
     own.mkdir(parents=True)
     (own / "metrics.jsonl").write_text("{}")
@@ -639,11 +642,11 @@ def test_a_table_of_another_sweep_is_not_written_over(repository, capsys):
 @pytest.mark.parametrize(
     ("path", "says"),
     [
-        ("runs/" + "a" * 256, "more than 255 bytes"),
-        ("runs/" + "é" * 128, "more than 255 bytes"),
+        ("runs/" + "a" * 256, "over 255 bytes"),
+        ("runs/" + "é" * 128, "over 255 bytes"),
         ("~no_such_user/x", "a user who is not there"),
-        ("a/" * 2001, "too long"),
-        ("a\0b", "null character"),
+        ("a/" * 2001, "over 4000 in all"),
+        ("a\0b", "a null character"),
         ("runs/\udcff", "not UTF-8"),
     ],
 )

@@ -166,6 +166,18 @@ def test_what_can_not_be_exported_gets_a_sentence_and_leaves_no_file(tmp_path, i
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize(
+    "mine", ['{"prompt": "a", "chosen": "b"}\n', '{"prompt": "a"}', "text\n", "[1]\n", "3\n", "\n", "\xff\n"]
+)
+@pytest.mark.parametrize("name", ["preferences.jsonl", "left_out.jsonl", "ratings.jsonl"])
+def test_a_file_that_no_export_wrote_is_neither_replaced_nor_removed(tmp_path, name, mine):
+    (tmp_path / name).write_text(mine, encoding="latin-1")
+    with pytest.raises(WorkbenchError, match=rf"{name} was not written by an export .* export into .*/export instead"):
+        export(ITEMS, JUDGEMENTS, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text(encoding="latin-1") == mine
+
+
 def test_a_failed_export_leaves_the_old_files_as_they_were(tmp_path):
     export(ITEMS, JUDGEMENTS, tmp_path)
     before = (tmp_path / "preferences.jsonl").read_bytes()

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 from scipy import stats
 
@@ -21,6 +22,7 @@ from workbench.plots.theme import (
     smoothed,
     spoken,
     table_text,
+    transparent,
 )
 
 HOSTILE = "<script>alert('x')</script> & <b>bold</b>"
@@ -425,6 +427,12 @@ def test_titles_wrap_before_plotlys_buttons_also_where_there_are_no_blanks():
 
 def title_of(figure):
     return " ".join(figure.layout.title.text.replace("<br>", " ").split())
+
+
+@pytest.mark.parametrize("opacity", [0.25, 1, 9.9e-18, 1e-5, np.float64(1 / 3)])
+def test_a_colour_of_any_opacity_is_one_for_plotly(opacity):
+    line = go.Scatter(line={"color": transparent("#BE3A12", opacity)}).line.color
+    assert line.startswith("rgba(190, 58, 18, ") and float(line[:-1].split()[-1]) == pytest.approx(opacity, abs=1e-4)
 
 
 # Tables

@@ -2,7 +2,10 @@
 
 import json
 import re
+from html import unescape
+from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 from xml.etree import ElementTree
 
 import nbformat
@@ -185,6 +188,121 @@ def test_a_folder_without_executed_notebooks_and_a_damaged_one_are_refused_in_a_
     (tmp_path / "a" / "notebook.ipynb").write_text('{"cells": [')
     with pytest.raises(WorkbenchError, match="damaged"):
         report.write_report(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["mine.html", "index.html", "notes.txt", "style.css", "figures/", ".git/"])
+def test_a_report_that_the_workbench_did_not_write_is_left_alone(executed, name, capsys):
+    own = executed / "report" / name
+    own.parent.mkdir()
+    own.mkdir() if name.endswith("/") else own.write_text("<p>mine</p>", encoding="utf-8")
+    assert cli.main(["report", str(executed)]) == 2
+    told = capsys.readouterr().err
+    assert name.rstrip("/") in told and "rename it, for example to" in told and told.count("\n") == 1
+    assert [path.name for path in (executed / "report").iterdir()] == [name.rstrip("/")]
+
+
+def test_a_file_beside_the_pages_keeps_the_report_from_being_replaced(executed):
+    report.write_report(executed)
+    report.write_report(executed)  # our own
+    (executed / "report" / "notes.txt").touch()
+    with pytest.raises(WorkbenchError, match=r"no report of the workbench \(notes.txt\)"):
+        report.write_report(executed)
+    assert (executed / "report" / "notes.txt").exists()
+
+
+def test_a_report_that_is_a_file_or_leads_elsewhere_is_left_alone(executed, tmp_path_factory):
+    (executed / "report").write_text("mine", encoding="utf-8")
+    with pytest.raises(WorkbenchError, match="no report of the workbench"):
+        report.write_report(executed)
+    (executed / "report").unlink()
+    (executed / "report").symlink_to(tmp_path_factory.mktemp("elsewhere"))
+    with pytest.raises(WorkbenchError, match="no report of the workbench"):
+        report.write_report(executed)
+
+
+def test_a_picture_that_the_workbench_did_not_draw_is_left_alone(executed, capsys):
+    (executed / "pictures").mkdir()
+    (executed / "pictures" / "00_tour-1.png").write_bytes(b"mine")
+    assert cli.main(["report", str(executed), "--pictures", str(executed / "pictures")]) == 2
+    assert "00_tour-1.png is no picture of the workbench" in capsys.readouterr().err
+    assert (executed / "pictures" / "00_tour-1.png").read_bytes() == b"mine"
+
+
+NAMES = ["index", "Index", 'a"b', "<script>hack()<", "a#b?c%20d", "é√", "r" * 250, "a'onload='x", "{{ x }}", "&amp;"]
+
+
+def tags(html: str) -> list[tuple]:
+    """What a browser would make elements of: the names of tags and of their attributes, in order."""
+    found, parser = [], HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: found.append((tag, [name for name, _ in attributes]))
+    parser.feed(html)
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_name_of_a_stage_is_text_and_leads_to_its_page(tmp_path, name):
+    made = {}
+    for stage in ("plain", name):
+        folder = tmp_path / str(len(made))
+        written = write_stage(folder / "written", figure()).rename(folder / stage)
+        (written / "summary.json").write_text(json.dumps({stage: stage}))
+        report.write_report(folder, only=[stage])
+        index = read(folder, "index.html")
+        (link,) = {unquote(unescape(link)) for link in re.findall(r'<a href="([^"]+)">', index)}
+        assert link != "index.html" and "What does written ask?</h1>" in read(folder, link)
+        assert f"<b>{stage}</b>" in unescape(read(folder, link))
+        made[stage] = tags(index) + tags(read(folder, link))
+    assert made["plain"] == made[name]
+
+
+def odd_notebook(cell: dict, **metadata) -> str:
+    return json.dumps({"cells": [cell], "metadata": metadata, "nbformat": 4, "nbformat_minor": 5})
+
+
+CODE = {"cell_type": "code", "source": "x"}
+SHOWN = [CODE, CODE | {"outputs": [{"output_type": "display_data"}]}, {"cell_type": "raw"}, {"cell_type": "markdown"}]
+REFUSED = [
+    *(
+        "[]",
+        "3",
+        "null",
+        "{}",
+        '{"cells": {"a": 1}}',
+        '{"cells": [3]}',
+        '{"cells": [',
+        "\xff",
+        "",
+        '{"worksheets": []}',
+        "[" * 9999,
+    ),
+    odd_notebook(CODE | {"outputs": [3]}),
+    odd_notebook(CODE | {"outputs": [{"output_type": "stream", "name": "stdout", "text": 3}]}),
+    odd_notebook(CODE | {"outputs": [{"output_type": "error", "traceback": 3}]}),
+    odd_notebook(CODE | {"outputs": [{"output_type": "display_data", "data": {PLOTLY: "x"}}]}),
+    odd_notebook(CODE | {"outputs": [{"output_type": "display_data", "data": {"image/png": 3}}]}),
+    odd_notebook(CODE | {"source": 3, "outputs": []}),
+    odd_notebook(CODE | {"metadata": {"tags": 3}}),
+    odd_notebook(CODE, papermill="x"),
+    odd_notebook(CODE, papermill={"duration": "long"}),
+    odd_notebook(CODE, workbench=[]),
+]
+
+
+@pytest.mark.parametrize("cell", SHOWN)
+def test_parts_that_other_tools_leave_out_are_empty(tmp_path, cell):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "notebook.ipynb").write_text(odd_notebook(cell, kernelspec={}), encoding="utf-8")
+    assert report.write_report(tmp_path).exists()
+
+
+@pytest.mark.parametrize("content", REFUSED)
+def test_what_is_no_notebook_is_a_sentence_and_leaves_no_report(tmp_path, capsys, content):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "notebook.ipynb").write_text(content, encoding="latin-1")
+    assert cli.main(["report", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and str(tmp_path / "a") in told
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_streams_errors_and_pictures_are_shown_and_plain_text_is_escaped(tmp_path):

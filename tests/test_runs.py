@@ -16,9 +16,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from tiny_models import tiny_model, word_tokenizer
 
 from workbench import checkpoints, files, progress, provenance, resumable, sinks
 from workbench.errors import NonFiniteLoss, WorkbenchError
+from workbench.run_record import refuse_other_parameters
 from workbench.runs import Run
 
 
@@ -484,7 +486,10 @@ def test_the_workbench_and_not_the_shell_says_with_how_many_threads_a_run_comput
     monkeypatch.setenv("WORKBENCH_THREADS", "2")
     with pytest.raises(WorkbenchError) as caught:
         Run.open(tmp_path / "run", PARAMETERS)
-    assert_one_sentence(caught.value, "threads=1 where now threads=2 is asked for", "run-threads=2")
+    assert_one_sentence(caught.value, "WORKBENCH_THREADS=1 where now WORKBENCH_THREADS=2 is", "run-WORKBENCH_THREADS=2")
+    with pytest.raises(WorkbenchError, match="WORKBENCH_THREADS=1 where now WORKBENCH_THREADS=2 is"):
+        refuse_other_parameters(run.dir, {}, threads=2)  # before a kernel starts
+    refuse_other_parameters(run.dir, PARAMETERS, threads=1)
     assert torch.get_num_threads() == 1
     assert Run.open(tmp_path / "other", PARAMETERS).record["threads"] == torch.get_num_threads() == 2
 
@@ -496,7 +501,7 @@ def test_a_record_whose_threads_are_text_is_continued_and_one_that_followed_the_
     files.write_json(run.path("run.json"), run.record | {"threads": "1"})
     Run.open(tmp_path / "run", PARAMETERS)
     files.write_json(run.path("run.json"), run.record | {"threads": "default"})
-    with pytest.raises(WorkbenchError, match="threads=default where now threads=1"):
+    with pytest.raises(WorkbenchError, match="WORKBENCH_THREADS=default where now WORKBENCH_THREADS=1"):
         Run.open(tmp_path / "run", PARAMETERS)
 
 
@@ -690,6 +695,11 @@ class Saved:
         (folder / self.name).write_text(self.name)
         if self.error:
             raise self.error
+
+
+def test_a_model_is_saved_without_the_librarys_progress_bar(tmp_path, capfd):
+    assert Run.open(tmp_path / "run", PARAMETERS).save_model(tiny_model(), word_tokenizer()).is_dir()
+    assert "shards" not in "".join(capfd.readouterr())
 
 
 def test_a_model_is_saved_whole_or_not_at_all(tmp_path):

@@ -1,5 +1,7 @@
 """Training state on disk, written whole or not at all."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from workbench import files
@@ -30,3 +32,19 @@ def load_checkpoint(path: str | Path) -> dict:
         raise WorkbenchError(
             f"{files.shown(path)} is not a whole checkpoint of tensors, numbers and text: delete it to train again."
         ) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the library's progress bars and notices, of a new head or of a saved shard."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -66,7 +66,7 @@ LIST_EXAMPLES = """examples:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code."""
     if arguments is None and sys.getfilesystemencoding() != "utf-8":  # whatever the locale, files and texts are UTF-8
-        os.execv(sys.executable, [sys.executable, "-X", "utf8", "-m", "workbench.cli", *sys.argv[1:]])
+        os.execv(sys.executable, [sys.executable, "-P", "-X", "utf8", "-m", "workbench.cli", *sys.argv[1:]])
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments:

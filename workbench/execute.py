@@ -5,7 +5,6 @@ notebook prints goes to stdout, the last line of stderr says why it failed, the 
 """
 
 import contextlib
-import itertools
 import json
 import os
 import signal
@@ -163,9 +162,9 @@ def coalesced(outputs: list) -> list:
     for output in kept:
         if output.output_type == "stream":
             output.text = "\n".join(map(after_carriage_return, "".join(texts[output.name]).split("\n")))
-    for first, (output, following) in enumerate(itertools.pairwise(kept[:])):
-        if (output.get("name"), following.get("name")) == ("stderr", "stdout"):
-            kept[first : first + 2] = following, output
+    names = [output.get("name") for output in kept]
+    if "stderr" in names and names[(first := names.index("stderr")) + 1 :][:1] == ["stdout"]:
+        kept[first : first + 2] = reversed(kept[first : first + 2])
     return kept
 
 

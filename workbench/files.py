@@ -34,23 +34,22 @@ def repository_root() -> Path:
 def resolve(path: str | Path) -> Path:
     """Absolute path; a relative one starts at the repository root, never at the working directory."""
     path = user_path(path)
-    return path if path.is_absolute() else repository_root() / path
+    whole = path if path.is_absolute() else repository_root() / path
+    return Path(os.path.normpath(whole))  # ".." would hide which stage another one reads
 
 
 def user_path(path: str | Path) -> Path:
     """The path with ~ replaced; WorkbenchError where no file could have that name, or there is no such user."""
-    text = str(path)
+    text, path = str(path), Path(path)
+    if "\0" in text or len(text) > LONGEST_PATH or any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
+        raise WorkbenchError(
+            f"The path {text[:80]!r} has a name of over {LONGEST_NAME} bytes, over {LONGEST_PATH} in all or a null "
+            "character: give another path."
+        )
     try:
-        long = next((part for part in Path(text).parts if len(os.fsencode(part)) > LONGEST_NAME), "")
-        problem = f"has a name of more than {LONGEST_NAME} bytes ({long[:20]}...)" if long else ""
-        problem = problem or ("holds a null character" if "\0" in text else "")
-        problem = problem or ("is too long" if len(os.fsencode(text)) > LONGEST_PATH else "")
-        found = Path(text).expanduser()
+        return path.expanduser()
     except RuntimeError:
-        problem = "starts with the home folder of a user who is not there"
-    if problem:
-        raise WorkbenchError(f"The path {text[:80]!r} {problem}: give another path.")
-    return found
+        raise WorkbenchError(f"The path {text!r} starts with a user who is not there: give another path.") from None
 
 
 def shown(path: str | Path) -> str:
@@ -61,7 +60,8 @@ def shown(path: str | Path) -> str:
 
 def listed(folder: Path) -> str:
     """Some of what a folder holds, but for hidden files."""
-    names = (f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir())
+    with explain_write_errors(folder):
+        names = [f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir()]
     found = sorted(name for name in names if not name.startswith("."))
     return ", ".join(found[:6] + ["..."] * (len(found) > 6))
 
@@ -233,7 +233,7 @@ def sha256(path: str | Path) -> str:
 
 def refuse_everything(path: Path) -> None:
     """WorkbenchError for a folder that holds the workbench itself, such as /: nobody means all of it."""
-    if Path(__file__).resolve().is_relative_to(path.resolve()):
+    if Path(__file__).resolve().is_relative_to(os.path.realpath(path)):
         raise WorkbenchError(f"{path} holds the workbench itself: give a folder that holds nothing but what is meant.")
 
 

@@ -19,10 +19,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 from transformers.activations import NewGELUActivation
-from transformers.utils import logging
 
 from workbench.architectures import preset_config
 from workbench.chat_templates import end_ids, turn_of
+from workbench.checkpoints import quiet
 from workbench.control_tokens import control_token_ids
 from workbench.errors import WorkbenchError
 from workbench.files import resolve
@@ -237,7 +237,7 @@ def _load(auto_class, source: str, *, device: str, dtype: str, allow_pickle: boo
     if dtype not in ("float32", "bfloat16", "float16"):
         raise WorkbenchError(f"dtype is {dtype!r}: choose float32, bfloat16 or float16.")
     folder = _model_folder(source)
-    with _explained(source), _quiet():
+    with _explained(source), quiet():
         model, found = auto_class.from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
@@ -348,7 +348,7 @@ def _fit_vocabulary(model, tokenizer) -> None:
     """The embedding holds every token of `tokenizer`; the config says which end a text and which are never said."""
     known, needed = model.get_input_embeddings().num_embeddings, max(tokenizer.get_vocab().values()) + 1
     if needed > known:
-        with seeded(0), _quiet():  # new rows are random, and equal for a policy and its reference
+        with seeded(0), quiet():  # new rows are random, and equal for a policy and its reference
             model.resize_token_embeddings(needed)
             _tell_apart(model, [index for index in control_token_ids(tokenizer) if index >= known])
     model.config.pad_token_id = tokenizer.pad_token_id
@@ -382,20 +382,6 @@ def _note_tokens(config, tokenizer, rows: int) -> None:
             spans.append([index, index + 1])
     if spans or hasattr(config, "wordless_ids"):
         config.wordless_ids = spans  # from .. to: rows of padded embeddings
-
-
-@contextlib.contextmanager
-def _quiet():
-    """Without the library's progress bars and its notice that a new head is not trained yet."""
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _tokenizer_class(folder: str):

@@ -3,7 +3,6 @@
 import ast
 import difflib
 import io
-import json
 import math
 import re
 import tokenize
@@ -12,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from workbench.errors import WorkbenchError
-from workbench.files import repository_root, resolve, shown, user_path
+from workbench.files import parse_json, repository_root, resolve, shown, user_path
 
 Value = str | int | float | bool
 KINDS = {"str": str, "int": int, "float": float, "bool": bool}
@@ -99,7 +98,7 @@ def nearest(text: str, names: Iterable[str]) -> str:
 def read_notebook(path: Path) -> Notebook:
     """Title, minutes, cell texts and parameters of a notebook; WorkbenchError where it is not one."""
     try:
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        cells = parse_json(path.read_text(encoding="utf-8"))["cells"]
         sources = ["".join(cell["source"]) for cell in cells]
         lines = [
             line for cell in cells if cell["cell_type"] == "markdown" for line in "".join(cell["source"]).split("\n")

@@ -50,7 +50,7 @@ class Page:
         plain = re.sub(r"[^\w.+=-]+", "_", self.name)[:60]
         if plain == self.name and plain.lower() != "index":
             return f"{plain}.html"
-        return f"{plain}-{hashlib.sha256(self.name.encode()).hexdigest()[:6]}.html"
+        return f"{plain}-{hashlib.sha256(self.name.encode(errors='replace')).hexdigest()[:6]}.html"
 
 
 def write_report(folder: Path, *, only: Sequence[str] = ()) -> Path:
@@ -73,7 +73,7 @@ def write_report(folder: Path, *, only: Sequence[str] = ()) -> Path:
             content[page.file] = page_html(page, pages)
     with replace_folder(folder / "report") as report:
         for name, text in content.items():
-            (report / name).write_text(text, encoding="utf-8")
+            (report / name).write_text(text, encoding="utf-8", errors="replace")
     return folder / "report" / "index.html"
 
 
@@ -120,8 +120,23 @@ def executed_notebooks(folder: Path) -> list[Path]:
 
 def read_page(path: Path) -> Page:
     """An executed notebook and its stage's key numbers; WorkbenchError where the file is damaged."""
+    content, summary = read_json(path), path.with_name("summary.json")
+    numbers = read_json(summary) if summary.exists() else {}
     with explained(path.parent):
-        return page_of(read_json(path), path)
+        cells, about = content["cells"], content.get("metadata", {})
+        cells = [{"metadata": {}, "source": "", "outputs": []} | cell for cell in cells]  # other tools leave some out
+        titles = [line[2:].strip() for cell in cells for line in lines_of(cell) if line.startswith("# ")]
+        executed = about.get("papermill", {})
+        return Page(
+            name=path.parent.name,
+            notebook=about.get("workbench", {}).get("notebook", path.parent.name),
+            title=next(iter(titles), path.parent.name),
+            status=STATUS[path.name],
+            minutes=(executed.get("duration") or 0) / 60,
+            numbers=dict(numbers),
+            parameters=executed.get("parameters", {}),
+            cells=[cell for cell in cells if MARK_OF_FAILURE not in cell["metadata"].get("tags", [])],
+        )
 
 
 @contextmanager
@@ -136,26 +151,6 @@ def explained(folder: Path) -> Iterator[None]:
             f"{shown(folder)} holds a damaged file or no notebook of nbformat 4 ({type(error).__name__}: {error}): run "
             "that stage again, or name the others with --only."
         ) from error
-
-
-def page_of(content: dict, path: Path) -> Page:
-    """The page of an executed notebook; parts that other tools leave out are empty."""
-    cells, about = content["cells"], content.get("metadata", {})
-    cells = [{"metadata": {}, "source": "", "outputs": []} | cell for cell in cells]
-    summary = path.with_name("summary.json")
-    numbers = read_json(summary) if summary.exists() else {}
-    titles = [line[2:].strip() for cell in cells for line in lines_of(cell) if line.startswith("# ")]
-    executed = about.get("papermill", {})
-    return Page(
-        name=path.parent.name,
-        notebook=about.get("workbench", {}).get("notebook", path.parent.name),
-        title=next(iter(titles), path.parent.name),
-        status=STATUS[path.name],
-        minutes=(executed.get("duration") or 0) / 60,
-        numbers=dict(numbers),
-        parameters=executed.get("parameters", {}),
-        cells=[cell for cell in cells if MARK_OF_FAILURE not in cell["metadata"].get("tags", [])],
-    )
 
 
 def lines_of(cell: dict) -> list[str]:

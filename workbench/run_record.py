@@ -39,17 +39,12 @@ def read_record(folder: Path) -> dict:
             f"{files.shown(folder)} is not a run: it holds {found} but no run.json; give a run's folder."
         )
     record = files.read_json(folder / "run.json")
-    inputs = record.get("inputs", {})
-    right = {
-        "parameters": isinstance(record.get("parameters"), dict),
-        "status": isinstance(record.get("status", ""), str),
-        "seed": isinstance(record.get("seed", 0), int),  # older records lack it, and the inputs
-        "inputs": isinstance(inputs, dict) and all(isinstance(each, dict) for each in inputs.values()),
-    }
-    for key in (key for key, is_right in right.items() if not is_right):
+    inputs = record.get("inputs", {})  # older records lack them, and the seed
+    objects = [record.get("parameters"), inputs, *(inputs.values() if isinstance(inputs, dict) else [])]
+    sound = isinstance(record.get("status", ""), str) and isinstance(record.get("seed", 0), int)
+    if not sound or not all(isinstance(each, dict) for each in objects):
         raise WorkbenchError(
-            f"{files.shown(folder)}/run.json is no record of a run ({key} is {str(record.get(key))[:60]}): "
-            "give another folder, or delete this folder."
+            f"{files.shown(folder)}/run.json is no record of a run: give another folder, or delete this folder."
         )
     return {"status": "unfinished"} | record
 
@@ -67,12 +62,13 @@ def held_record(folder: Path, asked: dict) -> dict:
     return record
 
 
-def refuse_other_parameters(folder: Path, values: Mapping) -> None:
-    """`held_record`'s refusal before a kernel starts, by those parameters alone that run.json names, too."""
+def refuse_other_parameters(folder: Path, values: Mapping, *, threads: int) -> None:
+    """`held_record`'s refusal before a kernel starts, by those parameters and threads alone that run.json names."""
     refuse_foreign(folder)
     if not (folder / "run.json").exists() or not _did_work(folder):
         return
-    held = read_record(folder).get("parameters", {})
+    record, values = read_record(folder), {**values, **_threads({"threads": threads})}
+    held = {**record.get("parameters", {}), **_threads({"threads": threads} | record)}
     shared = [name for name in values if name in held and name != "run_dir"]
     _refuse_difference(folder, {name: held[name] for name in shared}, {name: values[name] for name in shared})
 
@@ -98,7 +94,8 @@ def refuse_foreign(folder: Path) -> None:
 def refuse_other_report(folder: Path) -> None:
     """WorkbenchError where `folder`/report holds anything but pages of ours, which a new report replaces."""
     report = folder / "report"
-    inside = list(report.iterdir()) if report.is_dir() and not report.is_symlink() else [report]
+    with files.explain_write_errors(report):
+        inside = list(report.iterdir()) if report.is_dir() and not report.is_symlink() else [report]
     others = [path.name for path in inside if path.name != ".DS_Store" and not _is_of_report(path)]
     if report.is_symlink() or (report.exists() and others):
         raise WorkbenchError(
@@ -138,5 +135,9 @@ def _identity(record: dict) -> dict:
     inputs = record.get("inputs", {})
     contents = {f"{name}_contents": str(entry.get("sha256"))[:12] for name, entry in inputs.items()}
     parameters = {key: value for key, value in record["parameters"].items() if key != "run_dir"}
-    threads = str(record.get("threads", ABSENT))  # text in older records
-    return {**parameters, "seed": record.get("seed"), "threads": threads, **contents}
+    return {**parameters, "seed": record.get("seed"), **_threads(record), **contents}
+
+
+def _threads(record: Mapping) -> dict[str, str]:
+    """With how many threads a run computes, which older records hold as text, named as what says so."""
+    return {"WORKBENCH_THREADS": str(record.get("threads", ABSENT))}

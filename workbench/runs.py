@@ -180,7 +180,9 @@ class Run:
     def save_model(self, model, tokenizer, name: str = "model") -> Path:
         """Folder with weights (safetensors), config and tokenizer, as `from_pretrained` reads them."""
         self._refuse_when_read_only()
-        with files.replace_folder(self.path(name)) as folder:
+        from workbench.checkpoints import quiet
+
+        with files.replace_folder(self.path(name)) as folder, quiet():
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
         return self.path(name)

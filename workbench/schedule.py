@@ -42,7 +42,7 @@ def run_plan(plan: Plan) -> int:
 def refuse_what_can_not_run(plan: Plan) -> None:
     """WorkbenchError where a stage's folder holds other work or something that it reads is missing."""
     for stage in plan.stages:
-        refuse_other_parameters(stage.folder, stage.values)
+        refuse_other_parameters(stage.folder, stage.values, threads=thread_count())
         refuse_missing_inputs(stage)
 
 

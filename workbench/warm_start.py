@@ -141,7 +141,11 @@ def main(number: int) -> None:
     import_modules(AT_ONCE)
     signal.signal(signal.SIGCHLD, lambda *_: None)  # so that a child's end interrupts select
     stage = serve(socket.socket(fileno=number))
-    sys.exit(stage() if stage else 0)
+    if stage:
+        code = stage()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # to take apart what was imported would first copy it, for as long as many stages compute
 
 
 def serve(asked: socket.socket) -> Callable[[], int] | None:

@@ -248,7 +248,7 @@ def smoothed(values: pd.Series, window: int) -> pd.Series:
 def transparent(color: str, opacity: float) -> str:
     """A "#RRGGBB" colour with an opacity."""
     red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red}, {green}, {blue}, {opacity})"
+    return f"rgba({red}, {green}, {blue}, {round(opacity, 4)})"  # plotly reads no 1e-05
 
 
 def root_kl(kl: pd.Series) -> pd.Series:
