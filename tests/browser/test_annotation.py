@@ -584,6 +584,7 @@ def test_a_page_loaded_again_goes_on_where_it_was(ada, widget):
     ada.page.reload()
     ada.wait_until_idle()
     ranking = widget("reloaded")
+    assert ada.page.locator(".wb-annotate:focus-within").count() == 0  # nobody has just run a cell
     assert (ranking.root.get_attribute("data-item-id"), ranking.shown()) == (item, shown)
     expect(ranking.root).to_have_attribute("data-order", "[[2],[0]]")
     ranking.judged("2", "4", "Enter")
@@ -656,16 +657,19 @@ CONTRASTS = """root => {
         const linear = color.map(part => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
     };
-    const lines = node => {
-        const found = [];
-        for (let each = node; each; each = each.parentElement) found.unshift(getComputedStyle(each));
-        return found;
+    const known = new Map();
+    const at = node => {
+        if (!node) return {ground: [1, 1, 1], opacity: 1};
+        if (!known.has(node)) {
+            const {backgroundColor, opacity} = getComputedStyle(node), behind = at(node.parentElement);
+            const ground = over(parsed(backgroundColor), behind.ground);
+            known.set(node, {ground, opacity: behind.opacity * opacity});
+        }
+        return known.get(node);
     };
-    const ground = node =>
-        lines(node).reduce((behind, style) => over(parsed(style.backgroundColor), behind), [1, 1, 1]);
-    const contrast = (color, node, behind = ground(node)) => {
-        const opacity = lines(node).reduce((product, style) => product * style.opacity, 1), own = parsed(color);
-        const both = [luminance(behind), luminance(over([...own.slice(0, 3), own[3] * opacity], behind))].sort();
+    const contrast = (color, node, ground = at(node).ground) => {
+        const [red, green, blue, alpha] = parsed(color), own = [red, green, blue, alpha * at(node).opacity];
+        const both = [luminance(ground), luminance(over(own, ground))];
         return (Math.max(...both) + 0.05) / (Math.min(...both) + 0.05);
     };
     const lowest = {text: [99, ""], mark: [99, ""]};
@@ -680,7 +684,7 @@ CONTRASTS = """root => {
         if (node.placeholder) note("text", contrast(holder.color, node), node);
         for (const side of ["Top", "Left", "Bottom"])
             if (parseFloat(style[`border${side}Width`])) {
-                note("mark", contrast(style[`border${side}Color`], node, ground(node.parentElement)), node);
+                note("mark", contrast(style[`border${side}Color`], node, at(node.parentElement).ground), node);
             }
         if (node.matches(".wb-filled")) note("mark", contrast(style.backgroundColor, node.parentElement), node);
     }

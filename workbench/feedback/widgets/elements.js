@@ -59,7 +59,7 @@ function built(node) {
 function fillMessages(parent, messages, rendered = []) {
   parent.replaceChildren(
     ...messages.map(({ role, content }, index) => {
-      const block = element("div", role ? `wb-message wb-from-${role.replace(/\W/g, "")}` : "wb-message");
+      const block = element("div", "wb-message");
       if (role) block.append(element("span", "wb-role", role));
       const text = element("div", rendered[index] ? "wb-text wb-rendered" : "wb-text");
       text.dir = "auto"; // right-to-left scripts read from the right
@@ -122,7 +122,7 @@ function completionCard(frame, index) {
   head.append(element("span", "wb-number", String(index + 1)));
   card.append(head, text);
   frame.texts[index] = text;
-  return { card, head, text };
+  return { card, head };
 }
 
 function cardGrid(cards) {

@@ -3,7 +3,7 @@
 function takeFocusOnce(model, root) {
   const attached = new ResizeObserver(() => {
     attached.disconnect();
-    const held = document.activeElement, notebook = root.closest(".jp-Notebook");
+    const held = document.activeElement ?? document.body, notebook = root.closest(".jp-Notebook");
     const taken = held.closest("input, textarea, select, [contenteditable=true], .wb-annotate");
     if (!taken && (held === document.body || !notebook || notebook.contains(held))) root.focus();
   });

@@ -111,7 +111,7 @@ function makePanels(frame, saver, kind) {
   };
   actions.append(...kind.actions, element("span", "wb-gap"), ...Object.values(own));
   const question = element("div", "wb-question"), asked = element("span", "wb-asked");
-  question.append(asked, element("span", "wb-hint", "Click here first: the keys are the notebook's now, and d d deletes a cell."));
+  question.append(asked, element("span", "wb-hint", "Click here first: the keys are the notebook's now."));
   root.append(top, past.node, instructions, prompt, question, body, note.node, actions);
   root.append(status.node, keys);
   const doing = { s: frame.skip, u: frame.undo, n: note.open, r: saver.retry, "?": help.flip };
