@@ -167,6 +167,40 @@ def test_progress_is_what_is_done_and_what_is_left_for_this_labeler(store):
     assert queue.turn(store, "ada", "pair").total == 7  # one done, and bob looks at another
 
 
+@pytest.mark.parametrize("order", ["random", "fewest"])
+def test_a_queue_that_has_watched_the_log_says_what_one_says_that_reads_it_anew(store, order):
+    checks = [{**item, "item_id": f"check{place}", "expected": 1} for place, item in enumerate(items(2))]
+    made = {"items": [*items(14), *checks], "judgements_per_item": 2, "order": order, "repeat_share": 0.2, "budget": 25}
+    watching, draw = Queue(**made), np.random.default_rng(0)
+    watching.register(store, "pair")
+    for number in range(60):
+        labeler = str(draw.choice(["ada", "bob", "cy"]))
+        if draw.random() < 0.2:
+            store.undo(labeler, "pair", event_id=f"u{number}")
+        found = watching.turn(store, labeler, "pair")
+        assert found == Queue(**made).turn(store, labeler, "pair")
+        if found.item_id and draw.random() < 0.8:
+            judge(store, found, labeler, value=draw.choice(["skip", "tie"]))
+
+
+def test_the_next_item_costs_the_same_however_many_labels_there_are(tmp_path):
+    statements, counts = [], {}
+    for size in (40, 400):
+        store, queue = Store(tmp_path / f"{size}.db"), Queue(items=items(size), judgements_per_item=2)
+        queue.register(store, "pair")
+        fields = {"kind": "pair", "value": 0, "shown_order": [0, 1], "elapsed_ms": 9, "note": ""}
+        store.record_all(
+            Judgement(item_id=f"i{n:02}", labeler="bob", event_id=f"b{n}", **fields) for n in range(size - 9)
+        )
+        queue.turn(store, "ada", "pair")
+        statements.clear()
+        store._db.set_progress_handler(lambda: statements.append(1), 1)  # called for every step of SQLite's machine
+        queue.turn(store, "ada", "pair")
+        counts[size] = len(statements)
+        store.close()
+    assert counts[400] < 1.3 * counts[40]
+
+
 def test_an_undone_item_comes_first(store):
     queue = Queue(items=items(8), order="given")
     queue.register(store, "pair")

@@ -1,9 +1,13 @@
 """Oracles: what the store holds after answers that speak of places on the screen."""
 
+import itertools
+import random
+
 import pytest
 
+from workbench.analysis.statistics import mean_and_error
 from workbench.errors import WorkbenchError
-from workbench.feedback.live import live_agreement
+from workbench.feedback.live import LiveAgreement
 from workbench.feedback.order import shown_order
 from workbench.feedback.queues import Queue
 from workbench.feedback.session import Session, answer, verdict
@@ -213,18 +217,49 @@ def test_time_left_is_the_typical_time_for_what_is_left(tmp_path):
 
 def test_live_agreement_counts_ties_half_and_waits_for_enough(tmp_path):
     store = Store(tmp_path / "a.db")
-    store.add_items(items(6))
+    watched, rated = (
+        Session(store=store, queue=Queue(items=items(6)), labeler="eve", kind=kind) for kind in ("pair", "rating")
+    )
     verdicts = {"ada": [0, 1, 0, 1, "tie", "skip"], "bob": [0, 1, 1, 1, 0, 0]}
     for labeler, values in verdicts.items():
         for number, value in enumerate(values):
-            assert live_agreement(store, "pair") == ""
+            assert watched.view().agreement == ""
             event = {"event_id": f"{labeler}{number}", "shown_order": [0, 1], "elapsed_ms": 1, "note": ""}
             store.record(Judgement(item_id=f"i{number}", labeler=labeler, kind="pair", value=value, **event))
             if labeler == "bob" and number == 4:
                 break
     # equal, equal, different, equal, half: 3.5 of 5, standard error over 5 items .2
-    assert live_agreement(store, "pair") == "labelers agree on 70% ± 40% of 5 items judged by two"
-    assert live_agreement(store, "rating") == ""
+    assert watched.view().agreement == "labelers agree on 70% ± 40% of 5 items judged by two"
+    assert rated.view().agreement == ""
+
+
+def test_live_agreement_is_the_mean_and_error_over_items_whatever_is_taken_back():
+    draw, live, standing = random.Random(0), LiveAgreement(), []
+    for _ in range(400):
+        if standing and draw.random() < 0.3:
+            live.count(-1, *standing.pop(draw.randrange(len(standing))))
+        else:
+            standing.append((f"i{draw.randrange(40)}", draw.choice(["0", "1", '"tie"'])))
+            live.count(1, *standing[-1])
+    pairs = [
+        (item, 1.0 if one == other else 0.5 if '"tie"' in (one, other) else 0.0)
+        for (item, one), (same, other) in itertools.combinations(standing, 2)
+        if item == same
+    ]
+    mean, error = mean_and_error([credit for _, credit in pairs], [item for item, _ in pairs])
+    found = f"labelers agree on {mean:.0%} ± {2 * error:.0%} of {len({item for item, _ in pairs})} items judged by two"
+    assert live.sentence() == found
+
+
+def test_what_another_process_writes_or_takes_back_is_seen_at_once(tmp_path):
+    ada, bob = session(tmp_path, count=4), session(tmp_path, labeler="bob", count=4)
+    seen = ada.view(), bob.view()
+    assert seen[0].item_id != seen[1].item_id and seen[1].total == 3  # one is on the other's screen
+    bob.judge(seen[1].item_id, "b0", "label", answer={"choice": 0}, elapsed_ms=1)
+    counts = ada.queue.desk(ada.store, "ada", "pair").counts
+    assert ada.view().total == 3 and counts[seen[1].item_id] == 1
+    bob.undo("u0")
+    assert ada.view().total == 3 and counts[seen[1].item_id] == 0  # it is on the other's screen again
 
 
 @pytest.mark.parametrize(("labeler", "kind", "sentence"), [(" ", "pair", "labeler is ' '"), ("a", "x", "kind 'x'")])

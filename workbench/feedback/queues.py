@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from workbench.errors import WorkbenchError
+from workbench.feedback.desk import Desk
 from workbench.feedback.store import Store
 from workbench.feedback.validity import require_items, require_size
 
 ORDERS = ("random", "given", "fewest", "uncertain")
 CLAIM_SECONDS = 1800  # that an item on somebody's screen is kept from others
 LEAST_GAP = 5  # judgements between an item and its repeat
+CLAIMED = "SELECT item_id, COUNT(*) FROM claim WHERE kind = ? AND labeler <> ? AND until > ? GROUP BY item_id"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,7 @@ class Queue:
     _plain: dict[str, None] = field(init=False, repr=False)  # ids of the items without checks, in their order
     _members: set[str] = field(init=False, repr=False)  # ids of all items
     _orders: dict[str, tuple[list[str], list[str]]] = field(init=False, repr=False, default_factory=dict)
+    _desks: dict[tuple[Store, str, str], Desk] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         require_items(self.items)
@@ -81,51 +83,51 @@ class Queue:
 
         `first` is an item to come before all others, if it may come at all: the one whose judgement was just undone.
         """
+        desk = self.desk(store, labeler, kind)
         with store.transaction() as db:
-            state = _state(db, labeler, kind, self._members)
-            turn = self._next(state, labeler, first)
+            desk.read(db)
+            claims = dict(db.execute(CLAIMED, (kind, labeler, time.time())).fetchall())
+            turn = self._next(desk, claims, first)
             db.execute("DELETE FROM claim WHERE kind = ? AND labeler = ?", (kind, labeler))
             if turn.item_id and not turn.repeat:
                 until = time.time() + CLAIM_SECONDS
                 db.execute("INSERT INTO claim VALUES(?, ?, ?, ?)", (turn.item_id, labeler, kind, until))
         return turn
 
-    def _next(self, state: _State, labeler: str, first: str) -> Turn:
-        done = len(state.events)
-        checks = [item_id for item_id in self._ordered(labeler)[1] if item_id not in state.own]
-        opened = self._open(state, labeler)
-        left = len(checks) + len(opened) + (self._repeats_left(state) if opened else 0)
+    def desk(self, store: Store, labeler: str, kind: str) -> Desk:
+        """What the labeler has judged and may still judge, as of the last `turn`."""
+        if (store, labeler, kind) not in self._desks:
+            self._desks[store, labeler, kind] = Desk(
+                labeler,
+                kind,
+                order=self._ordered(labeler)[0],
+                members=self._members,
+                wanted=self.judgements_per_item,
+                fewest=self.order == "fewest",
+            )
+        return self._desks[store, labeler, kind]
+
+    def _next(self, desk: Desk, claims: Mapping[str, int], first: str) -> Turn:
+        done = len(desk.events)
+        checks = [item_id for item_id in self._ordered(desk.labeler)[1] if not desk.own[item_id]]
+        following, opened = desk.open(claims)
+        left = len(checks) + opened + (self._repeats_left(desk) if opened else 0)
         if self.budget:
-            left = min(left, max(0, self.budget - state.all_judgements))
+            left = min(left, max(0, self.budget - desk.all_judgements))
         counts = {"done": done, "total": done + left}
-        due = self._repeat_due(state) if opened else ""
+        due = self._repeat_due(desk) if opened else ""
         if not left:
-            return Turn(**counts, reason=self._reason(state))
-        if first in checks or first in opened:
+            return Turn(**counts, reason=self._reason(desk, claims))
+        if first in checks or desk.is_open(first, claims):
             return Turn(item_id=first, **counts)
         if due:
             return Turn(item_id=due, repeat=1, **counts)
-        return Turn(item_id=checks[0] if checks and self._check_due(state, opened) else opened[0], **counts)
+        return Turn(item_id=checks[0] if checks and self._check_due(done, opened) else following, **counts)
 
-    def _check_due(self, state: _State, opened: Sequence[str]) -> bool:
+    def _check_due(self, done: int, opened: int) -> bool:
         """Checks are spread evenly among the items, and come at the end if they were not reached."""
-        every = max(2, len(self._members) // (1 + len(self._members - set(self._plain))))
-        return not opened or len(state.events) % every == every - 1
-
-    def _open(self, state: _State, labeler: str) -> list[str]:
-        """Items that this labeler has not judged and that need more judgements than they have or are on a screen for.
-
-        The next one comes first.
-        """
-        wanted = [
-            item_id
-            for item_id in self._ordered(labeler)[0]
-            if item_id not in state.own
-            and state.counts.get(item_id, 0) + state.claims.get(item_id, 0) < self.judgements_per_item
-        ]
-        if self.order == "fewest":
-            wanted.sort(key=lambda item_id: state.counts.get(item_id, 0))
-        return wanted
+        every = max(2, len(self._members) // (1 + len(self._members) - len(self._plain)))
+        return not opened or done % every == every - 1
 
     def _ordered(self, labeler: str) -> tuple[list[str], list[str]]:
         """Items and checks in the order of one labeler, before anything is judged."""
@@ -139,55 +141,23 @@ class Queue:
             self._orders[labeler] = items, _shuffled(checks, self.seed, labeler)
         return self._orders[labeler]
 
-    def _repeats_left(self, state: _State) -> int:
+    def _repeats_left(self, desk: Desk) -> int:
         """About how many repeats are still to come for this labeler."""
-        return max(0, round(self.repeat_share * len(self.items) / (1 - self.repeat_share)) - len(state.repeated))
+        return max(0, round(self.repeat_share * len(self.items) / (1 - self.repeat_share)) - len(desk.repeated))
 
-    def _repeat_due(self, state: _State) -> str:
+    def _repeat_due(self, desk: Desk) -> str:
         """The item judged longest ago that is due again, or "" where none is."""
-        if not self.repeat_share or len(state.repeated) + 1 > self.repeat_share * (len(state.events) + 1):
+        if not self.repeat_share or len(desk.repeated) + 1 > self.repeat_share * (len(desk.events) + 1):
             return ""
-        old = [item_id for item_id, repeat in state.events[:-LEAST_GAP] if not repeat and item_id in self._plain]
-        return next((item_id for item_id in old if item_id not in state.repeated), "")
+        return desk.longest_ago(LEAST_GAP)
 
-    def _reason(self, state: _State) -> str:
-        if self.budget and state.all_judgements >= self.budget:
+    def _reason(self, desk: Desk, claims: Mapping[str, int]) -> str:
+        if self.budget and desk.all_judgements >= self.budget:
             return f"The budget of {self.budget} judgements is used up."
-        if any(state.claims.values()):
+        if claims:
             return "What is left is on other labelers' screens: come back later."
         times = f"{self.judgements_per_item} labelers" if self.judgements_per_item > 1 else "a labeler"
         return f"Nothing is left for you: each of {len(self.items)} items is judged by {times} or by you."
-
-
-@dataclass(frozen=True, kw_only=True)
-class _State:
-    """What a store says about the items of a queue; skipped items count as the labeler's own, not as judged."""
-
-    own: set[str]  # items that this labeler judged or skipped
-    events: list[tuple[str, int]]  # (item, repeat) of this labeler, the oldest first
-    repeated: set[str]  # items that this labeler judged twice
-    counts: dict[str, int]  # labelers who judged each item
-    claims: dict[str, int]  # others who look at each item now
-    all_judgements: int  # of all labelers, repeats included
-
-
-def _state(db: sqlite3.Connection, labeler: str, kind: str, members: set[str]) -> _State:
-    found = "SELECT item_id, repeat FROM current_judgement WHERE kind = ? AND labeler = ? ORDER BY seq"
-    events = [(item_id, repeat) for item_id, repeat in db.execute(found, (kind, labeler)) if item_id in members]
-    counted = (
-        "SELECT item_id, SUM(repeat = 0), COUNT(*) FROM current_judgement WHERE kind = ? AND action = 'label' "
-        "GROUP BY item_id"
-    )
-    rows = [row for row in db.execute(counted, (kind,)) if row[0] in members]
-    claimed = "SELECT item_id, COUNT(*) FROM claim WHERE kind = ? AND labeler <> ? AND until > ? GROUP BY item_id"
-    return _State(
-        own={item_id for item_id, _ in events},
-        events=events,
-        repeated={item_id for item_id, repeat in events if repeat},
-        counts={item_id: count for item_id, count, _ in rows},
-        claims=dict(db.execute(claimed, (kind, labeler, time.time())).fetchall()),
-        all_judgements=sum(total for _, _, total in rows),
-    )
 
 
 def _shuffled(item_ids: Sequence[str], seed: int, labeler: str) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from workbench.errors import WorkbenchError
-from workbench.feedback.live import live_agreement
+from workbench.feedback.desk import Desk
 from workbench.feedback.order import shown_order
 from workbench.feedback.queues import Queue, Turn
 from workbench.feedback.store import AlreadyJudged, Store
@@ -62,7 +62,7 @@ class Session:
         else:
             self._turn = self.queue.turn(self.store, self.labeler, self.kind, first=self._again)
         item = self.store.item(self._turn.item_id) if self._turn.item_id else {"prompt": "", "completions": []}
-        order = self._order()
+        order, desk = self._order(), self.queue.desk(self.store, self.labeler, self.kind)
         return View(
             item_id=self._turn.item_id,
             repeat=self._turn.repeat,
@@ -71,8 +71,8 @@ class Session:
             shown_order=order,
             done=self._turn.done,
             total=self._turn.total,
-            seconds_left=self._seconds_left(),
-            agreement=live_agreement(self.store, self.kind),
+            seconds_left=self._seconds_left(desk),
+            agreement=desk.agreement.sentence() if self.kind in ("pair", "best_of") else "",  # others are never equal
             message=self._turn.reason,
             can_undo=self._turn.done > 0 and not before,
             earlier=self._said(before) if before else {},
@@ -148,8 +148,8 @@ class Session:
         shown_as = self._turn.item_id if not self._turn.repeat else f"{self._turn.item_id} again {self._turn.repeat}"
         return shown_order(self.labeler, shown_as, len(self.store.item(self._turn.item_id)["completions"]))
 
-    def _seconds_left(self) -> float | None:
-        times = self.store.recent_times(self.labeler, self.kind, RECENT)
+    def _seconds_left(self, desk: Desk) -> float | None:
+        times = desk.recent_seconds(RECENT)
         return statistics.median(times) * (self._turn.total - self._turn.done) if times else None
 
 

@@ -144,7 +144,7 @@ class Store:
             if known:
                 return known[0]
             last = self._db.execute(
-                "SELECT seq, item_id, repeat FROM current_judgement WHERE labeler = ? AND kind = ? "
+                "SELECT seq, item_id, repeat FROM current_judgement WHERE +labeler = ? AND +kind = ? "
                 "ORDER BY seq DESC LIMIT 1",
                 (labeler, kind),
             ).fetchone()
@@ -164,26 +164,7 @@ class Store:
 
     def latest(self, labeler: str, kind: str, count: int) -> list[dict[str, Any]]:
         """The labeler's last judgements of a kind that stand, the latest first: their fields, and created_at."""
-        return self._rows("WHERE labeler = ? AND kind = ? ORDER BY seq DESC LIMIT ?", (labeler, kind, count))
-
-    def recent_times(self, labeler: str, kind: str, count: int) -> list[float]:
-        """Seconds that the labeler's last `count` judgements of a kind took, those that nobody measured left out."""
-        with self._explained():
-            found = self._db.execute(
-                "SELECT elapsed_ms FROM current_judgement WHERE labeler = ? AND kind = ? AND elapsed_ms > 0 "
-                "ORDER BY seq DESC LIMIT ?",
-                (labeler, kind, count),
-            ).fetchall()
-        return [elapsed / 1000 for (elapsed,) in found]
-
-    def verdicts_of_several(self, kind: str) -> list[tuple[str, str]]:
-        """(item, value as JSON) of every first judgement of an item that several labelers judged, by item; no skips."""
-        standing = "FROM current_judgement WHERE kind = ? AND action = 'label' AND repeat = 0"
-        several = f"SELECT item_id {standing} GROUP BY item_id HAVING COUNT(*) > 1"
-        with self._explained():
-            return self._db.execute(
-                f"SELECT item_id, value {standing} AND item_id IN ({several}) ORDER BY item_id", (kind, kind)
-            ).fetchall()
+        return self._rows("WHERE +labeler = ? AND +kind = ? ORDER BY seq DESC LIMIT ?", (labeler, kind, count))
 
     def log(self) -> pd.DataFrame:
         """Every row ever written, undone ones and the undoing too: seq, action, undoes and the judgement's columns."""
