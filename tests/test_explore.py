@@ -1,5 +1,6 @@
 """Controls that move a figure, without a browser: what they show is what the pure functions say."""
 
+import json
 import random
 
 import pandas as pd
@@ -44,6 +45,14 @@ def test_the_figure_follows_every_control(judgements):
     assert figure.data[0].z[0][1] == pytest.approx(100 * agreement_matrix(two).loc["ada", "cy"])
     who.value, seconds.value = ["ada", "bob", "cy"], 2
     assert "80 judgements" in figure.layout.title.text and said.value == ""
+
+
+def test_a_browser_is_sent_no_nan(judgements):
+    box = explore_agreement(judgements)
+    controls, figure, _ = box.children
+    for labelers in (controls.children[0].options, controls.children[0].options[:2]):
+        controls.children[0].value = labelers
+        json.dumps(figure.get_state(), allow_nan=False, default=lambda binary: "")  # what a message is made of
 
 
 def test_a_choice_that_leaves_nothing_says_so_and_keeps_the_figure(judgements):

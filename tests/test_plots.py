@@ -13,6 +13,8 @@ from workbench import plots
 from workbench.analysis.best_of_n import best_of_n_curve
 from workbench.analysis.statistics import Interval
 from workbench.errors import WorkbenchError
+from workbench.feedback.agreement import agreement_matrix, labeler_vs_rest
+from workbench.feedback.quality import labeler_summary
 from workbench.plots.theme import (
     GROUND,
     headline_of,
@@ -125,7 +127,7 @@ FIGURES = {
     "plot_accuracy_by_size": plots.plot_accuracy_by_size,
     "plot_gold_components": plots.plot_gold_components,
     "plot_best_of_n": plots.plot_best_of_n,
-    "plot_agreement_matrix": plots.plot_agreement_matrix,
+    "plot_agreement_matrix": lambda frame: plots.plot_agreement_matrix(frame, SUMMARY),
     "plot_frontier": plots.plot_frontier,
     "plot_gains": plots.plot_gains,
     "plot_sharpening_control": plots.plot_sharpening_control,
@@ -318,7 +320,7 @@ def test_titles_name_what_the_data_show():
 
 def test_labelers_who_share_no_item_leave_nothing_to_draw():
     with pytest.raises(WorkbenchError, match="no two labelers share an item"):
-        plots.plot_agreement_matrix(pd.DataFrame([[np.nan]], index=["ada"], columns=["ada"]))
+        plots.plot_agreement_matrix(pd.DataFrame([[np.nan]], index=["ada"], columns=["ada"]), SUMMARY)
 
 
 def test_the_labeler_who_stands_out_is_named_with_the_typical_one():
@@ -343,6 +345,20 @@ def test_the_attention_mask_counts_documents_and_shows_who_sees_whom():
     assert list(figure.layout.yaxis.ticktext) == ["a", "b", "c", "&lt;eos&gt;"]
     with pytest.raises(WorkbenchError, match=r"shape \(3, 4\)"):
         plots.plot_attention_mask(MASK.head(3))
+
+
+def test_the_matrix_names_the_labelers_whom_the_measures_name():
+    # ada and cy share 1 item, on which they agree; ada and bob 9 of 10, cy and bob 99 of 100
+    rows = [(f"ab{n}", who, int(who == "bob" and n == 0)) for n in range(10) for who in ("ada", "bob")]
+    rows += [(f"cb{n}", who, int(who == "bob" and n == 0)) for n in range(100) for who in ("cy", "bob")]
+    rows += [("ac", "ada", 0), ("ac", "cy", 0)]
+    judgements = pd.DataFrame(rows, columns=["item_id", "labeler", "value"]).assign(kind="pair", repeat=0, elapsed_ms=9)
+    judgements = judgements.assign(shown_order=[[0, 1]] * len(rows))
+    items = [{"item_id": item, "completions": ["x", "y"]} for item in judgements["item_id"].unique()]
+    rest, matrix = labeler_vs_rest(judgements), agreement_matrix(judgements)
+    said = "“ada” agrees least with the others (91%), “cy” most (99%)"
+    assert said in plots.plot_agreement_matrix(matrix, rest).layout.title.text
+    assert said in plots.plot_labeler_measures(labeler_summary(judgements, items)).layout.title.text
 
 
 def test_measures_have_a_panel_each_and_a_line_only_where_nobody_would_be():

@@ -36,13 +36,16 @@ MEASURES = (
 )
 
 
-def plot_agreement_matrix(matrix: pd.DataFrame, title: str = "") -> go.Figure:
-    """Heat map of an `agreement_matrix`, in percent; blank where two labelers share no item."""
+def plot_agreement_matrix(matrix: pd.DataFrame, rest: pd.DataFrame, title: str = "") -> go.Figure:
+    """Heat map of an `agreement_matrix`, in percent; blank where two labelers share no item.
+
+    `rest` is the `labeler_vs_rest` of the same verdicts: it names who agrees least and most.
+    """
     require_columns(matrix, [], "plot_agreement_matrix")
     if matrix.isna().all(axis=None):
         raise WorkbenchError("plot_agreement_matrix has nothing to show: no two labelers share an item.")
     figure = go.Figure(_heat(matrix, lowest=np.nanmin(matrix), highest=np.nanmax(matrix)))
-    figure = styled(figure, title=title or _finding(matrix.mean()), reading=MATRIX_READING)
+    figure = styled(figure, title=title or _least_like(rest), reading=MATRIX_READING)
     return figure.update_xaxes(showgrid=False).update_yaxes(showgrid=False, autorange="reversed", automargin=True)
 
 
@@ -136,17 +139,12 @@ def _habit(shares: pd.DataFrame) -> str:
     )
 
 
-def _finding(means: pd.Series) -> str:
-    low, high = means.idxmin(), means.idxmax()
-    return f"“{low}” agrees least with the others ({means[low]:.0%} on average), “{high}” most ({means[high]:.0%})"
-
-
 def _heat(matrix: pd.DataFrame, *, lowest: float, highest: float) -> go.Heatmap:
     names, values = [html.escape(str(name)) for name in matrix.columns], 100 * matrix.to_numpy(dtype=float)
     return go.Heatmap(
         x=names,
         y=names,
-        z=values,
+        z=[[None if np.isnan(value) else value for value in row] for row in values],  # a widget's JSON has no NaN
         zmin=100 * lowest - 5,
         zmax=100 * highest,
         # the palest cell still differs from a blank one, and the darkest bears its number
