@@ -180,6 +180,36 @@ def test_judgements_are_taken_apart():
     assert len(posterior) == 6
 
 
+def crowd(generator, *, verdicts, shares, per_item, ties=0.0):
+    """Verdicts of labelers who are right with these probabilities, `per_item` on each item, some of them ties."""
+    units, size = verdicts // per_item, len(shares)
+    truth = generator.integers(2, size=units)
+    who = np.argsort(generator.random((units, size)), axis=1)[:, :per_item]
+    said = np.where(generator.random((units, per_item)) < np.array(shares)[who], truth[:, None], 1 - truth[:, None])
+    said = np.where(generator.random(said.shape) < ties, "tie", said.astype(str))
+    return pd.DataFrame(
+        {"item_id": np.repeat(np.arange(units), per_item), "labeler": who.ravel(), "value": said.ravel()}
+    )
+
+
+@pytest.mark.parametrize(("verdicts", "per_item"), [(10_000, 2), (10_000, 3), (30_000, 3), (100_000, 3)])
+def test_planted_accuracies_are_recovered_from_any_number_of_verdicts_with_ties_at_random(verdicts, per_item):
+    shares = [0.74, 0.78, 0.82, 0.86, 0.9]
+    frame = crowd(np.random.default_rng(verdicts), verdicts=verdicts, shares=shares, per_item=per_item, ties=0.1)
+    fit = dawid_skene(frame)
+    right = fit.confusion.to_numpy().reshape(5, 3, 3).diagonal(axis1=1, axis2=2) @ fit.prevalence.to_numpy()
+    assert right == pytest.approx(0.9 * np.array(shares), abs=3 / (verdicts / 5) ** 0.5)
+    assert fit.prevalence["tie"] < 0.01  # nobody needs that class: ties were given at random
+
+
+def test_verdicts_that_do_not_determine_the_model_are_said_to_do_so():
+    generator, shares = np.random.default_rng(0), [0.74, 0.78, 0.82, 0.86, 0.9]
+    assert dawid_skene(crowd(generator, verdicts=3000, shares=shares, per_item=3)).caution == ""
+    assert "No item has three" in dawid_skene(crowd(generator, verdicts=3000, shares=shares, per_item=2)).caution
+    unsure = dawid_skene(crowd(generator, verdicts=10_000, shares=shares, per_item=3, ties=0.1)).caution
+    assert "hardly tell classes apart: fits whose shares of a class differ by" in unsure
+
+
 def test_a_single_class_is_sure():
     fit = dawid_skene(pd.DataFrame({"item_id": [1, 1], "labeler": ["ada", "bob"], "value": ["tie", "tie"]}))
     assert fit.posterior.loc[1, "tie"] == fit.prevalence["tie"] == 1

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import tracemalloc
 
 import choix
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from scipy.optimize import minimize
 
 from workbench.errors import WorkbenchError
+from workbench.feedback import choices
 from workbench.feedback.paired_comparison import (
     bradley_terry,
     bradley_terry_scores,
@@ -299,3 +301,41 @@ def test_intervals_cover_planted_scores_as_often_as_they_say(tie):
         covered.append((found["low"] < SCORES) & (found["high"] > SCORES))
     assert 0.92 < np.mean(covered) < 0.98
     assert not tie or 0.9 < np.mean(ties) < 0.99
+
+
+def drawn(generator, scores, *, comparisons, tie=0.0):
+    """Comparisons of pairs drawn at random, in a model with these scores; a share of them called level instead."""
+    size = len(scores)
+    one = generator.integers(size, size=comparisons)
+    other = (one + generator.integers(1, size, size=comparisons)) % size
+    first = generator.random(comparisons) < 1 / (1 + np.exp(scores[other] - scores[one]))
+    winner, loser = np.where(first, one, other), np.where(first, other, one)
+    ties = generator.random(comparisons) < tie
+    return pd.DataFrame({"item_id": range(comparisons), "winner": winner, "loser": loser, "tie": ties})
+
+
+@pytest.mark.parametrize("score", [bradley_terry, lambda *args, **more: davidson(*args, **more).scores])
+def test_intervals_of_many_names_are_those_of_the_method_for_few(score, monkeypatch):
+    table = drawn(np.random.default_rng(0), np.linspace(-1, 1, 12), comparisons=600, tie=0.2)
+    few = score(table, resamples=200)
+    monkeypatch.setattr(choices, "MANY", 0)
+    many = score(table, resamples=200)
+    assert many["score"].to_numpy() == pytest.approx(few["score"].to_numpy(), abs=1e-8)
+    for end in ("low", "high"):
+        assert many[end].to_numpy() == pytest.approx(few[end].to_numpy(), abs=2e-3)
+
+
+def test_hundreds_of_names_are_scored_without_a_table_of_their_squares_for_each_comparison():
+    scores = np.random.default_rng(1).normal(size=200) / 2
+    table = drawn(np.random.default_rng(2), scores - scores.mean(), comparisons=6000, tie=0.1)
+    tracemalloc.start()
+    found = bradley_terry(table, resamples=10).set_index("name").sort_index()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6  # bytes; (comparisons, names squared) would be 2 GB
+    gap = found["score"][table["loser"]].to_numpy() - found["score"][table["winner"]].to_numpy()
+    surprise = (
+        1 / (1 + np.exp(-gap)) - table["tie"] / 2
+    )  # the likeliest scores expect of each name the wins that it had
+    balance = surprise.groupby(table["winner"]).sum().sub(surprise.groupby(table["loser"]).sum(), fill_value=0)
+    assert balance.abs().max() < 1e-5

@@ -18,6 +18,7 @@ import pandas as pd
 
 from workbench.errors import WorkbenchError
 from workbench.feedback.rankings import Rows, compared, judged, left_out_row
+from workbench.feedback.tables import name_of
 from workbench.records import Judgement
 
 CLASSES = (0, 1, "tie")
@@ -125,7 +126,7 @@ def _shares(votes: Counter) -> dict[int | str, float]:
 
 def _probabilities(pair: _Pair, posterior: pd.DataFrame) -> dict[int | str, float]:
     """Those of the three verdicts in the row of `posterior` that is about this pair."""
-    item_id = pair.item["item_id"]
+    item_id = name_of(pair.item["item_id"])  # as in the table that the posterior was made of
     key = (item_id, f"{pair.first}-{pair.second}") if posterior.index.nlevels == 2 else item_id
     if key not in posterior.index:
         raise WorkbenchError(f"The posterior has no row for {key!r}: make it from the same judgements.")

@@ -20,7 +20,7 @@ from workbench.feedback.resampling import expanded_levels
 from workbench.feedback.verdicts import Labels, labels_of, require_common_items
 
 SMALLEST = 1e-300  # instead of a probability of 0, which has no logarithm
-RIGHT = 200  # times as much is added to the counts of right verdicts as to those of wrong ones
+RIGHT = 300  # times as much is added to the counts of right verdicts as to those of wrong ones
 DRAW_TOLERANCE, DRAW_ITERATIONS = 1e-7, 200  # of the fits to resampled items, which start from the fit to all
 AS_LIKELY, APART = 2.0, 0.05  # nats, and difference in a class's share: between fits that verdicts hardly tell apart
 
@@ -58,7 +58,7 @@ class _Step(NamedTuple):
 
 
 def dawid_skene(
-    table: pd.DataFrame, *, smoothing: float = 0.01, tolerance: float = 1e-8, max_iterations: int = 20_000
+    table: pd.DataFrame, *, smoothing: float = 0.01, tolerance: float = 1e-9, max_iterations: int = 20_000
 ) -> DawidSkene:
     """Maximum likelihood by EM, from judgements of one kind or a table of `verdicts`.
 

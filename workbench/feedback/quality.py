@@ -65,6 +65,7 @@ def length_bias(judgements: pd.DataFrame, items: pd.DataFrame | Iterable[Mapping
     WorkbenchError for a judgement of an unknown item.
     """
     pairs, known = _decided(judgements), _column(items, "completions")
+    pairs = pairs.assign(item_id=[str(item) for item in pairs["item_id"]])
     unknown = set(pairs["item_id"]).difference(known)
     if unknown:
         raise WorkbenchError(f"Item {min(unknown)!r} was judged, but is not among the {len(known)} items: give all.")
@@ -94,7 +95,8 @@ def attention_checks(judgements: pd.DataFrame, items: pd.DataFrame | Iterable[Ma
     Rows labeler, share, low, high, items. Second judgements are left out. In a ranking, tied completions have no order.
     """
     judgements = read_judgements(judgements, JUDGEMENT)
-    expected = {item: value for item, value in _column(items, "expected").items() if _is_given(value)}
+    expected = {item: value for item, value in _column(items, "expected").items() if value is not None}
+    judgements = judgements.assign(item_id=[str(item) for item in judgements["item_id"]])
     rows = judgements[(judgements["repeat"] == 0) & judgements["item_id"].isin(list(expected))]
     passed = [_plain(value) == _plain(expected[item]) for item, value in rows[["item_id", "value"]].to_numpy()]
     return _shares(rows, np.array(passed, dtype=float))
@@ -183,19 +185,16 @@ def _agreement(judgements: pd.DataFrame, seed: int) -> pd.DataFrame:
     return pd.DataFrame()
 
 
-def _column(items: pd.DataFrame | Iterable[Mapping[str, Any]], name: str) -> dict[Any, Any]:
-    """Each item's entry by item_id, None where it has none."""
-    rows = items.to_dict("records") if isinstance(items, pd.DataFrame) else items
-    return {row["item_id"]: row.get(name) for row in rows}
+def _column(items: pd.DataFrame | Iterable[Mapping[str, Any]], name: str) -> dict[str, Any]:
+    """Each item's entry by the text of its item_id, None where it has none."""
+    table = items if isinstance(items, pd.DataFrame) else pd.DataFrame([dict(item) for item in items])
+    table = read(table, ["item_id"], perhaps=["expected"])
+    return dict(zip(map(str, table["item_id"]), table.get(name, [None] * len(table)), strict=True))
 
 
 def _words(completion: str | Sequence[Mapping[str, Any]]) -> int:
     texts = [completion] if isinstance(completion, str) else [message["content"] for message in completion]
     return sum(len(text.split()) for text in texts)
-
-
-def _is_given(expected: Any) -> bool:
-    return isinstance(expected, list) or not pd.isna(expected)
 
 
 def _plain(value: Any) -> Any:

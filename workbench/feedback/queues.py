@@ -15,6 +15,7 @@ from typing import Any
 
 from workbench.errors import WorkbenchError
 from workbench.feedback.desk import Desk
+from workbench.feedback.rankings import is_check
 from workbench.feedback.store import Store
 from workbench.feedback.validity import require_items, require_size
 
@@ -54,7 +55,7 @@ class Queue:
     def __post_init__(self) -> None:
         require_items(self.items)
         object.__setattr__(self, "_members", {item["item_id"] for item in self.items})
-        plain = (item["item_id"] for item in self.items if "expected" not in item)
+        plain = (item["item_id"] for item in self.items if not is_check(item))
         object.__setattr__(self, "_plain", dict.fromkeys(plain))
         if self.order not in ORDERS:
             raise WorkbenchError(f"order is {self.order!r}: use one of {', '.join(ORDERS)}.")

@@ -51,6 +51,8 @@ def read(table: pd.DataFrame, columns: Sequence[str], *, perhaps: Sequence[str] 
 
 def name_of(value: Any) -> str | int:
     """A name as it is compared; ValueError where the value is none."""
+    if type(value) is int:  # most are
+        return value
     if isinstance(value, str):
         name = " ".join(unicodedata.normalize("NFC", value).split())
     elif isinstance(value, Real | Decimal) and not isinstance(value, bool) and value == value // 1:
@@ -156,13 +158,20 @@ READERS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "rest": (_rest, "a list of names, or nothing"),
     "tie": (_truth, "true or false"),
     "value": (verdict_value, "a finite number or a text"),
+    "expected": (verdict_value, "a verdict, or nothing"),
     "repeat": (_count, "0, or 1 where an item was judged again"),
     "elapsed_ms": (_count, "milliseconds, 0 where nobody measured"),
     "shown_order": (_order, "each index of the completions once, counted from 0"),
 }
 
 NAMES = ("item_id", "labeler", "part")  # columns, each of one sort of names
-MIXED = ("value", "shown_order", "groups", "rest")  # columns in which pandas would turn None into NaN, and 1 into 1.0
+MIXED = (
+    "value",
+    "expected",
+    "shown_order",
+    "groups",
+    "rest",
+)  # columns in which pandas would turn None into NaN, and 1 into 1.0
 
 
 def _column(values: list, column: str) -> list:

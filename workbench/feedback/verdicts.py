@@ -150,8 +150,10 @@ def labels_of(table: pd.DataFrame) -> Labels:
 
     WorkbenchError for missing columns, what can not be read (see `tables`), and values that are lists.
     """
-    everybody = sorted(set(read(table, ["labeler"])["labeler"]))
-    table = verdicts(table) if "kind" in table else read(table, ["item_id", "labeler", "value"], perhaps=["part"])
+    judged = "kind" in table
+    table = read(table, ["item_id", "labeler", "value"], perhaps=["part"]) if not judged else read_judgements(table)
+    everybody = sorted(set(table["labeler"]))
+    table = verdicts(table) if judged else table
     table = table[np.array([is_verdict(value) for value in table["value"]], dtype=bool)]
     units = table.groupby(["item_id", "part"] if "part" in table else ["item_id"], sort=True)
     index = units.size().index
