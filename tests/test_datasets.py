@@ -489,8 +489,8 @@ def test_an_answer_that_repeats_its_prompt_is_told_apart_from_it(schema, row, cu
 def test_an_answer_may_begin_as_its_prompt_does_by_chance(tmp_path):
     rows = [{"prompt": "Hi", "completion": "Hi there"}, {"prompt": "Bye", "completion": "See you"}]
     assert from_file(tmp_path, "demonstrations", *rows)["completion"][:] == ["Hi there", "See you"]
-    parrot = {"prompt": LONG, "chosen": "Paris", "rejected": f"{LONG} {LONG}"}
-    assert from_file(tmp_path, "preferences", parrot)["rejected"][:] == [f"{LONG} {LONG}"]
+    half = {"prompt": LONG, "chosen": f"{LONG} Paris", "rejected": " Rome"}
+    assert from_file(tmp_path, "preferences", half)[0] == {"prompt": LONG, "chosen": " Paris", "rejected": " Rome"}
     said = {"prompt": LONG, "completion": LONG}  # nothing would be left
     assert from_file(tmp_path, "demonstrations", said)["completion"][:] == [LONG]
 

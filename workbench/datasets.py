@@ -60,7 +60,7 @@ def to_standard(
     columns = columns or {}
     dataset = _of_one_type(dataset, schema, columns, mixed, source)
     if "prompt" in STANDARD_COLUMNS[schema]:
-        dataset, columns = _with_answer_split_off(dataset, schema, columns, source)
+        dataset = _with_answer_split_off(dataset, schema, columns, source)
         dataset = _with_prompt_split_off(dataset, columns, source)
     dataset = _renamed(dataset, schema, columns, source)
     missing = [name for name in STANDARD_COLUMNS[schema] if name not in dataset.column_names]
@@ -167,10 +167,8 @@ def _with_better_chosen(pair: dict[str, Any]) -> dict[str, Any]:
     return pair | turned | ({"margin": -pair["margin"]} if pair.get("margin") else {})
 
 
-def _with_answer_split_off(
-    dataset: Dataset, schema: str, columns: dict[str, str], source: str
-) -> tuple[Dataset, dict[str, str]]:
-    """Conversations that hold their answers as prompts and completions, with what `columns` says of the others.
+def _with_answer_split_off(dataset: Dataset, schema: str, columns: dict[str, str], source: str) -> Dataset:
+    """Conversations that hold their answers as prompts and completions.
 
     They are those of the column `messages`, or of the prompt's where no other column has answers. The last message is
     the answer; earlier ones are part of its prompt.
@@ -179,23 +177,21 @@ def _with_answer_split_off(
     answered = {columns.get(answer, answer) for answer in ANSWERS}.intersection(dataset.column_names)
     fits = schema == "prompts" or "completion" in STANDARD_COLUMNS[schema]
     if not fits or answered or not _first_message(dataset, name):
-        return dataset, columns
-    conversations, ends = dataset[name][:], []
-    for row, messages in enumerate(conversations):
+        return dataset
+    prompts, answers = [], []
+    for row, turns in enumerate(dataset[name][:]):
         where = f"{source}: row {row} (the first is 0), column {name!r}"
-        kind_of(messages, where)
-        ends.append(len(messages) - (messages[-1]["role"] == "assistant"))
-        if ends[row] == 0 or (ends[row] == len(messages) and schema != "prompts"):
+        kind_of(turns, where)
+        end = len(turns) - (turns[-1]["role"] == "assistant")
+        if end == 0 or (end == len(turns) and schema != "prompts"):
             raise WorkbenchError(
-                f"{where} has {len(messages)} messages, the last of the role {messages[-1]['role']!r}: end it with a "
-                "prompt and its answer (role 'assistant'), or remove the row."
+                f"{where} has {len(turns)} messages, the last of the role {turns[-1]['role']!r}: end it with a prompt "
+                "and its answer (role 'assistant'), or remove the row."
             )
-    split = {"prompt": [turns[:end] for turns, end in zip(conversations, ends, strict=True)]}
-    if schema != "prompts":
-        split["completion"] = [turns[end:] for turns, end in zip(conversations, ends, strict=True)]
-    others = dataset.remove_columns([each for each in dataset.column_names if each in (name, *split)])
-    columns = {ours: theirs for ours, theirs in columns.items() if ours != "prompt"}
-    return _beside(Dataset.from_dict(split), others), columns
+        prompts.append(turns[:end])
+        answers.append(turns[end:])
+    split = {columns.get("prompt", "prompt"): prompts} | ({} if schema == "prompts" else {"completion": answers})
+    return _beside(Dataset.from_dict(split), dataset, leaving_out=name)
 
 
 def _of_one_type(
@@ -214,7 +210,7 @@ def _of_one_type(
         if kinds != {"conversation"}:
             raise WorkbenchError(f"{source}: column {name!r} does not have one type in all rows: give it one.")
         turns = [[{key: turn[key] for key in ("role", "content")} for turn in value] for value in mixed[name]]
-        dataset = _beside(Dataset.from_dict({name: turns}), dataset.remove_columns(name))
+        dataset = _beside(Dataset.from_dict({name: turns}), dataset)
     return dataset
 
 
@@ -224,7 +220,9 @@ def _first_message(dataset: Dataset, name: str) -> dict[str, Any]:
     return first[0] if isinstance(first, list) and isinstance(first[0], dict) else {}
 
 
-def _beside(first: Dataset, others: Dataset) -> Dataset:
+def _beside(first: Dataset, others: Dataset, *, leaving_out: str = "") -> Dataset:
+    """The columns of `first`, and of the others those that are no older form of them."""
+    others = others.remove_columns([name for name in others.column_names if name in (leaving_out, *first.column_names)])
     return concatenate_datasets([first, others], axis=1) if others.column_names else first
 
 
@@ -237,13 +235,17 @@ def _with_prompt_split_off(dataset: Dataset, columns: dict[str, str], source: st
     repeated = repeated and _first_message(dataset, chosen).get("role", "assistant") != "assistant"
     if prompt in dataset.column_names and not repeated:
         return dataset
-    pairs = zip(dataset[chosen][:], dataset[rejected][:], strict=True)
-    parts = [_split_pair(*pair, where=f"{source}: row {row} (the first is 0)") for row, pair in enumerate(pairs)]
-    if repeated:
-        _require_repeated(dataset[prompt][:], [part[0] for part in parts], source)
+    parts, given = [], dataset[prompt][:] if repeated else []
+    for row, pair in enumerate(zip(dataset[chosen][:], dataset[rejected][:], strict=True)):
+        where = f"{source}: row {row} (the first is 0)"
+        parts.append(_split_pair(*pair, where=where))
+        if repeated and str(given[row]).strip() != parts[-1][0][-1]["content"].strip():
+            raise WorkbenchError(
+                f"{where} has a prompt that is not the last message that chosen and rejected share: remove the prompt "
+                "column, or give all three as conversations."
+            )
     columns_of_parts = [list(values) for values in zip(*parts, strict=True)]
-    split = Dataset.from_dict(dict(zip((prompt, chosen, rejected), columns_of_parts, strict=True)))
-    return _beside(split, dataset.remove_columns([name for name in split.column_names if name in dataset.column_names]))
+    return _beside(Dataset.from_dict(dict(zip((prompt, chosen, rejected), columns_of_parts, strict=True))), dataset)
 
 
 def _split_pair(chosen: Any, rejected: Any, *, where: str) -> tuple[Any, Any, Any]:
@@ -282,50 +284,37 @@ def _shared_turns(chosen: list[dict], rejected: list[dict]) -> int:
     return max(answered, default=0)
 
 
-def _require_repeated(prompts: list[str], shared: list[list[dict]], source: str) -> None:
-    """Refuse a prompt column that says something else than the conversations it stands beside."""
-    for row, (prompt, messages) in enumerate(zip(prompts, shared, strict=True)):
-        if not isinstance(prompt, str) or prompt.strip() != messages[-1]["content"].strip():
-            raise WorkbenchError(
-                f"{source}: row {row} (the first is 0) has a prompt that is not the last message that chosen and "
-                "rejected share: remove the prompt column, or give all three as conversations."
-            )
-
-
 def _without_repeated_prompts(dataset: Dataset, schema: str, source: str) -> Dataset:
     """The rows without the prompt at the start of their answers, where it would be trained on a second time.
 
-    Text repeats its prompt where all answers of a row start with it and it has `FEW_WORDS` words or a line break, or
-    where that is so in every row. WorkbenchError where an answer still starts with a question.
+    In text that may be chance: the prompt has `FEW_WORDS` words or a line break, or all answers start with theirs.
+    WorkbenchError where an answer still starts with a question.
     """
     names = [name for name in ANSWERS if name in STANDARD_COLUMNS[schema] and schema != "stepwise"]
     if not names:
         return dataset
     rows = dataset.select_columns(["prompt", *names]).to_list()
-    repeats = [min(_repeated(row["prompt"], text) for text in _answers(row)) for row in rows]
-    for number, (row, length) in enumerate(zip(rows, repeats, strict=True)):
+    cut = [row | {name: _rest(row["prompt"], row[name], name) for name in names} for row in rows]
+    everywhere = all(before[name] != after[name] for before, after in zip(rows, cut, strict=True) for name in names)
+    for number, row in enumerate(rows):
         prompt = row["prompt"]
-        sure = all(repeats) or not isinstance(prompt, str) or "\n" in prompt or len(prompt.split()) >= FEW_WORDS
-        for name in names if length and sure else ():
-            row[name] = [text[length:] for text in row[name]] if name == "completions" else row[name][length:]
-        starts = {text[0]["role"] for text in _answers(row) if not isinstance(text, str)}
-        if odd := starts.intersection(("user", "system")):
+        if not everywhere and isinstance(prompt, str) and "\n" not in prompt and len(prompt.split()) < FEW_WORDS:
+            cut[number] = row
+        texts = [cut[number][name] for name in names if name != "completions"] or cut[number]["completions"]
+        if odd := {text[0]["role"] for text in texts if not isinstance(text, str)}.intersection(("user", "system")):
             raise WorkbenchError(
                 f"{source}: row {number} (the first is 0) has an answer that begins with a message of the role "
                 f"{odd.pop()!r}: give the answer alone (role 'assistant'), or with all of its prompt before it."
             )
-    return _beside(Dataset.from_list(rows), dataset.remove_columns(["prompt", *names])) if any(repeats) else dataset
+    return dataset if cut == rows else _beside(Dataset.from_list(cut), dataset)
 
 
-def _answers(row: dict[str, Any]) -> list:
-    """All that follows the prompt of a row."""
-    return [text for name in ANSWERS if name in row for text in (row[name] if name == "completions" else [row[name]])]
-
-
-def _repeated(prompt: Any, answer: Any) -> int:
-    """Characters or messages of its prompt (but for blanks at its end) that an answer starts with, 0 for not all."""
-    if not isinstance(prompt, str):
-        said = [[(turn["role"], turn["content"]) for turn in turns] for turns in (prompt, answer)]
-        return len(prompt) if said[1][: len(prompt)] == said[0] and len(answer) > len(prompt) else 0
-    length = len(prompt) if answer.startswith(prompt) else len(prompt.rstrip())
-    return length if answer.startswith(prompt[:length]) and len(answer) > length else 0
+def _rest(prompt: Any, answer: Any, name: str) -> Any:
+    """What an answer says after its whole prompt (but for blanks at its end), all of it where it does not repeat it."""
+    if name == "completions":
+        return [_rest(prompt, each, "") for each in answer]
+    if isinstance(prompt, str):
+        length = len(prompt) if answer.startswith(prompt) else len(prompt.rstrip())
+        return answer[length:] or answer if answer.startswith(prompt[:length]) else answer
+    said = [[(turn["role"], turn["content"]) for turn in turns] for turns in (prompt, answer)]
+    return answer[len(prompt) :] or answer if said[1][: len(prompt)] == said[0] else answer
