@@ -57,9 +57,9 @@ def test_a_step_is_adamw_after_clipping_at_the_scheduled_rate():
         norm = nn.utils.clip_grad_norm_(twin.parameters(), 0.5)
         theirs.step()
         assert ours.learning_rate == pytest.approx(0.1 * share)
-        assert take_step(ours, scale=7.0, step=step) == pytest.approx(norm.item(), rel=1e-6)
+        assert take_step(ours, scale=7.0, step=step) == pytest.approx(norm.item(), rel=1e-5)
     for mine, other in zip(model.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("eps", "share"), [(1e-8, 1 / 1.001), (1e-5, 1 / 2)])

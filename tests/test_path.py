@@ -47,9 +47,9 @@ def test_every_row_has_the_exact_kl_of_its_own_tokens_and_the_sampled_estimates(
         assert row["token_kl"] == pytest.approx(exact_token_kl(PROMPT, completion), abs=1e-5)
         assert row["kl"] == pytest.approx(sum(row["token_kl"]), abs=1e-6)
         ours, theirs = (np.array(plain_logprobs(model, PROMPT, completion)) for model in WIDE.values())
-        assert row["kl_k1"] == pytest.approx((ours - theirs).sum(), abs=1e-5)
+        assert row["kl_k1"] == pytest.approx((ours - theirs).sum(), abs=1e-4)  # log-probabilities of 10, in fp32
         ratio = np.exp(theirs - ours)
-        assert row["kl_k3"] == pytest.approx((ratio - 1 - np.log(ratio)).sum(), abs=1e-5)
+        assert row["kl_k3"] == pytest.approx((ratio - 1 - np.log(ratio)).sum(), abs=1e-4)
         checked += 1
     assert checked > 10
 
