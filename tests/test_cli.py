@@ -631,6 +631,14 @@ def test_a_run_json_of_something_else_is_a_sentence(repository, capsys, record):
     assert "runs/mine/run.json" in refusal(capsys, "run", "02", "--out", "runs/mine")
 
 
+def test_an_executed_notebook_is_not_replaced_by_its_own_results(repository, capsys):
+    (repository / "runs" / "mine").mkdir(parents=True)
+    own = write_notebook(repository / "runs" / "mine" / "notebook.ipynb")
+    (repository / "runs" / "mine" / "run.json").write_text('{"parameters": {}}', encoding="utf-8")
+    assert "replaced by its own results" in refusal(capsys, "run", str(own), "--out", "runs/mine")
+    assert own.exists()
+
+
 def test_a_table_of_another_sweep_is_not_written_over(repository, capsys):
     (repository / "runs" / "mine").mkdir(parents=True)
     (repository / "runs" / "mine" / "sweep.csv").write_text("a,b", encoding="utf-8")
@@ -709,6 +717,7 @@ READER = RUN_DIR + 'model: str = "runs/tour/02_sft"  # run folder\ndataset: str 
         ("model=runs/mine/02_sft/model", "runs/mine/02_sft`."),
         ("model=runs/tour/other", "make it with `make run`"),
         ("model=runs/none", "check the path"),
+        ("model=runs/begun", "runs/begun holds a run without a model, and 06_reader reads it (model)"),
         ("dataset=data.jsonl", "data.jsonl does not exist, and 06_reader reads it (dataset): check the path"),
         ("dataset=/nowhere/data", "/nowhere/data does not exist"),
         ("dataset=notebooks/none", "notebooks/none does not exist"),
@@ -721,6 +730,8 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(repository, cap
     write_notebook(repository / "notebooks" / "02_sft.ipynb", parameters='run_dir: str = "runs/tour/02_sft"')
     write_notebook(repository / "notebooks" / "06_reader.ipynb", parameters=READER + "\nseed: int = 0")
     (repository / "runs" / "there").mkdir(parents=True)
+    (repository / "runs" / "begun").mkdir()
+    (repository / "runs" / "begun" / "run.json").touch()
     model = [] if given.startswith("model=") or given == "seed=0" else ["-p", "model=runs/there"]
     assert says in refusal(capsys, "run", "06_reader", "-p", given, *model, "--out", "runs/new")
     assert not (repository / "runs" / "new").exists()

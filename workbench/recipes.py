@@ -25,6 +25,7 @@ SOURCES = (
     *("model", "tokenizer", "reward_model", "judges", "judge", "policy", "dataset", "comparisons", "ptx_dataset"),
     *("lexicon", "feedback", "ask_first", "study_runs", "runs"),
 )
+MODELS = ("model", "reward_model", "policy")
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".gz", ".txt", ".yaml")
 MAKE = {"tour": "`make run`", "study": "`make study`"}  # the recipes that make knows
 
@@ -207,10 +208,9 @@ def needed_stages(stage: str, inputs: tuple[Path, ...], *, out: Path, names: lis
     for path in inputs:
         for name in names:
             folder = out / name
-            inside = path.is_relative_to(folder) or fnmatch.fnmatchcase(str(folder), str(path))
             if path.is_relative_to(folder) and name not in (*earlier, stage):
                 raise WorkbenchError(f"Stage {stage} reads stage {name}, which comes after it: list {name} first.")
-            if name in earlier and (inside or folder.is_relative_to(path)):
+            if name in earlier and _reaches(path, folder):
                 needed.add(name)
     return tuple(name for name in earlier if name in needed)
 
@@ -221,15 +221,17 @@ def refuse_missing_inputs(stage: Stage) -> None:
     for name in SOURCES:
         for path in input_paths({name: stage.values.get(name, "")}, stage.folder):
             refuse_everything(path)
-            there = path.exists() or glob.glob(str(path), recursive=True)
-            if not there and not any(_related(path, folder) for folder in made) and not _may_be_hub_id(path):
+            problem = "" if path.exists() or glob.glob(str(path), recursive=True) else "does not exist"
+            if name in MODELS and (path / "run.json").exists() and not (path / "model").exists():
+                problem = "holds a run without a model"
+            if problem and not any(_reaches(path, folder) for folder in made) and not _may_be_hub_id(path):
                 raise WorkbenchError(
-                    f"{shown(path)} does not exist, and {stage.name} reads it ({name}): {how_to_make(path)}."
+                    f"{shown(path)} {problem}, and {stage.name} reads it ({name}): {how_to_make(path)}."
                 )
 
 
-def _related(path: Path, folder: Path) -> bool:
-    """Whether a folder holds a path, lies in it or fits its pattern."""
+def _reaches(path: Path, folder: Path) -> bool:
+    """Whether a path lies in a folder, holds it or is a pattern that it fits."""
     return path.is_relative_to(folder) or folder.is_relative_to(path) or fnmatch.fnmatchcase(str(folder), str(path))
 
 

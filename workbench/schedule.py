@@ -42,6 +42,8 @@ def run_plan(plan: Plan) -> int:
 def refuse_what_can_not_run(plan: Plan) -> None:
     """WorkbenchError where a stage's folder holds other work or something that it reads is missing."""
     for stage in plan.stages:
+        if stage.notebook.path == stage.folder / "notebook.ipynb":
+            raise WorkbenchError(f"{shown(stage.notebook.path)} would be replaced by its own results: choose an --out.")
         refuse_other_parameters(stage.folder, stage.values, threads=thread_count())
         refuse_missing_inputs(stage)
 

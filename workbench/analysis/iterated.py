@@ -9,6 +9,7 @@ import pandas as pd
 
 from workbench.analysis.calibration import pairwise_accuracy
 from workbench.analysis.statistics import MeanAndError, mean_and_error
+from workbench.records import scores_of
 from workbench.runs import Run
 
 Reward = Callable[..., list[float]]
@@ -23,9 +24,9 @@ def reach_of_rewards(answers: pd.DataFrame, rewards: Mapping[int, Reward], gold:
     rows = []
     for step, part in answers.groupby("step"):
         texts, ended = (part["prompt"].tolist(), part["completion"].tolist()), {"finished": part["finished"].tolist()}
-        truth, prompts = np.array(gold(*texts, **ended)), part["prompt"].to_numpy()[::2]
-        for number, reward in rewards.items():
-            accuracy, pairs = _accuracy(np.array(reward(*texts, **ended)), truth, prompts)
+        scores, prompts = scores_of({"gold": gold, **rewards}, texts, ended), part["prompt"].to_numpy()[::2]
+        for number in rewards:
+            accuracy, pairs = _accuracy(np.array(scores[number]), np.array(scores["gold"]), prompts)
             measured = {"accuracy": float(accuracy.mean), "accuracy_se": float(accuracy.standard_error)}
             rows.append({"reward_model": number, "step": step, "pairs": pairs, **measured})
     return pd.DataFrame(rows)
@@ -45,7 +46,9 @@ def round_table(path: pd.DataFrame, reach: pd.DataFrame, rewards: Mapping[int, R
             said = path[path["step"] == step]
             texts = said["prompt"].tolist(), said["completion"].tolist()
             scores = {"kl": said["kl"], "gold": said["gold"]}
-            scores["proxy"] = rewards[fitted](*texts, finished=said["finished"].tolist())
+            scores["proxy"] = scores_of({fitted: rewards[fitted]}, texts, {"finished": said["finished"].tolist()})[
+                fitted
+            ]
             for score, values in scores.items():
                 row[f"{score}_{name}"], row[f"{score}_{name}_se"] = map(float, mean_and_error(values))
             known = reach[(reach["reward_model"] == fitted) & (reach["step"] == step)].iloc[0]
