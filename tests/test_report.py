@@ -260,7 +260,14 @@ def odd_notebook(cell: dict, **metadata) -> str:
 
 
 CODE = {"cell_type": "code", "source": "x"}
-SHOWN = [CODE, CODE | {"outputs": [{"output_type": "display_data"}]}, {"cell_type": "raw"}, {"cell_type": "markdown"}]
+PICTURE = {"a.png": {"image/png": "aGVsbG8="}}
+SHOWN = [
+    {"cell_type": "markdown", "source": "![x](attachment:a.png)", "attachments": PICTURE},
+    CODE,
+    CODE | {"outputs": [{"output_type": "display_data"}]},
+    {"cell_type": "raw"},
+    {"cell_type": "markdown"},
+]
 REFUSED = [
     *(
         "[]",
@@ -284,7 +291,9 @@ REFUSED = [
     odd_notebook(CODE | {"metadata": {"tags": 3}}),
     odd_notebook(CODE, papermill="x"),
     odd_notebook(CODE, papermill={"duration": "long"}),
+    odd_notebook(CODE, papermill={"parameters": [1]}),
     odd_notebook(CODE, workbench=[]),
+    odd_notebook({"cell_type": "markdown", "source": "![x](attachment:a.png)"}),
 ]
 
 

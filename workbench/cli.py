@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -74,7 +75,8 @@ def main(arguments: list[str] | None = None) -> int:
         return BAD_INPUT
     options = parser().parse_args(arguments)
     try:
-        refuse_other_encodings(arguments)
+        if odd := [text for text in arguments if re.search("[\ud800-\udfff]", text)]:
+            raise WorkbenchError(f"The argument {odd[0]!r} is not UTF-8 text: write it as such, or rename the file.")
         code = options.command(options)
         sys.stdout.flush()
         return code
@@ -87,13 +89,6 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped: run the same command again to continue", file=sys.stderr)
         return STOPPED
-
-
-def refuse_other_encodings(arguments: Sequence[str]) -> None:
-    """WorkbenchError where an argument holds bytes that are not UTF-8, which no file of ours could hold."""
-    for text in arguments:
-        if any("\ud800" <= character <= "\udfff" for character in text):
-            raise WorkbenchError(f"The argument {text!r} is not UTF-8 text: write it as such, or rename the file.")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -238,10 +233,7 @@ def listed_recipes() -> list[str]:
 def listed_parameters(path: Path) -> list[str]:
     """A line per parameter: name, type, default, comment."""
     notebook = read_notebook(path)
-    rows = []
-    for item in notebook.parameters.values():
-        choices = f" [{', '.join(map(str, item.choices))}]" if item.choices else ""
-        rows.append((item.name, item.kind, repr(item.default), item.comment + choices))
+    rows = [(item.name, item.kind, repr(item.default), item.comment) for item in notebook.parameters.values()]
     return [notebook.title, *[notebook.minutes] * bool(notebook.minutes), "", *(aligned(rows) or ["no parameters"])]
 
 

@@ -7,6 +7,7 @@ notebook prints goes to stdout, the last line of stderr says why it failed, the 
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -22,6 +23,7 @@ from workbench import files, spare_kernel
 from workbench.errors import WorkbenchError
 from workbench.exit_codes import BAD_INPUT, DONE, FAILED, STOPPED
 
+WRITTEN_OVER = re.compile(r"^.*\r(?=[^\n])", re.MULTILINE)  # what a terminal no longer shows of a line
 SECONDS_TO_FINISH_A_STEP = 30  # after an interrupt; then the kernel is killed
 
 
@@ -161,16 +163,11 @@ def coalesced(outputs: list) -> list:
             texts.setdefault(name, []).append(output.text)
     for output in kept:
         if output.output_type == "stream":
-            output.text = "\n".join(map(after_carriage_return, "".join(texts[output.name]).split("\n")))
+            output.text = WRITTEN_OVER.sub("", "".join(texts[output.name]))
     names = [output.get("name") for output in kept]
     if "stderr" in names and names[(first := names.index("stderr")) + 1 :][:1] == ["stdout"]:
         kept[first : first + 2] = reversed(kept[first : first + 2])
     return kept
-
-
-def after_carriage_return(line: str) -> str:
-    """What a terminal shows of a line that was written over: all after the last return that something follows."""
-    return line[line.rfind("\r", 0, max(0, len(line) - 1)) + 1 :]
 
 
 def failure(error: Exception, name: str, output: Path) -> tuple[int, str]:

@@ -1,7 +1,9 @@
 """Markdown cells as HTML that needs no network: equations become MathML, links to notebooks lead to their pages."""
 
 import re
+from collections.abc import Mapping
 from html import escape
+from types import MappingProxyType
 
 from latex2mathml.converter import convert
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
@@ -9,12 +11,13 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from workbench.files import repository_root
 
 FUNCTION = "(<m[io]>(?:log|ln|exp|sin|cos|tan|tanh|max|min|sup|inf|det|lim|Pr)</m[io]>)"
+NONE: Mapping = MappingProxyType({})
 THIN_SPACE = '<mspace width="0.167em" />'
 
 
-def to_html(text: str, pages: dict[str, str]) -> str:
-    """HTML of a markdown cell; `pages` maps the names of notebooks to the files of their pages."""
-    return MarkdownWithMath(renderer=Renderer(pages)).render(text)
+def to_html(text: str, pages: dict[str, str], *, attachments: Mapping[str, dict] = NONE) -> str:
+    """HTML of a markdown cell with its `attachments`; `pages` maps names of notebooks to the files of their pages."""
+    return MarkdownWithMath(renderer=Renderer(pages, attachments)).render(text)
 
 
 def to_mathml(tex: str, display: str) -> str:
@@ -41,9 +44,10 @@ def unconverted(tex: str, display: str) -> str:
 class Renderer(IPythonRenderer):
     """nbconvert's renderer with MathML, links between pages, and no picture from elsewhere."""
 
-    def __init__(self, pages: dict[str, str]):
+    def __init__(self, pages: dict[str, str], attachments: Mapping[str, dict]):
         folder = str(repository_root() / "notebooks")
-        super().__init__(escape=False, exclude_anchor_links=True, embed_images=True, path=folder)
+        shown = {"escape": False, "exclude_anchor_links": True, "embed_images": True, "path": folder}
+        super().__init__(**shown, attachments=dict(attachments))
         self.pages = pages
 
     def block_math(self, body: str) -> str:

@@ -98,7 +98,10 @@ def nearest(text: str, names: Iterable[str]) -> str:
 def read_notebook(path: Path) -> Notebook:
     """Title, minutes, cell texts and parameters of a notebook; WorkbenchError where it is not one."""
     try:
-        cells = parse_json(path.read_text(encoding="utf-8"))["cells"]
+        content = parse_json(path.read_text(encoding="utf-8"))
+        cells = list(content["cells"])
+        if type(content["nbformat"]) is not int or content["nbformat"] != 4:
+            raise ValueError("another format")
         sources = ["".join(cell["source"]) for cell in cells]
         lines = [
             line for cell in cells if cell["cell_type"] == "markdown" for line in "".join(cell["source"]).split("\n")
@@ -131,11 +134,10 @@ def read_parameters(source: str, path: Path) -> dict[str, Parameter]:
     parameters = {parameter.name: parameter for parameter in found}
     for name, several, named in (match.groups() for match in map(CHOICES.fullmatch, comments.values()) if match):
         if parameter := parameters.get(name):
-            read = [
-                convert(name, parameter.kind, choice, f"the choices of {shown(path)}") for choice in named.split(" | ")
-            ]
+            read = [convert(name, parameter.kind, text, f"the choices of {shown(path)}") for text in named.split(" | ")]
             choices = (*parameter.choices, *read)  # a second line goes on
-            parameters[name] = replace(parameter, choices=choices, several=bool(several))
+            comment = f"{parameter.comment} ({named.replace(' |', ',')})"
+            parameters[name] = replace(parameter, choices=choices, several=bool(several), comment=comment)
     return parameters
 
 
@@ -171,7 +173,7 @@ def convert(name: str, kind: str, value: object, source: str) -> Value:
     except (ValueError, KeyError, OverflowError):
         pass
     expected = {"str": "text", "int": "a whole number", "float": "a finite number", "bool": "true or false"}[kind]
-    raise WorkbenchError(f"Parameter {name} is {given!r} in {source} and must be {expected} ({kind}): correct it.")
+    raise WorkbenchError(f"Parameter {name} is {given!r:.80} in {source} and must be {expected} ({kind}): correct it.")
 
 
 def checked(notebook: Notebook, parameters: dict[str, object], source: str) -> dict[str, Value]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import jinja2
 import plotly.io
 from nbconvert.filters.ansi import ansi2html
+from nbconvert.filters.markdown_mistune import InvalidNotebook
 from plotly.offline import get_plotlyjs
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
@@ -134,7 +135,7 @@ def read_page(path: Path) -> Page:
             status=STATUS[path.name],
             minutes=(executed.get("duration") or 0) / 60,
             numbers=dict(numbers),
-            parameters=executed.get("parameters", {}),
+            parameters=dict(executed.get("parameters", {})),
             cells=[cell for cell in cells if MARK_OF_FAILURE not in cell["metadata"].get("tags", [])],
         )
 
@@ -144,7 +145,7 @@ def explained(folder: Path) -> Iterator[None]:
     """Turn what an odd notebook or summary does to the code that shows it into one sentence."""
     try:
         yield
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, InvalidNotebook) as error:
         if isinstance(error, WorkbenchError):
             raise
         raise WorkbenchError(
@@ -187,7 +188,8 @@ def rendered(cells: list[dict], pages: list[Page]) -> list[dict]:
     for index, cell in enumerate(cells):
         source = joined(cell["source"])
         if cell["cell_type"] == "markdown":
-            shown_cells.append({"text": markdown.to_html(source, links)})
+            text = markdown.to_html(source, links, attachments=cell.get("attachments", {}))
+            shown_cells.append({"text": text})
         elif cell["cell_type"] == "code" and source.strip():
             outputs = [output_html(output, f"{index}-{count}") for count, output in enumerate(cell["outputs"])]
             code = highlight(source, PythonLexer(), HtmlFormatter())

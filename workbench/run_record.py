@@ -96,20 +96,14 @@ def refuse_other_report(folder: Path) -> None:
     report = folder / "report"
     with files.explain_write_errors(report):
         inside = list(report.iterdir()) if report.is_dir() and not report.is_symlink() else [report]
-    others = [path.name for path in inside if path.name != ".DS_Store" and not _is_of_report(path)]
+        pages = [path for path in inside if path.suffix == ".html" and MARK_OF_REPORT in path.read_bytes()[:2000]]
+    known = {".DS_Store", "style.css", "plotly.min.js"} if report / "index.html" in pages else set()
+    others = [path.name for path in inside if path not in pages and path.name not in known]
     if report.is_symlink() or (report.exists() and others):
         raise WorkbenchError(
             f"{files.shown(report)} holds what is no report of the workbench ({', '.join(others[:6])}) and would be "
             f"lost: rename it, for example to {files.shown(report)}-1."
         )
-
-
-def _is_of_report(path: Path) -> bool:
-    if path.name in ("style.css", "plotly.min.js"):
-        return _is_of_report(path.with_name("index.html"))
-    with suppress(OSError):
-        return path.suffix == ".html" and MARK_OF_REPORT in path.read_bytes()[:2000]
-    return False
 
 
 def _did_work(folder: Path) -> bool:
