@@ -42,7 +42,8 @@ def evaluate_policy(
     frame = pd.DataFrame([example.row for example in prompts])
     frame["completion"], frame["finished"] = arguments[1], columns["finished"]
     frame["completion_length"] = rollout.completion_mask.sum(1).tolist()
-    frame = frame.assign(**scores_of(rewards, arguments, columns))
+    for name, scores in scores_of(rewards, arguments, columns).items():
+        frame[name] = scores
     return frame, rollout
 
 
