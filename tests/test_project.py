@@ -289,16 +289,12 @@ def opens_text_in_the_locales_encoding(call: ast.Call) -> bool:
         return "text" in given or "universal_newlines" in given
     if name not in ("read_text", "write_text", "open", "fdopen", "TemporaryFile", "NamedTemporaryFile"):
         return False
-    if (owner in ("os", "Run", "self") and name == "open") or (owner in ("files", "") and name == "write_text"):
+    if (owner == "os" and name == "open") or (name == "write_text" and owner in ("files", "")):  # a descriptor, our own
         return False
-    return "encoding" not in given and not any(
-        "b'" in ast.unparse(part) or 'b"' in ast.unparse(part) for part in modes(call)
-    )
-
-
-def modes(call: ast.Call) -> list[ast.expr]:
-    """The arguments that may be a mode such as "rb"."""
-    return [part for part in call.args if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+    words = [part.value for part in call.args if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+    if name == "open" and owner and call.args and not words:  # a run or a desk, not a path
+        return False
+    return "encoding" not in given and not any(word.endswith("b") for word in words)
 
 
 def test_every_text_that_is_read_or_written_is_utf8_whatever_the_locale():
