@@ -12,7 +12,6 @@ import pandas as pd
 from workbench.analysis.kl import places_on_path, values_at_places
 from workbench.analysis.measured_paths import means_over_runs, score_columns
 from workbench.analysis.statistics import (
-    Interval,
     draws,
     holm,
     interval_over_units,
@@ -125,11 +124,11 @@ def compared_at_budget(landings: pd.DataFrame, score: str) -> pd.DataFrame:
     """Every experiment against the highest at each budget of `at_budget`, by `score`, on the units that both have.
 
     Columns budget, experiment, runs, reached, value, low, high and the means of the other scores; behind, behind_low,
-    behind_high, the mean paired difference from the highest with its interval; p_value (two-sided, Holm 1979 over all
-    pairs of experiments at a budget, so that it holds though the data chose the highest); needed, the standard errors
-    by which the first of these pairs must differ; verdict "highest", "behind" or "not told apart" at 5%, "one run"
-    without a spread, "reached too seldom", "does not reach". Only experiments that reach the budget in more than half
-    of their runs can be the highest; another one on the units where it gets there may be "ahead".
+    behind_high, the mean paired difference from the highest with an interval (95% for all pairs of experiments at a
+    budget at once, so that it holds though the data chose the highest); p_value (two-sided, Holm 1979 over all pairs);
+    needed, the standard errors by which the first of these pairs must differ; verdict "highest", "behind" or "not told
+    apart" at 5%, "one run" without a spread, "reached too seldom", "does not reach". Only experiments that reach the
+    budget in more than half of their runs can be the highest; another, on the units where it does, may be "ahead".
     """
     tables = [_against_highest(part, score).assign(budget=budget) for budget, part in landings.groupby("budget")]
     table = pd.concat(tables, ignore_index=True)
@@ -144,28 +143,26 @@ def _against_highest(landings: pd.DataFrame, score: str) -> pd.DataFrame:
     able = table[2 * table["reached"] > table["runs"]]
     highest = able.loc[able["value"].idxmax(), "experiment"] if able["value"].notna().any() else ""
     values = landings.pivot_table(index=UNIT, columns="experiment", values=score, dropna=False)
-    alone = {pair: _difference(values, *pair)[1] for pair in combinations(sorted(values), 2)}
-    together = dict(zip(alone, holm([*alone.values()]), strict=True))
-    rows = [
-        (*_difference(values, highest, name)[0], together.get((min(highest, name), max(highest, name)), np.nan))
-        for name in table["experiment"]
-    ]
+    pairs = {pair: _behind(values, *pair) for pair in combinations(sorted(values), 2)}
+    alone = [p_value_over_units(*each) if len(each[0]) else np.nan for each in pairs.values()]
+    together, tests = dict(zip(pairs, holm(alone), strict=True)), max(1, np.isfinite(alone).sum())
+    rows = []
+    for name in table["experiment"]:
+        found, pair = _behind(values, highest, name), (min(highest, name), max(highest, name))
+        ends = interval_over_units(*found, level=1 - SIGNIFICANT / tests) if len(found[0]) else (np.nan,) * 3
+        rows.append((*ends, together.get(pair, np.nan)))
     table[["behind", "behind_low", "behind_high", "p_value"]] = rows
-    units, tests = landings[UNIT].drop_duplicates(), np.isfinite([*together.values()]).sum()
-    freedom = len(draws(np.zeros(len(units)), units["world"])) - 1
-    table["needed"] = student_quantile(1 - SIGNIFICANT / 2 / tests, freedom) if tests else np.nan
+    units = landings[UNIT].drop_duplicates()
+    table["needed"] = student_quantile(1 - SIGNIFICANT / 2 / tests, len(draws(units["seed"], units["world"])) - 1)
     table["verdict"] = [_verdict(row, highest) for row in table.to_dict("records")]
     return table.sort_values("value", ascending=False, ignore_index=True)
 
 
-def _difference(values: pd.DataFrame, first: str, second: str) -> tuple[Interval, float]:
-    """How far `second` is behind `first` where both have a value, and the p-value of no difference, alone."""
-    if first != second and {first, second} <= set(values):
-        behind = (values[first] - values[second]).dropna()
-        if len(behind):
-            worlds = behind.index.get_level_values("world")
-            return interval_over_units(behind, worlds), p_value_over_units(behind, worlds)
-    return Interval(np.nan, np.nan, np.nan), np.nan
+def _behind(values: pd.DataFrame, first: str, second: str) -> tuple[np.ndarray, np.ndarray]:
+    """How far `second` is behind `first` in each unit where both have a value, and the worlds of these units."""
+    known = first != second and {first, second} <= set(values)
+    behind = (values[first] - values[second]).dropna() if known else values.iloc[:0].sum(axis=1)
+    return behind.to_numpy(), behind.index.get_level_values("world").to_numpy()
 
 
 def _verdict(row: dict, highest: str) -> str:

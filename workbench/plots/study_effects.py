@@ -111,8 +111,8 @@ def plot_effects(effects: pd.DataFrame, title: str = "", *, axis: str) -> go.Fig
     figure.update_xaxes(title=axis, range=[np.nanmin(ends) - room, np.nanmax(ends) + room])
     figure.update_layout(scattermode="group", scattergap=0.5)
     reading = (
-        "Differences within units (one world and seed); bars: 95% over units. Full symbols are beyond chance "
-        "when all differences that answer one question are judged together (Holm at 5%), open ones are no finding."
+        "Differences within units (one world and seed); bars: 95% over worlds, each alone. Full symbols are beyond "
+        "chance when all differences of this figure are judged together (Holm at 5%), open ones are no finding."
     )
     if effects["low"].isna().all():
         reading = "One unit only, so there are no intervals: take nothing here for a finding."
