@@ -221,8 +221,12 @@ def alarms_sentence(scores: pd.DataFrame) -> str:
     best, naive = scores.iloc[0], scores[scores["signal"] == "kl"]
     rates = "right in {right:.0%} of runs, false alarms in {false_alarms:.0%}".format
     name = "KL alone" if best["signal"] == "kl" else best["signal"].replace("_", " ").capitalize()
-    alike = "" if best["signal"] == "kl" or naive.empty or best["p_value"] < 0.05 else ", not told apart from KL alone"
-    text = f"{name} keeps most gold{alike}: {rates(**best[['right', 'false_alarms']])}"
+    apart = scores["p_value"] < 0.05
+    if best["signal"] == "kl":
+        beside = f", told apart from {apart.sum()} of {len(scores) - 1} others" if len(scores) > 1 else ""
+    else:
+        beside = "" if naive.empty or apart[0] else ", not told apart from KL alone"
+    text = f"{name} keeps most gold{beside}: {rates(**best[['right', 'false_alarms']])}"
     if np.isfinite(best["lead_steps"]):
         text += f", {abs(best['lead_steps']):.0f} steps {'before' if best['lead_steps'] >= 0 else 'after'} the peak"
     if best["signal"] == "kl" or naive.empty:

@@ -206,7 +206,7 @@ def plot_at_budgets(comparison: pd.DataFrame, title: str = "", score: str = "gol
     title = title or _budgets_finding(comparison, score)
     reading = (
         "Star: the most at that budget. Open circles: not told apart from it (paired, Holm at 5% over all pairs "
-        "there); full circles: less. Crosses: too few runs to say. Nothing where no run gets there. Bars: 95%, each alone."
+        "there); full circles: less. Crosses: too few runs to say. Nothing where none is there. Bars: 95%, each alone."
     )
     if comparison["low"].isna().all():
         reading = "Star: the most at that budget. One run of each method: nothing says what another seed would do."
