@@ -80,11 +80,11 @@ def _mean_of_known(row: np.ndarray) -> tuple[float, float]:
 def held_out_peak(path: pd.DataFrame) -> dict[str, float]:
     """Where the gold of a run is highest and how far it falls from there to its end, without flattering the peak.
 
-    Each half of the prompts of the table `path` is read at the step (step 0, the start, among them) where the other
-    half's mean gold is highest: see `crossfit_peak`. Keys peak_kl (nats), peak_gold; rise (peak - start) and drop (peak
-    - end), each of these with _low and _high, 95% over prompts, the choice included; peak_step, the highest of all
-    prompts; start_gold, end_gold, end_kl. Raises WorkbenchError without gold, for gold or KL that is NaN, and for fewer
-    than two steps or two prompts.
+    Each third of the prompts of the table `path` is read at the step (step 0, the start, among them) where the mean
+    gold of the others is highest: see `crossfit_peak`. Keys peak_kl (nats), peak_gold; rise (peak - start) and drop
+    (peak - end), each of these with _low and _high, 95% over prompts, the choice included; peak_step, the highest of
+    all prompts; start_gold, end_gold, end_kl. Raises WorkbenchError without gold, for gold or KL that is NaN, and for
+    fewer than two steps or two prompts.
     """
     if "gold" not in path or path["gold"].isna().all():
         raise WorkbenchError("The table path holds no gold: this run has no gold reward to fall from.")
