@@ -282,6 +282,12 @@ def test_what_json_cannot_hold_is_text_from_every_kind_of_source(form, tmp_path)
     assert json.loads(json.dumps(row, allow_nan=False)) == row
 
 
+def test_objects_stay_objects_whatever_their_fields_are_called(tmp_path):
+    about = {"time_limit": 2, "date": "today", "binary": [{"map": True}], "decimal": {"duration": 0.5}}
+    found = read_source(write(tmp_path / "a.jsonl", json_lines([{"prompt": "p", "about": about}])))
+    assert found.rows["about"][:] == [about] and found.mixed == {}
+
+
 def test_a_picture_is_not_opened(tmp_path):
     rows = Dataset.from_dict({"prompt": ["p"], "image": [{"bytes": b"no picture", "path": None}]})
     rows.cast_column("image", datasets.Image()).save_to_disk(tmp_path / "saved")

@@ -34,7 +34,9 @@ HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")  # "name" or "owner/name",
 SPLITS = ("train", "test", "validation", "valid", "dev")  # names that mark a file or folder as one split
 SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}\.")  # how the Hub names the parts of a split
 ABOUT_ROWS = ("dataset_infos.json", "dataset_info.json")  # what the Hub's library writes beside rows
-NOT_JSON = re.compile("date|time|duration|interval|decimal|binary|map")  # in the names of Arrow types
+NOT_JSON = re.compile(
+    "(^|: )(date|time|duration|month|decimal|(large_|fixed_size_)?binary|map)"
+)  # names of Arrow types
 UNREACHABLE = "cannot be fetched (the Hub does not answer, and it is not in the cache)"
 
 
