@@ -22,6 +22,7 @@ from types import SimpleNamespace
 
 import pytest
 from tiny_models import tiny_model, word_tokenizer
+from transformers import AutoModelForSequenceClassification
 
 from workbench import cli, processes
 from workbench.checkpoints import load_checkpoint
@@ -282,6 +283,21 @@ CASES = [
         says=("a prompt of", "tokens ('user : user", f"context of {CONTEXT}", "max_prompt_length"),
     ),
     Case(
+        name="padding in an answer",
+        command=FILE + "padding.jsonl",
+        says=("Row", "'<pad>' inside a completion", "remove it"),
+    ),
+    Case(
+        name="answer that goes on after its end",
+        command=FILE + "ended.jsonl",
+        says=("Row", "'<eos>' inside a completion", "remove it"),
+    ),
+    Case(
+        name="critic that reads other tokens",
+        command=DIRECT.replace("08_direct_alignment", "06_policy_gradient") + "-p reward_model={here}/foreign",
+        says=("foreign", "another tokenizer", "the policy's family", "rloo"),
+    ),
+    Case(
         name="disk full at a checkpoint",
         command=FILE + "good.jsonl -p steps=2 -p evaluation_prompts=4",
         says=("checkpoint/train.pt was not written", "disk is full", "free some space"),
@@ -314,6 +330,8 @@ def write_data(folder: Path, world) -> None:
     write_rows(folder / "identical.jsonl", [*pairs[:3], pairs[3] | {"rejected": pairs[3]["chosen"]}, *pairs[4:]])
     write_rows(folder / "promptless.jsonl", [*rows[:5], {"completion": " yes"}, *rows[6:]])
     write_rows(folder / "long.jsonl", [*rows[:5], rows[5] | {"prompt": "user : " * CONTEXT}, *rows[6:]])
+    for name, inside in {"padding": " yes <pad> no", "ended": " yes <eos> no"}.items():
+        write_rows(folder / f"{name}.jsonl", [row | {"completion": inside} for row in rows])
     write_rows(folder / "truncated.jsonl.gz", rows)
     whole = (folder / "truncated.jsonl.gz").read_bytes()
     (folder / "truncated.jsonl.gz").write_bytes(whole[: len(whole) // 2])
@@ -338,6 +356,8 @@ def write_models(folder: Path, world) -> None:
     del weights["lm_head.weight"]  # tied to the embedding
     model.save_pretrained(folder / "renamed", state_dict=weights)
     tokenizer.save_pretrained(folder / "renamed")
+    tiny_model(auto=AutoModelForSequenceClassification).save_pretrained(folder / "foreign")
+    word_tokenizer().save_pretrained(folder / "foreign")
 
 
 @pytest.fixture(scope="module")

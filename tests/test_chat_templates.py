@@ -2,24 +2,30 @@
 
 import functools
 import json
+import re
 
 import pytest
 import torch
 from datasets import Dataset
-from tiny_models import tiny_model
-from tiny_tokenizers import TEMPLATES, TOKENIZERS
+from tiny_models import tiny_model, word_tokenizer
+from tiny_tokenizers import ASKED, EACH, END, TEMPLATES, TOKENIZERS, byte_bpe, sentencepiece
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 import workbench.rewards
+from workbench.batches import collate, encode_texts
 from workbench.chat_templates import end_ids
+from workbench.control_tokens import add_control_tokens
 from workbench.datasets import load_dataset_rows
-from workbench.examples import completion_examples, pair_examples, prompt_examples
+from workbench.errors import WorkbenchError
+from workbench.examples import completion_examples, pair_examples, prompt_examples, text_documents
 from workbench.feedback.items import pair_items
 from workbench.feedback.rankings import preference_rows
-from workbench.models import frozen, load_policy, load_tokenizer
+from workbench.models import build_policy, frozen, load_critic, load_policy, load_reward_model, load_tokenizer
 from workbench.records import Judgement
-from workbench.rewards import LearnedReward
-from workbench.sampling import completion_texts, sample
+from workbench.rewards import EnsembleReward, LearnedReward, learned_rewards
+from workbench.sampling import completion_texts, eos_token_ids, sample
+from workbench.scoring import completion_logprobs
+from workbench.trainers.reward_model import RewardModelConfig, RewardModelTrainer
 
 LIMITS = {"max_prompt_length": 400, "max_completion_length": 400}
 ASK = [{"role": "user", "content": "Question: how long?"}]
@@ -30,14 +36,6 @@ TALK = [
     {"role": "user", "content": "and a night?"},
 ]
 SAID = {"opened": "they sleep.\n</think>\n\ntwelve hours."}  # as a policy says it that was asked to think first
-
-
-def loaded(folder, made):
-    """The tokenizer and a policy as a notebook loads them."""
-    made.save_pretrained(folder)
-    tiny_model(vocab_size=len(made) + 3, context=512, layers=1).save_pretrained(folder)  # with rows to spare
-    tokenizer, _ = load_tokenizer(str(folder))
-    return tokenizer, frozen(load_policy(str(folder), tokenizer))
 
 
 @functools.cache
@@ -87,7 +85,8 @@ def template_ids(tokenizer, prompt, answer):
     """What the library makes of a conversation, up to the first end behind its prompt."""
     start = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
     ids = tokenizer.apply_chat_template([*prompt, {"role": "assistant", "content": answer}], return_dict=False)
-    stops = [place for place, token in enumerate(ids) if token in end_ids(tokenizer) and place >= len(start)]
+    ends = end_ids(tokenizer)
+    stops = [place for place, token in enumerate(ids) if token in ends and place >= len(start)]
     ids = ids[: stops[0] + 1] if stops else [*ids, tokenizer.eos_token_id]
     return start, ids
 
@@ -144,3 +143,164 @@ def test_plain_text_is_read_as_prompt_and_completion_in_one(kind, completion, mo
         assert kind not in ("byte-level", "byte-level, adds BOS", "byte-level, adds a blank")
     read = tokenizer.decode(example.prompt_ids + example.completion_ids, skip_special_tokens=True)
     assert read.strip() == prompt + completion
+
+
+# What ends an answer
+
+
+def saved(folder, tokenizer, *, auto=AutoModelForCausalLM, spare=0):
+    tokenizer.save_pretrained(folder)
+    tiny_model(vocab_size=len(tokenizer) + spare, context=512, layers=1, auto=auto).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("template", ["gemma", "phi"])
+def test_a_policy_stops_at_the_templates_end_of_turn_also_once_it_is_saved(template, tmp_path):
+    tokenizer, _ = load_tokenizer(saved(tmp_path, byte_bpe(chat_template=TEMPLATES[template])))
+    ends = {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<end>")}
+    policy = load_policy(str(tmp_path), tokenizer)
+    policy.save_pretrained(tmp_path / "again")
+    kept = AutoModelForCausalLM.from_pretrained(tmp_path / "again")
+    for found in (policy, kept, build_policy("llama-64x2", tokenizer)):
+        assert set(eos_token_ids(found).tolist()) == ends and found.config.eos_token_id != tokenizer.eos_token_id
+    assert ends < {index for ids in [kept.generation_config.eos_token_id] for index in [*ids, tokenizer.pad_token_id]}
+
+
+def test_a_mark_that_the_tokenizer_does_not_call_special_ends_an_answer_and_is_no_part_of_its_text():
+    tokenizer = word_tokenizer()
+    tokenizer.add_tokens(["<end>"])
+    tokenizer.chat_template = EACH + "{{ m.role }} : {{ m.content }} <end> {% endfor %}" + ASKED + "assistant : " + END
+    row = {"prompt": [{"role": "user", "content": "what"}], "completion": [{"role": "assistant", "content": "the sky"}]}
+    (example,) = completion_examples(Dataset.from_list([row]), tokenizer, **LIMITS)
+    assert tokenizer.convert_ids_to_tokens(example.completion_ids) == ["the", "sky", "<end>"]
+    rollout = sampled(tokenizer, example.prompt_ids, example.completion_ids)
+    assert rollout.finished.all() and completion_texts(tokenizer, rollout) == [" the sky"]
+
+
+def test_rows_of_an_embedding_without_a_word_are_never_said_nor_likely(tmp_path):
+    tokenizer, _ = load_tokenizer(saved(tmp_path, byte_bpe(), spare=40))
+    policy = frozen(load_policy(str(tmp_path), tokenizer))
+    policy.lm_head.weight[-20:] *= 9
+    rollout = sample(policy, [[5, 6, 7]] * 50, max_completion_length=20, generator=torch.Generator().manual_seed(0))
+    assert rollout.completions.max() < len(tokenizer)
+    torch.testing.assert_close(completion_logprobs(policy, rollout), rollout.logprobs, rtol=1e-4, atol=1e-4)
+
+
+# What nobody may write
+
+
+@pytest.mark.parametrize("token", ["<pad>", "<eos>", "<bos>", "<end>", "<|good|>"])
+@pytest.mark.parametrize("form", ["completion", "answer", "question"])
+def test_a_token_that_is_no_word_is_refused_inside_what_somebody_wrote(form, token):
+    tokenizer = byte_bpe(before="<bos>", chat_template=TEMPLATES["gemma"])
+    add_control_tokens(tokenizer, ["<|good|>"])
+    written = f"four {token} hours"
+    row = {"prompt": "how?", "completion": written}
+    if form != "completion":
+        texts = (written, "x") if form == "question" else ("x", written)
+        roles = zip(("user", "assistant"), texts, strict=True)
+        row = dict(zip(row, ([{"role": role, "content": text}] for role, text in roles), strict=True))
+    with pytest.raises(WorkbenchError, match=rf"Row 1 has '{re.escape(token)}' inside .*remove it there"):
+        good = {name: "x" if form == "completion" else [{**value[0], "content": "x"}] for name, value in row.items()}
+        completion_examples(Dataset.from_list([good, row]), tokenizer, **LIMITS)
+
+
+@pytest.mark.parametrize("token", ["<pad>", "<|bad|>"])
+def test_padding_and_control_are_refused_in_prompts_and_documents(token):
+    tokenizer = byte_bpe(before="<bos>")
+    add_control_tokens(tokenizer, ["<|bad|>"])
+    with pytest.raises(WorkbenchError, match=rf"Row 0 has '{re.escape(token)}' inside its prompt"):
+        prompt_examples(Dataset.from_dict({"prompt": [f"how {token}?"]}), tokenizer, max_prompt_length=9)
+    with pytest.raises(WorkbenchError, match=rf"Row 1 has '{re.escape(token)}' inside its text"):
+        text_documents(Dataset.from_dict({"text": [" ", f"how {token} long"]}), tokenizer)
+
+
+def test_eos_inside_a_document_is_refused_unless_it_ends_the_turns_of_a_chat():
+    rows = Dataset.from_dict({"text": ["one<eos>two<eos>"]})
+    with pytest.raises(WorkbenchError, match="Row 0 has '<eos>' inside its text"):
+        text_documents(rows, byte_bpe())
+    (document,) = text_documents(rows, byte_bpe(chat_template=TEMPLATES["chatml"]))
+    assert document.count(byte_bpe().eos_token_id) == 2
+
+
+def test_a_prompt_with_eos_inside_is_said():
+    rows = Dataset.from_dict({"prompt": ["one<eos>two", "three"]})
+    report = prompt_examples(rows, byte_bpe(before="<bos>"), max_prompt_length=30).report
+    assert str(report) == "2 rows: 1 prompts with BOS or EOS inside their text."
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("said", [" four <eos> hours", " four<eos>", "<bos> four <pad>"])
+def test_what_a_policy_only_spelt_is_text_to_a_reward(said, finished):
+    tokenizer = byte_bpe(before="<bos>")
+    _, (ids,) = encode_texts(tokenizer, ["how long?"], [said], [finished])
+    spelt = said.removesuffix("<eos>") if finished else said
+    assert tokenizer.decode(ids).removesuffix("<eos>" if finished else "") == spelt
+    assert not {0, 1, 2} & set(ids[:-1]) and (ids[-1] == tokenizer.eos_token_id) == finished
+
+
+# Cuts
+
+
+def test_a_cut_prompt_keeps_its_bos_and_says_that_its_system_turn_is_lost():
+    tokenizer = byte_bpe(before="<bos>", chat_template=TEMPLATES["gemma"])
+    rows = Dataset.from_list([{"prompt": TALK}, {"prompt": ASK}])
+    whole, short = prompt_examples(rows, tokenizer, max_prompt_length=400), len(TALK[-1]["content"])
+    cut = prompt_examples(rows, tokenizer, max_prompt_length=short)
+    for before, after in zip(whole, cut, strict=True):
+        assert after.prompt_ids == [tokenizer.bos_token_id, *before.prompt_ids[1 - short :]]
+    assert str(cut.report) == "2 rows: 2 prompts cut on the left, 1 system turns lost with that."
+    text = Dataset.from_dict({"prompt": ["how long is a day?"]})
+    (plain,) = prompt_examples(text, tokenizer, max_prompt_length=3)
+    assert tokenizer.decode(plain.prompt_ids) == "<bos> day?"
+
+
+@pytest.mark.parametrize(("longest", "says"), [(60, "context of 10.*lower max_prompt"), (1, "1 tokens: raise")])
+def test_the_setting_that_left_no_room_is_the_one_that_is_named(longest, says):
+    rows = Dataset.from_list([{"prompt": "abcdefgh", "chosen": "xy", "rejected": "xw"}])
+    with pytest.raises(WorkbenchError, match=f"All pairs are equal in .*{says}"):
+        pair_examples(rows, byte_bpe(before="<bos>"), max_prompt_length=60, max_completion_length=longest, context=10)
+
+
+def test_a_reward_cuts_what_it_reads_as_its_training_did(monkeypatch):
+    tokenizer, model = byte_bpe(before="<bos>"), tiny_model(vocab_size=300, auto=AutoModelForSequenceClassification)
+    limits = {"max_prompt_length": 9, "max_completion_length": 4}
+    texts = [("how long is a day?", "twenty four hours", "five"), ("a?", "b", "c")]
+    rows = [dict(zip(("prompt", "chosen", "rejected"), each, strict=True)) for each in texts]
+    pairs = pair_examples(Dataset.from_list(rows), tokenizer, **limits, context=12)
+    RewardModelTrainer(model, pairs, pairs, RewardModelConfig(batch_size=1))
+    model.config.max_position_embeddings = 12
+    monkeypatch.setattr(workbench.rewards, "model_context", lambda model: 12)
+    read = []
+    monkeypatch.setattr(workbench.rewards, "collate", lambda *ids, pad_id: read.append(ids) or collate(*ids, pad_id=0))
+    LearnedReward(model, tokenizer, max_length=500)(["how long is a day?"], ["twenty four hours"], finished=[True])
+    assert read == [([pairs[0].prompt_ids], [pairs[0].chosen_ids])]
+    assert len(pairs[0].prompt_ids) == 9 and len(pairs[0].chosen_ids) == 3
+
+
+# Two families of models
+
+
+def test_a_reward_model_of_another_family_reads_its_own_tokens_and_template(tmp_path, monkeypatch):
+    own = TOKENIZERS["dummy prefix, adds BOS"](chat_template=TEMPLATES["zephyr"])
+    folder = saved(tmp_path / "rm", own, auto=AutoModelForSequenceClassification)
+    policys, reference = byte_bpe(chat_template=TEMPLATES["gemma"]), frozen(load_reward_model(folder, own))
+    (asked,) = prompt_examples(Dataset.from_list([{"prompt": TALK}]), policys, max_prompt_length=400)
+    (reward,) = learned_rewards(folder, policys, max_length=500).values()
+    columns = {"finished": [True], "prompt_messages": [asked.row["prompt_messages"]], "kind": ["any"]}
+    (score,) = reward([asked.row["prompt"]], ["twelve hours."], **columns)
+    _, whole = template_ids(own, TALK, "twelve hours.")
+    assert score == pytest.approx(reference(input_ids=torch.tensor([whole])).logits.item(), abs=1e-5)
+    assert reward.model.get_input_embeddings().num_embeddings == len(own)
+    ensemble = EnsembleReward([reward], how="mean", coef=0.0)
+    assert ensemble([asked.row["prompt"]], ["twelve hours."], **columns) == pytest.approx([score])
+
+
+@pytest.mark.parametrize("load", [load_critic, load_reward_model])
+def test_a_trained_model_that_reads_other_tokens_is_refused(load, tmp_path):
+    own, policys = sentencepiece(), byte_bpe()
+    folder = saved(tmp_path, own, auto=AutoModelForSequenceClassification)
+    with pytest.raises(WorkbenchError, match=r"another tokenizer .*is not the same token in both.*policy's family"):
+        load(folder, policys)
+    own.add_special_tokens({"additional_special_tokens": ["<|good|>"]})  # more of the same is no other tokenizer
+    assert load(folder, own).get_input_embeddings().num_embeddings == len(own)

@@ -10,7 +10,6 @@ from workbench.errors import WorkbenchError
 from workbench.examples import (
     completion_examples,
     labelled_examples,
-    pair_completions,
     pair_examples,
     prompt_examples,
     ranking_examples,
@@ -191,14 +190,6 @@ def test_examples_know_their_rows_when_some_are_dropped():
     assert examples.rows == [1, 2]
     prompts = prompt_examples(pairs, byte_bpe(), max_prompt_length=9)
     assert prompts.rows == [0, 1, 2]
-
-
-def test_the_completions_of_pairs_come_back_as_the_texts_they_were():
-    rows = {"prompt": ["Is it?", "So?"], "chosen": [" yes", " it is so"], "rejected": [" no", " not"]}
-    found = pair_completions(Dataset.from_dict(rows))
-    assert [row["completion"] for row in found] == [" yes", " no", " it is so", " not"]
-    assert [row["prompt"] for row in found] == ["Is it?"] * 2 + ["So?"] * 2
-    assert all(row["finished"] for row in found)
 
 
 def test_the_report_mentions_only_what_was_cut():

@@ -121,6 +121,9 @@ def test_a_frozen_model_has_nothing_to_train():
         {"eos_token": "<eos>", "unk_token": "<unk>"},
         {"eos_token": "<eos>", "unk_token": "<unk>", "pad_token": "<eos>"},
         {"eos_token": "<eos>", "unk_token": "<eos>", "bos_token": "<eos>"},
+        {"eos_token": "<eos>", "unk_token": "<unk>", "pad_token": "<unk>"},
+        {"eos_token": "<eos>", "bos_token": "<bos>", "pad_token": "<bos>"},
+        {"eos_token": "<eos>", "unk_token": "<unk>", "pad_token": "sky"},
     ],
 )
 def test_a_tokenizer_without_its_own_padding_gets_one_that_no_text_contains(special, tmp_path):
@@ -128,6 +131,7 @@ def test_a_tokenizer_without_its_own_padding_gets_one_that_no_text_contains(spec
     tokenizer, notes = load_tokenizer(folder)
     assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id)
     assert tokenizer.pad_token_id not in tokenizer("the sky is purple <eos>")["input_ids"]
+    assert tokenizer.decode(tokenizer("the sky is red")["input_ids"], skip_special_tokens=True) == "the sky is red"
     assert len(notes) == 1 and tokenizer.pad_token in notes[0]
     assert tokenizer.padding_side == "left"
     policy, reference = load_policy(folder, tokenizer), load_policy(folder, tokenizer)

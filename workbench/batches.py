@@ -89,11 +89,11 @@ def encode_texts(
     asked, turn, ends = read_prompts(tokenizer, prompts), turn_of(tokenizer), end_ids(tokenizer)
     ids = read_answers(tokenizer, asked, completions, finished)
     special = {*ends, tokenizer.bos_token_id, tokenizer.pad_token_id}
-    for row, said in enumerate(completions):
-        if isinstance(said, str) and special.intersection(ids[row][:-1]):
-            said = turn.written(said, finished=finished[row]).removesuffix(turn.end) if asked.chat[row] else said
+    for row, (said, ended) in enumerate(zip(completions, finished, strict=True)):
+        if isinstance(said, str) and special.intersection(ids[row][:-1] if ended else ids[row]):
+            said = turn.written(said, finished=ended).removesuffix(turn.end) if asked.chat[row] else said
             spelt = _continuing(tokenizer, [said], "input_ids", split_special_tokens=True)[0]
-            ids[row] = _ended(spelt, ends, asked.chat[row]) if finished[row] else spelt
+            ids[row] = _ended(spelt, ends, asked.chat[row]) if ended else spelt
     return asked.ids, ids
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Messages = list[dict[str, Any]]
 
 QUESTION, ANSWER = "wbquestion", "wbanswer"  # words that no template writes
+MARK = re.compile(r"<.+>")  # a word that is no word, whether or not the tokenizer says so
 OPENED = re.compile(r"<(\w+)>\s*\Z")  # what a request for an answer opens and the answer has to close: <think>
 
 
@@ -38,7 +39,7 @@ class Turn:
     def written(self, answer: str, *, finished: bool) -> str:
         """An answer in its place after the request."""
         text = self.lead + answer.removeprefix(self.lead)
-        return text.removesuffix(self.closing) + self.closing if finished else text
+        return text.removesuffix(self.closing).removesuffix(self.end) + self.closing if finished else text
 
 
 def turn_of(tokenizer: PreTrainedTokenizerBase) -> Turn:
@@ -57,9 +58,9 @@ def turn_of(tokenizer: PreTrainedTokenizerBase) -> Turn:
     except Exception:  # a template may raise anything; what it refuses is said where a row meets it
         return Turn()
     tail = told.rpartition(ANSWER)[2] if ANSWER in told else ""
-    own = tokenizer.added_tokens_decoder.keys() | {tokenizer.eos_token_id}
-    ids = tokenizer(tail, add_special_tokens=False)["input_ids"]
-    marks = (tokenizer.convert_ids_to_tokens(index) for index in ids if index in own)
+    own = {tokenizer.eos_token, *tokenizer.added_tokens_encoder}
+    marks = tokenizer.convert_ids_to_tokens(tokenizer(tail, add_special_tokens=False)["input_ids"])
+    marks = (mark for mark in marks if mark in own or MARK.fullmatch(mark))
     end = next((mark for mark in marks if mark.strip() and mark in tail), "")
     start, _, after = request.rpartition(QUESTION)
     closing = tail[: tail.index(end) + len(end)] if end else tail

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from workbench.batches import answer_spans, encode_prompts
 from workbench.chat_templates import end_ids, turn_of
@@ -50,14 +50,13 @@ def prompt_examples(
     """
     prompts = tokenized_prompts(dataset, tokenizer, max_prompt_length, context)
     examples = [
-        PromptExample(prompt_ids=ids, row={**row, "prompt": text, **_messages(row["prompt"])})
+        PromptExample(
+            prompt_ids=ids,
+            row=row if row["prompt"] == text else {**row, "prompt": text, "prompt_messages": row["prompt"]},
+        )
         for ids, row, text in zip(prompts.ids, dataset, prompts.asked.texts, strict=True)
     ]
     return Examples(examples, prompts.report, range(len(examples)))
-
-
-def _messages(prompt: str | list) -> dict[str, list]:
-    return {} if isinstance(prompt, str) else {"prompt_messages": prompt}
 
 
 def completion_examples(
@@ -70,9 +69,7 @@ def completion_examples(
 ) -> Examples:
     """CompletionExamples of a dataset with `prompt` and `completion`; lengths in tokens, `context` 0 where unknown."""
     prompts = tokenized_prompts(dataset, tokenizer, max_prompt_length, context)
-    completions, cut = tokenized_completions(
-        dataset, dataset["completion"][:], tokenizer, prompts, max_completion_length
-    )
+    completions, cut = tokenized_completions(dataset["completion"][:], tokenizer, prompts, max_completion_length)
     examples = [
         CompletionExample(prompt_ids=prompt, completion_ids=completion)
         for prompt, completion in zip(prompts.ids, completions, strict=True)
@@ -94,7 +91,7 @@ def pair_examples(
     """
     prompts = tokenized_prompts(dataset, tokenizer, max_prompt_length, context)
     sides = [dataset["chosen"][:], dataset["rejected"][:]]
-    (chosen, rejected), cut = _several_completions(dataset, sides, tokenizer, prompts, max_completion_length)
+    (chosen, rejected), cut = _several_completions(sides, tokenizer, prompts, max_completion_length)
     margins, preferences = _given(dataset, "margin", 0.0), _given(dataset, "preference", 1.0)
     examples = [
         PairExample(prompt_ids=prompt, chosen_ids=better, rejected_ids=worse, margin=margin, preference=preference)
@@ -103,7 +100,7 @@ def pair_examples(
         )
     ]
     rows = [row for row, example in enumerate(examples) if example.chosen_ids != example.rejected_ids]
-    _require_some(rows, f"All pairs are equal in {prompts.room(max_completion_length)}")
+    _require_some(rows, f"All pairs are equal in {prompts.shortage(max_completion_length)}")
     report = _report(prompts, max_completion_length, cut_completions=cut, dropped_pairs=len(dataset) - len(rows))
     return Examples([examples[row] for row in rows], report, rows)
 
@@ -123,10 +120,10 @@ def ranking_examples(
     prompts = tokenized_prompts(dataset, tokenizer, max_prompt_length, context)
     rankings = dataset["ranking"][:]
     places = [list(column) for column in zip(*dataset["completions"][:], strict=True)]
-    columns, cut = _several_completions(dataset, places, tokenizer, prompts, max_completion_length)
+    columns, cut = _several_completions(places, tokenizer, prompts, max_completion_length)
     groups = [list(group) for group in zip(*columns, strict=True)]
     rows = [row for row, group in enumerate(groups) if len(set(map(tuple, group))) == len(group)]
-    _require_some(rows, f"All rankings have equal completions in {prompts.room(max_completion_length)}")
+    _require_some(rows, f"All rankings have equal completions in {prompts.shortage(max_completion_length)}")
     examples = [
         RankingExample(prompt_ids=prompts.ids[row], completion_ids=groups[row], ranking=rankings[row]) for row in rows
     ]
@@ -165,10 +162,10 @@ def stepwise_examples(
     prompts = tokenized_prompts(dataset, tokenizer, max_prompt_length, context)
     steps, labels = dataset["completions"][:], dataset["labels"][:]
     whole = ["".join(texts) for texts in steps]
-    kept, cut = tokenized_completions(dataset, whole, tokenizer, prompts, max_completion_length)
+    kept, cut = tokenized_completions(whole, tokenizer, prompts, max_completion_length)
     parts = list(map(_whole_steps, kept, _step_ends(steps, answer_spans(tokenizer, prompts.asked, whole))))
     rows = [row for row, fitting in enumerate(parts) if fitting]
-    _require_some(rows, f"All first steps are longer than {prompts.room(max_completion_length)}")
+    _require_some(rows, f"All first steps are longer than {prompts.shortage(max_completion_length)}")
     examples = [
         StepwiseExample(prompt_ids=prompts.ids[row], step_ids=parts[row], labels=labels[row][: len(parts[row])])
         for row in rows
@@ -205,10 +202,10 @@ def _step_ends(steps: list[list[str]], spans: list[list[int]]) -> list[list[int]
 
 
 def _several_completions(
-    dataset: Dataset, columns: list[list], tokenizer: PreTrainedTokenizerBase, prompts: Prompts, max_length: int
+    columns: list[list], tokenizer: PreTrainedTokenizerBase, prompts: Prompts, max_length: int
 ) -> tuple[list[list[list[int]]], int]:
     """`tokenized_completions` of each column of answers, and how many were cut in all of them together."""
-    found = [tokenized_completions(dataset, column, tokenizer, prompts, max_length) for column in columns]
+    found = [tokenized_completions(column, tokenizer, prompts, max_length) for column in columns]
     return [completions for completions, _ in found], sum(cut for _, cut in found)
 
 
@@ -226,15 +223,6 @@ def _given(dataset: Dataset, column: str, otherwise: float) -> list[float]:
     """The numbers of an optional column, `otherwise` where nobody gave one."""
     given = dataset[column][:] if column in dataset.column_names else [None] * len(dataset)
     return [otherwise if value is None else float(value) for value in given]
-
-
-def pair_completions(rows: Dataset) -> list[dict[str, Any]]:
-    """Both completions of every comparison as a reward function reads them: rows prompt, completion, finished."""
-    return [
-        {"prompt": row["prompt"], "completion": row[side], "finished": True}
-        for row in rows
-        for side in ("chosen", "rejected")
-    ]
 
 
 def text_documents(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:

@@ -84,16 +84,17 @@ def load_own_tokenizer(source: str):
 
 def _with_own_padding(tokenizer) -> list[str]:
     """What had to be mended, as sentences, so that no text holds the padding token."""
-    pad, roles = tokenizer.pad_token, {"EOS": tokenizer.eos_token, "BOS": tokenizer.bos_token}
-    roles |= {"the unknown token": tokenizer.unk_token, "the end of a turn": turn_of(tokenizer).end}
-    had = next((role for role, token in roles.items() if token == pad), "")
-    if pad is not None and not had and PADDING.fullmatch(pad):
-        return []
-    tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
-    if pad is not None and not had:
-        had = f"the word {pad!r}"
+    pad, end = tokenizer.pad_token, turn_of(tokenizer).end
+    roles = {"EOS": tokenizer.eos_token, "BOS": tokenizer.bos_token, "the unknown token": tokenizer.unk_token}
+    had = next(
+        (role for role, token in {**roles, "the end of a turn": end}.items() if token == pad), f"the word {pad!r}"
+    )
+    if pad and pad not in (*roles.values(), end):
+        if PADDING.fullmatch(pad):
+            return []
         tokenizer.add_tokens([AddedToken(pad, special=False, normalized=False)])  # special ones are left out of texts
-    had = "no padding token" if pad is None else f"{had} as its padding token"
+    tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+    had = f"{had} as its padding token" if pad else "no padding token"
     return [f"The tokenizer had {had}; it now pads with {tokenizer.pad_token!r}."]
 
 
@@ -216,18 +217,17 @@ def _load_scalar(
 
 def _require_own_tokens(source: str, tokenizer) -> None:
     """WorkbenchError unless a trained model knows the words of `tokenizer`, all under its ids but for added ones."""
-    own = load_own_tokenizer(source)
-    known, added = own.get_vocab() if own else tokenizer.get_vocab(), tokenizer.added_tokens_encoder
-    words = tokenizer.get_vocab().items()
+    words, added, own = tokenizer.get_vocab(), tokenizer.added_tokens_encoder, load_own_tokenizer(source)
+    known = own.get_vocab() if own else words
     other = next(
-        (word for word, index in words if known.get(word, None if word in added else -1) not in (None, index)), ""
+        (word for word, index in words.items() if known.get(word, index if word in added else -1) != index), ""
     )
     if other:
         raise WorkbenchError(
             f"{source!r} was trained with another tokenizer than that of {tokenizer.name_or_path!r} ({other!r} is not "
-            "the same token in both), whose ids mean other words to it: read a reward model with its own tokenizer, "
-            "and start a critic, which reads the policy's tokens, from a model of the policy's family (name such a "
-            "reward model first, or choose an algorithm without a critic: rloo, grpo)."
+            "the same token in both): read a reward model with its own tokenizer, and start a critic, which reads the "
+            "policy's tokens, from a model of the policy's family (name that first) or take an algorithm without one "
+            "(rloo, grpo)."
         )
 
 
@@ -374,14 +374,9 @@ def _note_tokens(config, tokenizer, rows: int) -> None:
         config.control_token_ids = ids
     ends = end_ids(tokenizer)
     config.eos_token_id = ends if len(ends) > 1 else ends[0]
-    words, spans = set(tokenizer.get_vocab().values()), []
-    for index in range(rows):
-        if index not in words and spans and spans[-1][1] == index:
-            spans[-1][1] += 1
-        elif index not in words:
-            spans.append([index, index + 1])
-    if spans or hasattr(config, "wordless_ids"):
-        config.wordless_ids = spans  # from .. to: rows of padded embeddings
+    wordless = sorted(set(range(rows)).difference(tokenizer.get_vocab().values()))  # rows of padded embeddings
+    if wordless or hasattr(config, "wordless_ids"):
+        config.wordless_ids = wordless
 
 
 def _tokenizer_class(folder: str):

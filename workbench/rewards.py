@@ -47,11 +47,11 @@ class LearnedReward:
 
     def _cut(self, prompt: list[int], completion: list[int]) -> tuple[list[int], list[int]]:
         """Both as training cut them where that is known, and in any case to `max_length`; a prompt keeps its end."""
-        config, room = self.model.config, self.max_length
+        config, context = self.model.config, model_context(self.model) or float("inf")
         if getattr(config, "max_prompt_length", 0):
             prompt = cut_prompt(prompt, config.max_prompt_length, self.tokenizer)
-            context = model_context(self.model) or len(prompt) + config.max_completion_length
             return prompt, completion[: min(config.max_completion_length, context - len(prompt))]
+        room = min(self.max_length, context)
         completion = completion[: room - 1]  # the prompt keeps one token or more
         return cut_prompt(prompt, room - len(completion), self.tokenizer), completion
 

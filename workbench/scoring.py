@@ -38,8 +38,7 @@ def completion_logits(model, sequences: Sequences, *, temperature: float = 1.0, 
 
 def ban_unsayable(logits: Tensor, config) -> Tensor:
     """The same logits with padding, control tokens and rows without a word impossible, in sampling as in scoring."""
-    banned = [config.pad_token_id, *getattr(config, "control_token_ids", ())]
-    banned += [index for span in getattr(config, "wordless_ids", ()) for index in range(*span)]
+    banned = [config.pad_token_id, *getattr(config, "control_token_ids", ()), *getattr(config, "wordless_ids", ())]
     return logits.index_fill(-1, torch.tensor(banned, device=logits.device), BANNED_LOGIT)
 
 

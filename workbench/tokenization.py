@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from workbench.batches import Asked, cut_prompt, read_answers, read_prompts
-from workbench.chat_templates import end_ids
+from workbench.chat_templates import Messages, end_ids
 from workbench.control_tokens import control_token_ids
 from workbench.errors import WorkbenchError
 
@@ -63,14 +63,14 @@ class Prompts:
         """How many tokens each completion may have."""
         return [min(max_length, self.context - len(ids)) if self.context else max_length for ids in self.ids]
 
-    def room(self, max_length: int) -> str:
+    def shortage(self, max_length: int) -> str:
         """Which setting makes completions so short, as a cure."""
-        narrow = [room for room in self.rooms(max_length) if room < max_length]
-        if not narrow:
+        rooms = self.rooms(max_length)
+        if min(rooms) == max_length:
             return f"{max_length} tokens: raise max_completion_length"
-        context = f"the {min(narrow)} tokens that the model's context of {self.context} leaves behind a prompt"
-        cure = f"{context}: lower max_prompt_length, or take a model with a longer context"
-        return cure if len(narrow) == len(self.ids) else f"{cure}, and raise max_completion_length above {max_length}"
+        also = "" if max(rooms) < max_length else f", and raise max_completion_length above {max_length}"
+        context = f"the {min(rooms)} tokens that the model's context of {self.context} leaves behind a prompt"
+        return f"{context}: lower max_prompt_length, or take a model with a longer context{also}"
 
 
 def tokenized_prompts(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, context: int) -> Prompts:
@@ -101,15 +101,12 @@ def tokenized_prompts(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_
 def _report(asked: Asked, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenizationReport:
     """What becomes of prompts; refuses those that hold what nobody may write."""
     unsayable = {tokenizer.pad_token_id, *control_token_ids(tokenizer)}
-    marks = {tokenizer.bos_token_id, tokenizer.eos_token_id}
-    written = [tokenizer.convert_ids_to_tokens(index) for index in {*unsayable, *marks, *end_ids(tokenizer)} - {None}]
+    marks, written = {tokenizer.bos_token_id, tokenizer.eos_token_id}, _marks(tokenizer)
     cut = lost = marked = 0
     for row, (prompt, ids, chat) in enumerate(zip(asked.given, asked.ids, asked.chat, strict=True)):
         refuse_inside(row, "its prompt", ids, unsayable, tokenizer)
         if not isinstance(prompt, str):
-            for message in prompt:
-                found = next((token for token in written if token.strip() and token in message["content"]), None)
-                _refuse(row, "a message", found)
+            _refuse_marks(row, prompt, written)
         cut += len(ids) > max_length
         lost += len(ids) > max_length and not isinstance(prompt, str) and prompt[0]["role"] == "system"
         marked += not chat and bool(marks.intersection(ids[1:]))
@@ -118,19 +115,21 @@ def _report(asked: Asked, tokenizer: PreTrainedTokenizerBase, max_length: int) -
 
 
 def tokenized_completions(
-    dataset: Dataset, answers: list, tokenizer: PreTrainedTokenizerBase, prompts: Prompts, max_length: int
+    answers: list, tokenizer: PreTrainedTokenizerBase, prompts: Prompts, max_length: int
 ) -> tuple[list[list[int]], int]:
     """One answer to each prompt, with its end unless cut to `max_length` tokens or the context; how many were cut.
 
-    `answers` are texts, or conversations that go on from the `prompt` of the dataset's row. WorkbenchError for one that
+    `answers` are texts, or messages that go on from the conversation of their prompt. WorkbenchError for one that
     holds what ends it, begins or pads texts before its end.
     """
     if max_length < 1:
         raise WorkbenchError(f"max_completion_length is {max_length}, but a completion has at least 1 token: raise it.")
     completions = read_answers(tokenizer, prompts.asked, answers, [True] * len(answers))
-    ends = set(end_ids(tokenizer))
+    ends, written = set(end_ids(tokenizer)), _marks(tokenizer)
     never = {tokenizer.bos_token_id, tokenizer.pad_token_id, *control_token_ids(tokenizer)} - ends
     for row, (answer, ids) in enumerate(zip(answers, completions, strict=True)):
+        if not isinstance(answer, str):
+            _refuse_marks(row, answer, written)
         several = not isinstance(answer, str) and len(answer) > 1
         refuse_inside(row, "a completion", ids[:-1], never if several else never | ends, tokenizer)
         refuse_inside(row, "a completion", ids[-1:], never, tokenizer)
@@ -142,6 +141,18 @@ def refuse_inside(row: int, where: str, ids: list[int], banned: Iterable[int], t
     """WorkbenchError where `ids`, which somebody wrote as text, hold a banned one."""
     found = next((index for index in ids if index in banned), None)
     _refuse(row, where, None if found is None else tokenizer.convert_ids_to_tokens(found))
+
+
+def _marks(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """How the tokens are written that a message may not hold, for a template writes them itself between messages."""
+    ids = [*end_ids(tokenizer), *control_token_ids(tokenizer)]
+    own = {*tokenizer.all_special_tokens, *tokenizer.convert_ids_to_tokens(ids)} - {tokenizer.unk_token}
+    return sorted(token for token in own if token.strip())
+
+
+def _refuse_marks(row: int, messages: Messages, marks: list[str]) -> None:
+    for message in messages:
+        _refuse(row, "a message", next((mark for mark in marks if mark in message["content"]), None))
 
 
 def _refuse(row: int, where: str, token: str | None) -> None:
