@@ -96,6 +96,7 @@ def template_ids(tokenizer, prompt, answer):
 @pytest.mark.parametrize("kind", TOKENIZERS)
 def test_training_scoring_sampling_and_exporting_read_the_same_ids(kind, template, prompt, tmp_path, monkeypatch):
     tokenizer = TOKENIZERS[kind](chat_template=TEMPLATES[template])
+    prompt = prompt if template != "system" else [TALK[0], *prompt]
     answer = SAID.get(template, "twelve hours.")
     row = {"prompt": prompt, "completion": [{"role": "assistant", "content": answer}]}
     (trained,) = completion_examples(Dataset.from_list([row]), tokenizer, **LIMITS)

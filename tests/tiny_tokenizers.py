@@ -38,6 +38,13 @@ TEMPLATES = {
     + ASKED
     + "<turn>assistant\n{% else %}{{ eos_token }}"
     + END,
+    # a template that refuses to speak for nobody
+    "system": "{% if messages[0].role != 'system' %}{{ raise_exception('who am I?') }}{% endif %}"
+    + EACH
+    + "<turn>{{ m.role }}\n{{ m.content }}<end>\n{% endfor %}"
+    + ASKED
+    + "<turn>assistant\n"
+    + END,
     # nothing of its own at an answer's end
     "bare": EACH + "[{{ m.role }}] {{ m.content }}\n{% endfor %}" + ASKED + "[assistant]" + END,
     # reasoning is written, empty where there is none

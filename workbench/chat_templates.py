@@ -51,13 +51,16 @@ def turn_of(tokenizer: PreTrainedTokenizerBase) -> Turn:
     if not getattr(tokenizer, "chat_template", None):  # what stands in for a tokenizer may have no such thing
         return Turn()
     asked = [{"role": "user", "content": QUESTION}]
-    try:
-        request = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
-        answered = [*asked, {"role": "assistant", "content": ANSWER}]
-        told = tokenizer.apply_chat_template(answered, tokenize=False)
-    except Exception:  # a template may raise anything; what it refuses is said where a row meets it
+    for talk in (asked, [{"role": "system", "content": QUESTION}, *asked]):  # some want to be told who they are
+        try:
+            request = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
+            told = tokenizer.apply_chat_template([*talk, {"role": "assistant", "content": ANSWER}], tokenize=False)
+            break
+        except Exception:  # a template may raise anything; what it refuses is said where a row meets it
+            told = ""
+    if ANSWER not in told:
         return Turn()
-    tail = told.rpartition(ANSWER)[2] if ANSWER in told else ""
+    tail = told.rpartition(ANSWER)[2]
     own = {tokenizer.eos_token, *tokenizer.added_tokens_encoder}
     marks = tokenizer.convert_ids_to_tokens(tokenizer(tail, add_special_tokens=False)["input_ids"])
     marks = (mark for mark in marks if mark in own or MARK.fullmatch(mark))

@@ -140,7 +140,8 @@ def tokenized_completions(
 def refuse_inside(row: int, where: str, ids: list[int], banned: Iterable[int], tokenizer) -> None:
     """WorkbenchError where `ids`, which somebody wrote as text, hold a banned one."""
     found = next((index for index in ids if index in banned), None)
-    _refuse(row, where, None if found is None else tokenizer.convert_ids_to_tokens(found))
+    if found is not None:
+        _refuse(row, where, tokenizer.convert_ids_to_tokens(found), tokenizer.decode(ids))
 
 
 def _marks(tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -152,12 +153,14 @@ def _marks(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 def _refuse_marks(row: int, messages: Messages, marks: list[str]) -> None:
     for message in messages:
-        _refuse(row, "a message", next((mark for mark in marks if mark in message["content"]), None))
+        for mark in marks:
+            if mark in message["content"]:
+                _refuse(row, "a message", mark, message["content"])
 
 
-def _refuse(row: int, where: str, token: str | None) -> None:
-    if token is not None:
-        raise WorkbenchError(
-            f"Row {row} has {token!r} inside {where}, which this tokenizer takes for the end, the beginning, the "
-            "padding or the control of a text and not for words: remove it there."
-        )
+def _refuse(row: int, where: str, mark: str, text: str) -> None:
+    place = text.find(mark)
+    raise WorkbenchError(
+        f"Row {row} has {mark!r} inside {where} ({text[max(0, place - 30) : place + 50]!r}), which this tokenizer "
+        "takes for the end, the beginning, the padding or the control of a text and not for words: remove it there."
+    )
