@@ -11,9 +11,9 @@ from workbench.batches import (
     CHUNK_BATCHES,
     collate,
     collate_pairs,
-    encode_prompts,
     encode_texts,
     length_bucketed_batches,
+    read_prompts,
 )
 from workbench.errors import WorkbenchError
 from workbench.records import PairExample
@@ -131,15 +131,15 @@ def test_nothing_to_batch_is_one_sentence():
 
 def test_prompts_keep_the_tokenizers_bos_and_lose_its_eos():
     plain, both = byte_bpe(), byte_bpe(before="<bos>", after="<eos>")
-    (bare,) = encode_prompts(plain, ["a day"])
+    (bare,) = read_prompts(plain, ["a day"]).ids
     assert plain.decode(bare) == "a day"
-    assert encode_prompts(both, ["a day"]) == [[both.bos_token_id, *bare]]
-    assert encode_prompts(plain, []) == []
+    assert read_prompts(both, ["a day"]).ids == [[both.bos_token_id, *bare]]
+    assert read_prompts(plain, []).ids == []
 
 
 def test_a_text_that_already_starts_with_bos_gets_no_second_one():
     tokenizer = byte_bpe(before="<bos>")
-    assert encode_prompts(tokenizer, ["<bos>a day"]) == encode_prompts(tokenizer, ["a day"])
+    assert read_prompts(tokenizer, ["<bos>a day"]).ids == read_prompts(tokenizer, ["a day"]).ids
 
 
 def test_completions_end_with_one_eos_where_they_finished():

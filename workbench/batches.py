@@ -97,11 +97,6 @@ def encode_texts(
     return asked.ids, ids
 
 
-def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str | Messages]) -> list[list[int]]:
-    """Token ids of prompts, one BOS at most and no EOS."""
-    return read_prompts(tokenizer, prompts).ids
-
-
 def cut_prompt(ids: list[int], length: int, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The last `length` tokens of a prompt, the first of which is BOS where the prompt began with it."""
     if len(ids) <= length:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
-from workbench.batches import answer_spans, encode_prompts
+from workbench.batches import answer_spans, read_prompts
 from workbench.chat_templates import end_ids, turn_of
 from workbench.control_tokens import control_token_ids
 from workbench.errors import WorkbenchError
@@ -236,7 +236,7 @@ def text_documents(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> list
     rows = [row for row, text in enumerate(dataset["text"][:]) if text.strip()]
     if not rows:
         raise WorkbenchError(f"All {len(dataset)} rows of column 'text' are empty: give documents with text in them.")
-    documents = encode_prompts(tokenizer, [dataset["text"][row] for row in rows])
+    documents = read_prompts(tokenizer, [dataset["text"][row] for row in rows]).ids
     documents = [ids if ids[-1:] == [eos] else [*ids, eos] for ids in documents]
     for row, ids in zip(rows, documents, strict=True):
         refuse_inside(row, "its text", ids[ids[0] == bos : -1], banned, tokenizer)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from huggingface_hub import HfApi, snapshot_download
 from safetensors import safe_open
+from tokenizers import Tokenizer
 from torch import nn
 from transformers import (
     AddedToken,
@@ -89,11 +90,13 @@ def _with_own_padding(tokenizer) -> list[str]:
     had = next(
         (role for role, token in {**roles, "the end of a turn": end}.items() if token == pad), f"the word {pad!r}"
     )
-    if pad and pad not in (*roles.values(), end):
-        if PADDING.fullmatch(pad):
-            return []
-        tokenizer.add_tokens([AddedToken(pad, special=False, normalized=False)])  # special ones are left out of texts
+    is_word = pad and pad not in (*roles.values(), end)
+    if is_word and PADDING.fullmatch(pad):
+        return []
     tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+    if is_word and tokenizer.is_fast:  # it is no longer special, and so no longer left out of texts
+        tokenizer.add_tokens([AddedToken(pad, special=False, normalized=False)])
+        tokenizer._tokenizer = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     had = f"{had} as its padding token" if pad else "no padding token"
     return [f"The tokenizer had {had}; it now pads with {tokenizer.pad_token!r}."]
 
