@@ -90,7 +90,7 @@ def test_the_budget_moves_the_line_the_table_and_the_texts(study):
     unit.value = (0, 1)
     assert texts.value != before
     slider.value = 1.0
-    assert "at step 10" in texts.value and "At 1 nats" in figure.layout.title.text
+    assert "at step 10" in texts.value and "At 1 nat:" in figure.layout.title.text
 
 
 def test_another_score_changes_the_lines_and_what_is_compared(study):

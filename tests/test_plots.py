@@ -306,7 +306,7 @@ def test_greedy_comes_last_and_is_called_so():
 def test_titles_name_what_the_data_show():
     losses = pd.DataFrame({"step": [1, 2, 3], "loss": [5.0, 4.0, 3.0], "held_out_loss": [np.nan, 4.5, 3.5]})
     course = title_of(plots.plot_learning_curve(losses, ["loss", "held_out_loss"]))
-    assert "Held-out loss goes from 4.50 at step 2 to 3.50 at step 3" in course
+    assert "Held-out loss goes from 4.5 at step 2 to 3.5 at step 3" in course
     unknown = losses.assign(held_out_loss=np.nan)
     assert "was not measured" in title_of(plots.plot_learning_curve(unknown, ["loss", "held_out_loss"]))
     assert "Gold is highest near n = 1 (0.62) and 0.00 at n = 4" in plots.plot_best_of_n(CURVE).layout.title.text

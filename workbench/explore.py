@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from workbench.analysis import budget as budgets
 from workbench.analysis.budget_samples import samples_of_unit, side_by_side_at
 from workbench.analysis.measured_paths import score_columns
+from workbench.analysis.statistics import nats
 from workbench.errors import WorkbenchError
 from workbench.feedback.agreement import agreement_matrix, pairwise_agreement
 from workbench.feedback.quality import keep
@@ -70,7 +71,7 @@ class _BudgetExplorer:
         self.runs, self.paths, self.prompts, self.samples = runs, paths, prompts, {}
         self.curves, self.ends = budgets.mean_paths(paths), budgets.mean_ends(paths)
         choices = budgets.round_budgets(paths)
-        options = [(f"{value:g} nats", value) for value in choices]
+        options = [(nats(value), value) for value in choices]
         middle = min(choices, key=lambda budget: abs(budget - 2))  # nats
         self.budget = ipywidgets.SelectionSlider(options=options, value=middle, description="budget")
         self.budget.layout.width = "600px"

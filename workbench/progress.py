@@ -8,6 +8,7 @@ import time
 
 SECONDS_BETWEEN_LINES = 5.0
 SHARE_OF_TIME = 0.01  # that drawing the curves may take
+LEAST_COST = 0.01  # seconds that a drawing counts for, so that a browser is given one per second at most
 
 
 def open_progress(label: str, *, start: int, total: int, keys: tuple[str, ...]) -> "Bar | Lines":
@@ -47,17 +48,18 @@ class Curves:
 
     def __init__(self, label: str, keys: tuple[str, ...]):
         self.label, self.keys, self.rows, self.shown = label, keys, [], None
-        for _ in range(2):  # the first figure loads plotly, the second says what one costs
+        self.panels: tuple[list[str], dict] = ([], {})  # names of the columns, and plotly's specification of them
+        for _ in range(2):  # the first time loads plotly, the second says what a drawing costs
             self.began = time.monotonic()
-            self._bundle([{"step": 0, "loss": 0.0}])
-        self.last, self.spent = time.monotonic() - self.began, 0.0
+            self._bundle([{"step": 0, **dict.fromkeys(keys or ["loss"], 0.0)}])
+        self.last, self.spent = max(LEAST_COST, time.monotonic() - self.began), 0.0
 
     def update(self, row: dict) -> None:
         self.rows.append(row)
         now = time.monotonic()
         if self.spent + self.last <= SHARE_OF_TIME * (now - self.began):
             self._draw()
-            self.last = time.monotonic() - now
+            self.last = max(LEAST_COST, time.monotonic() - now)
             self.spent += self.last
 
     def close(self) -> None:
@@ -77,15 +79,22 @@ class Curves:
         """The figure of these rows as a front end takes it, nothing while they hold no number."""
         import pandas as pd
 
+        from workbench.plots.theme import headline_of, smoothed
         from workbench.plots.training import plot_training_panels
 
         known = {key: value for row in rows for key, value in row.items() if not math.isnan(value)}
-        title = f"{self.label}, step {known['step']}: {numbers(known, self.keys)}"
         keys = chosen_keys(known, self.keys)
         if not keys:
             return {}
-        figure = plot_training_panels(pd.DataFrame(rows), keys, title=title)
-        return {"application/vnd.plotly.v1+json": json.loads(figure.to_json())}
+        if keys != self.panels[0]:
+            self.panels = keys, json.loads(plot_training_panels(pd.DataFrame([known]), keys, title="").to_json())
+        spec = self.panels[1]
+        for key, trace in zip(keys, spec["data"], strict=True):
+            measured = pd.DataFrame(rows, columns=["step", key]).dropna()
+            trace |= {"x": measured["step"].tolist(), "y": smoothed(measured[key], 15).tolist()}
+        title = f"{self.label}, step {known['step']}: {numbers(known, self.keys)}"
+        spec["layout"]["title"]["text"] = headline_of(title, "Running means over 15 points.")[0]
+        return {"application/vnd.plotly.v1+json": spec}
 
 
 class Lines:

@@ -15,6 +15,7 @@ from workbench.analysis.statistics import (
     draws,
     holm,
     interval_over_units,
+    nats,
     p_value_over_units,
     student_quantile,
 )
@@ -187,9 +188,9 @@ def budget_sentences(comparison: pd.DataFrame, score: str) -> list[str]:
 def _sentence(budget: float, rows: pd.DataFrame, score: str) -> str:
     highest = rows[rows["verdict"] == "highest"]
     if highest.empty:
-        return f"At {budget:g} nats: no method gets there in most of its runs."
+        return f"At {nats(budget)}: no method gets there in most of its runs."
     highest = highest.iloc[0]
-    text = f"At {budget:g} nats: {highest['experiment']} has the most {score}, {highest['value']:.2f}"
+    text = f"At {nats(budget)}: {highest['experiment']} has the most {score}, {highest['value']:.2f}"
     for verdict, words in (("behind", "less"), ("not told apart", "not told apart"), ("does not reach", "never there")):
         names = rows.loc[rows["verdict"] == verdict, "experiment"]
         said = ", ".join(names) if len(names) <= MOST_NAMES else f"{len(names)} others"

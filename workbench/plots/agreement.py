@@ -101,7 +101,7 @@ def plot_labeler_measures(summary: pd.DataFrame, title: str = "") -> go.Figure:
     reading = "Shares in percent with 95% intervals. Dashed: no preference. Compare labelers within a panel."
     height = max(380, 190 + 34 * len(names))
     figure = styled(figure, title=title or _least_like(summary), reading=reading, height=height)
-    figure.update_annotations(font={"size": 13}).update_layout(margin={"t": figure.layout.margin.t + 24, "b": 50})
+    figure.update_layout(margin={"b": 50})
     return figure.update_xaxes(ticksuffix="%").update_yaxes(autorange="reversed", automargin=True)
 
 

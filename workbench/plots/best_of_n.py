@@ -10,11 +10,11 @@ from workbench.plots.theme import (
     ROLE_COLORS,
     add_top_axis,
     axis_label,
+    band,
     has_gold,
     number,
     require_columns,
     styled,
-    transparent,
 )
 
 
@@ -41,11 +41,7 @@ def plot_best_of_n(curve: pd.DataFrame, title: str = "") -> go.Figure:
 def _line_with_band(curve: pd.DataFrame, column: str, name: str) -> list[go.Scatter]:
     """The line with hover and, behind it, its interval."""
     color, half = ROLE_COLORS[column], 1.96 * curve[f"{column}_se"].fillna(0)
-    edge = {"x": curve["n"], "mode": "lines", "line": {"width": 0}, "showlegend": False, "hoverinfo": "skip"}
-    low = go.Scatter(y=curve[column] - half, legendgroup=name, **edge)
-    high = go.Scatter(
-        y=curve[column] + half, legendgroup=name, fill="tonexty", fillcolor=transparent(color, 0.2), **edge
-    )
+    around = band(curve["n"], curve[column] - half, curve[column] + half, color, 0.2).update(legendgroup=name)
     line = go.Scatter(
         x=curve["n"],
         y=curve[column],
@@ -56,7 +52,7 @@ def _line_with_band(curve: pd.DataFrame, column: str, name: str) -> list[go.Scat
         customdata=curve[["kl", f"{column}_se"]],
         hovertemplate="n = %{x}<br>%{y:.2f} ± %{customdata[1]:.2f} (standard error)<br>KL ≤ %{customdata[0]:.2f} nats",
     )
-    return [low, high, line]
+    return [around, line]
 
 
 def _finding(curve: pd.DataFrame) -> str:

@@ -19,6 +19,7 @@ from workbench.plots.theme import (
     PALETTE,
     add_root_kl_axes,
     axis_label,
+    band,
     headline_of,
     looks,
     number,
@@ -27,7 +28,6 @@ from workbench.plots.theme import (
     spoken,
     styled,
     styled_beside,
-    transparent,
 )
 
 AT_BOUND = " (bound)"  # ends the name of best-of-n that stands at the bound on its KL, and is no method of its own
@@ -94,19 +94,9 @@ def frontier_traces(curves: pd.DataFrame, ends: pd.DataFrame, score: str) -> lis
 
 
 def _band(rows: pd.DataFrame, score: str, name: str, look: dict[str, str]) -> go.Scatter:
-    known = rows.dropna(subset=[f"{score}_low", f"{score}_high"]) if _measured_often(rows) else rows.iloc[:0]
-    root = root_kl(known["kl"])
-    return go.Scatter(
-        x=[*root, *root[::-1]],
-        y=[*known[f"{score}_low"], *known[f"{score}_high"][::-1]],
-        mode="lines",
-        line={"width": 0},
-        fill="toself",
-        fillcolor=transparent(look["color"], 0.1),
-        legendgroup=name,
-        showlegend=False,
-        hoverinfo="skip",
-    )
+    known = rows if _measured_often(rows) else rows.iloc[:0]
+    drawn = band(root_kl(known["kl"]), known[f"{score}_low"], known[f"{score}_high"], look["color"], 0.1)
+    return drawn.update(legendgroup=name)
 
 
 def _line(rows: pd.DataFrame, score: str, name: str, look: dict[str, str]) -> go.Scatter:
@@ -211,8 +201,7 @@ def plot_at_budgets(comparison: pd.DataFrame, title: str = "", score: str = "gol
     if comparison["low"].isna().all():
         reading = "Star: the most at that budget. One run of each method: nothing says what another seed would do."
     figure = styled(figure, title=title, reading=reading, height=230 + 26 * len(order))
-    top = {"t": figure.layout.margin.t + 24, "b": 60}
-    return figure.update_annotations(font={"size": 13}).update_layout(showlegend=False, margin=top)
+    return figure.update_layout(showlegend=False, margin={"b": 60})
 
 
 def _dots(rows: pd.DataFrame, verdict: str) -> go.Scatter:

@@ -54,9 +54,7 @@ def plot_signals(signals: pd.DataFrame, thresholds: Mapping[str, float], title: 
     reading = (
         "A line per run; drift from the reference. Dashed: the alarm. A good signal crosses it only where gold falls."
     )
-    figure = styled(figure, title=title or _signals_finding(signals), reading=reading, height=170 + 190 * rows)
-    figure.update_annotations(font={"size": 13})
-    return figure.update_layout(margin={"t": figure.layout.margin.t + 24})
+    return styled(figure, title=title or _signals_finding(signals), reading=reading, height=170 + 190 * rows)
 
 
 def _signal_lines(signals: pd.DataFrame, name: str, *, named: bool) -> list[go.Scatter]:
@@ -104,9 +102,7 @@ def plot_alarms(alarms: pd.DataFrame, title: str) -> go.Figure:
     figure.update_xaxes(title="steps", col=2).update_yaxes(automargin=True, autorange="reversed")
     figure.update_layout(barmode="stack")
     reading = "Thresholds were chosen on other worlds or seeds. In time and quiet are right. Large dots: more runs."
-    figure = styled(figure, title=title, reading=reading, height=270 + 44 * len(names))
-    figure.update_annotations(font={"size": 13})
-    return figure.update_layout(margin={"t": figure.layout.margin.t + 24})
+    return styled(figure, title=title, reading=reading, height=270 + 44 * len(names))
 
 
 def _leads(raised: pd.DataFrame, words: Mapping[str, str], color: str) -> go.Scatter:

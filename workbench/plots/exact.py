@@ -157,7 +157,7 @@ def plot_kl_estimators(estimates: pd.DataFrame, gradients: pd.DataFrame, title: 
     figure.update_yaxes(type="log", dtick=1, row=1, col=2)
     figure.update_yaxes(tickformat=".0%", range=[-0.05, 1.6], row=1, col=3)
     reading = "Each point is one policy, further and further from the reference. An error of 100%: no gradient at all."
-    return _panelled(figure, title=title or _estimators_finding(estimates), reading=reading)
+    return styled(figure, title=title or _estimators_finding(estimates), reading=reading)
 
 
 def _estimator_line(rows: pd.DataFrame, value: str, name: str, color: str, *, legend: bool) -> go.Scatter:
@@ -208,10 +208,4 @@ def plot_improvement_estimates(estimates: pd.DataFrame, title: str = "") -> go.F
     far = truth.iloc[-1]
     finding = f"At {far['kl']:.1f} nats a thousand old samples are worth {1000 * far['kept']:.0f} new ones"
     reading = "All samples come from the old policy. Clipping keeps the spread down by disbelieving large improvements."
-    return _panelled(figure, title=title or finding, reading=reading)
-
-
-def _panelled(figure: go.Figure, *, title: str, reading: str) -> go.Figure:
-    """The common look, with room for the titles of panels."""
-    figure = styled(figure.update_annotations(font={"size": 14}), title=title, reading=reading)
-    return figure.update_layout(margin={"t": figure.layout.margin.t + 22})
+    return styled(figure, title=title or finding, reading=reading)

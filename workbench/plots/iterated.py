@@ -12,6 +12,7 @@ from workbench.plots.theme import (
     ROLE_COLORS,
     SYMBOLS,
     axis_label,
+    band,
     completion_hover,
     number,
     require_columns,
@@ -49,10 +50,8 @@ def plot_rounds(means: pd.DataFrame, rounds: pd.DataFrame, title: str = "") -> g
 def _line(frame: pd.DataFrame, column: str, color: str) -> list[go.Scatter]:
     """The band of a column and its line, which the legend names."""
     errors = frame[f"{column}_se"].fillna(0) if f"{column}_se" in frame else 0.0
-    low, high = frame[column] - 1.96 * errors, frame[column] + 1.96 * errors
     steps, said = frame["step"].tolist(), frame["said"].fillna("")
-    band = go.Scatter(x=steps + steps[::-1], y=[*low, *high[::-1]], fill="toself", line={"width": 0}, hoverinfo="skip")
-    band.update(fillcolor=transparent(color, 0.18), mode="lines", showlegend=False)
+    around = band(steps, frame[column] - 1.96 * errors, frame[column] + 1.96 * errors, color, 0.18)
     line = go.Scatter(
         x=steps,
         y=frame[column],
@@ -63,7 +62,7 @@ def _line(frame: pd.DataFrame, column: str, color: str) -> list[go.Scatter]:
         customdata=[f"step {step}{text}" for step, text in zip(steps, said, strict=True)],
         hovertemplate="%{customdata}<br>%{y:.2f}",
     )
-    return [band, line]
+    return [around, line]
 
 
 def _rounds_finding(means: pd.DataFrame) -> str:

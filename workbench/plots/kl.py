@@ -18,11 +18,11 @@ from workbench.plots.theme import (
     PALETTE,
     PATTERNS,
     axis_label,
+    band,
     number,
     require_columns,
     spoken,
     styled,
-    transparent,
 )
 
 PRICES = ("kl_coef", "kl", "gold", "reward")  # panels of `plot_coefficients`, those that were written
@@ -43,7 +43,7 @@ def plot_best_of_n_kl(curve: pd.DataFrame, title: str = "") -> go.Figure:
     line = {"mode": "lines+markers", "line": {"color": PALETTE[0], "width": 2.4}, "marker": {"size": 6}}
     for row, values, ends in ((1, curve["kl"], (low, high)), (2, bound - curve["kl"], (bound - high, bound - low))):
         look = {"name": "measured from pools", "showlegend": row == 1, "hovertemplate": "n = %{x}<br>%{y:.4f} nats"}
-        figure.add_trace(_band(n, *ends, PALETTE[0]), row=row, col=1)
+        figure.add_trace(band(n, *ends, PALETTE[0]), row=row, col=1)
         figure.add_scatter(x=n, y=values, **line, **look, row=row, col=1)
     figure.update_xaxes(type="log", tickvals=[2**power for power in range(int(n.max()).bit_length())])
     figure.update_xaxes(title="n, completions per prompt to choose from", row=2)
@@ -54,14 +54,6 @@ def plot_best_of_n_kl(curve: pd.DataFrame, title: str = "") -> go.Figure:
     )
     finding = f"At {last}, its bound says {number(bound.iloc[-1])}"
     return styled(figure, title=title or finding, reading=reading, height=520)
-
-
-def _band(x: pd.Series, low: pd.Series, high: pd.Series, color: str) -> go.Scatter:
-    known = low.notna() & high.notna()
-    x, low, high = x[known], low[known], high[known]
-    edge = {"mode": "lines", "line": {"width": 0}, "showlegend": False, "hoverinfo": "skip"}
-    filled = {"fill": "toself", "fillcolor": transparent(color, 0.15)}
-    return go.Scatter(x=[*x, *x[::-1]], y=[*low, *high[::-1]], **edge, **filled)
 
 
 def plot_kl_positions(positions: pd.DataFrame, title: str = "", among: Iterable[str] = ()) -> go.Figure:
@@ -103,7 +95,7 @@ def _spending(rows: pd.DataFrame, name: str, look: dict[str, str]) -> list[go.Sc
         line={"color": look["color"], "dash": look["dash"], "width": 2.2},
         hovertemplate=f"{html.escape(spoken(name))}<br>position %{{x}}: %{{y:.3f}} nats<extra></extra>",
     )
-    return [_band(rows["position"], rows["low"], rows["high"], look["color"]).update(legendgroup=name), line]
+    return [band(rows["position"], rows["low"], rows["high"], look["color"]).update(legendgroup=name), line]
 
 
 def _spending_finding(everything: pd.DataFrame, kinds: pd.DataFrame) -> str:
@@ -157,8 +149,8 @@ def _course(rows: pd.DataFrame, column: str, name: str, look: dict[str, str], *,
         line={"color": look["color"], "dash": look["dash"], "width": 2.2},
         hovertemplate=f"{html.escape(spoken(name))}<br>step %{{x}}: %{{y:.3f}}<extra></extra>",
     )
-    band = _band(rows["step"], rows[f"{column}_low"], rows[f"{column}_high"], look["color"])
-    return [band.update(legendgroup=name), line]
+    around = band(rows["step"], rows[f"{column}_low"], rows[f"{column}_high"], look["color"])
+    return [around.update(legendgroup=name), line]
 
 
 def _price_finding(training: pd.DataFrame, target: float) -> str:
@@ -197,8 +189,7 @@ def plot_estimator_errors(errors: pd.DataFrame, title: str = "") -> go.Figure:
     figure.update_xaxes(title="exact KL (nats)", type="log", dtick=1).update_yaxes(type="log", dtick=1, row=1, col=2)
     figure.update_yaxes(tickformat=".0%", row=1, col=1)
     reading = "One point per measured step, all runs together; bars: 95% over completions. Left, 0 is no bias."
-    figure = styled(figure, title=title or _estimator_finding(errors), reading=reading)
-    return figure.update_annotations(font={"size": 13}).update_layout(margin={"t": figure.layout.margin.t + 24})
+    return styled(figure, title=title or _estimator_finding(errors), reading=reading)
 
 
 def _estimator_finding(errors: pd.DataFrame) -> str:

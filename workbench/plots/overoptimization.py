@@ -15,6 +15,7 @@ from workbench.plots.theme import (
     GREY,
     PALETTE,
     ROLE_COLORS,
+    band,
     completion_hover,
     has_gold,
     headline_of,
@@ -79,7 +80,8 @@ def _push_traces(curves: pd.DataFrame, means: pd.DataFrame, *, names_shown: bool
         color = ROLE_COLORS[score]
         several = curves.groupby(["world", "seed"]).ngroups > 1
         if several and means[f"{score}_low"].notna().any():
-            traces.append((_band(means, score, color), MEAN))
+            around = band(root_kl(means["kl"]), means[f"{score}_low"], means[f"{score}_high"], color, 0.2)
+            traces.append((around.update(legendgroup=score), MEAN))
         for (world, seed), rows in curves.groupby(["world", "seed"]):
             traces.append((_unit_line(rows, score, color, several=several), f"world {world}, seed {seed}"))
         line = go.Scatter(x=root_kl(means["kl"]), y=means[score], name=score, legendgroup=score, mode="lines")
@@ -91,14 +93,6 @@ def _push_traces(curves: pd.DataFrame, means: pd.DataFrame, *, names_shown: bool
         )
         traces.append((line, MEAN))
     return traces
-
-
-def _band(means: pd.DataFrame, score: str, color: str) -> go.Scatter:
-    """The interval of the mean, as one closed shape."""
-    known = means.dropna(subset=[f"{score}_low", f"{score}_high"])
-    x, y = root_kl(known["kl"]), [known[f"{score}_{end}"] for end in ("low", "high")]
-    shape = {"x": [*x, *x[::-1]], "y": [*y[0], *y[1][::-1]], "fill": "toself", "fillcolor": transparent(color, 0.2)}
-    return go.Scatter(**shape, mode="lines", line={"width": 0}, hoverinfo="skip", legendgroup=score, showlegend=False)
 
 
 def _unit_line(rows: pd.DataFrame, score: str, color: str, *, several: bool) -> go.Scatter:
@@ -149,8 +143,7 @@ def _with_menus(figure: go.Figure, owners: list[tuple[str, str]], titles: dict[s
     look = {"y": 1.1, "yanchor": "bottom", "xanchor": "left", "showactive": True, "font": {"size": 12}}
     menus = [look | {"buttons": models, "x": 0}] if len(models) > 1 else []
     menus += [look | {"buttons": views, "x": 0.5}] if len(units) > 2 else []
-    top = figure.layout.margin.t + (74 if menus else 24)
-    return figure.update_layout(updatemenus=menus, margin={"t": top})
+    return figure.update_layout(updatemenus=menus, margin={"t": figure.layout.margin.t + 50 * bool(menus)})
 
 
 def _view(owners: list[tuple[str, str]], chosen: str) -> dict[str, list]:
@@ -179,8 +172,7 @@ def plot_laws(points: pd.DataFrame, laws: pd.DataFrame, peaks: pd.DataFrame, tit
     figure.update_yaxes(range=[low - room, high + room])  # a law may run far out beyond the points
     figure.update_yaxes(title="gold gained over the reference", col=1)
     reading = "Dots: measured, a colour per law. Band: 95% of the better law. Peaks with 95% intervals of their place."
-    figure = styled(figure, title=title or _laws_finding(laws, peaks), reading=reading, height=500)
-    return figure.update_layout(margin={"t": figure.layout.margin.t + 24})
+    return styled(figure, title=title or _laws_finding(laws, peaks), reading=reading, height=500)
 
 
 def _laws_finding(laws: pd.DataFrame, peaks: pd.DataFrame) -> str:
@@ -196,13 +188,12 @@ def _laws_finding(laws: pd.DataFrame, peaks: pd.DataFrame) -> str:
 
 def _law_traces(points: pd.DataFrame, laws: pd.DataFrame, peaks: pd.DataFrame) -> list[go.Scatter]:
     dots = {"x": root_kl(points["kl"]), "y": points["gold_gain"], "hovertext": points["run"].map(html.escape)}
-    marker = {"color": transparent(GREY, 0.45), "size": 5}
+    marker = {"color": transparent(GREY, 0.85), "size": 5}
     traces = [go.Scatter(**dots, mode="markers", marker=marker, name="measured")]
     for i, (law, rows) in enumerate(laws.groupby("law")):
         color = (PALETTE[0], PALETTE[3])[i % 2]
         if rows["better"].all() and rows["low"].notna().any():
-            renamed = rows.rename(columns={"low": "predicted_low", "high": "predicted_high"})
-            traces.append(_band(renamed, "predicted", color).update(legendgroup=None))
+            traces.append(band(root_kl(rows["kl"]), rows["low"], rows["high"], color, 0.2))
         line = {"color": color, "width": 3 if rows["better"].all() else 1.8, "dash": ("solid", "dash")[i % 2]}
         drawn = {"x": root_kl(rows["kl"]), "y": rows["predicted"], "name": law.replace(" - ", " − ")}
         traces.append(go.Scatter(**drawn, mode="lines", line=line))

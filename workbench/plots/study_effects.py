@@ -17,6 +17,7 @@ from workbench.plots.theme import (
     SYMBOLS,
     add_root_kl_axes,
     axis_label,
+    band,
     completion_hover,
     number,
     require_columns,
@@ -176,10 +177,7 @@ def _score_line(rows: pd.DataFrame, score: str, name: str, color: str) -> list[g
     line.update(customdata=[f"KL {kl:.2f} nats{text}" for kl, text in texts])
     if f"{score}_low" not in rows or rows[f"{score}_low"].isna().all():
         return [line]
-    known = rows.dropna(subset=[f"{score}_low"])
-    x, low, high = root_kl(known["kl"]), known[f"{score}_low"], known[f"{score}_high"]
-    band = {"x": [*x, *x[::-1]], "y": [*low, *high[::-1]], "fill": "toself", "line": {"width": 0}, "mode": "lines"}
-    return [go.Scatter(**band, fillcolor=transparent(color, 0.18), hoverinfo="skip", showlegend=False), line]
+    return [band(root_kl(rows["kl"]), rows[f"{score}_low"], rows[f"{score}_high"], color, 0.18), line]
 
 
 def plot_stopping(means: pd.DataFrame, stopped: pd.DataFrame, title: str) -> go.Figure:

@@ -61,7 +61,7 @@ AXIS_LOOK = {
     "ticks": "outside",
     "zeroline": False,
     "exponentformat": "power",  # 1.5×10⁻⁷, where plotly would write 150n
-    "title": {"font": {"size": 13}},
+    "title": {"font": {"size": 13}, "standoff": 8},  # wide numbers push the name of their axis away
 }
 LOG_AXIS = {"tickformat": ".4~g"}
 
@@ -72,17 +72,24 @@ def styled(figure: go.Figure, *, title: str, reading: str, height: int = 440) ->
     _tell_apart(figure)
     legend_rows = _legend_rows(figure)
     top_axis = "xaxis2" in figure.layout and figure.layout.xaxis2.side == "top"
+    panels_named = any(note.yref == "paper" and note.yanchor == "bottom" for note in figure.layout.annotations)
     figure.update_layout(
         **LOOK,
         height=height,
         title={"text": headline, "font": {"size": 17}, "x": 0.01, "y": 1 - 22 / height, "yanchor": "top"},
-        margin={"l": 70, "r": 30, "b": 62 + 21 * legend_rows, "t": 32 + 20 * lines + 40 * top_axis},
+        margin={
+            "l": 70,
+            "r": 30,
+            "b": max(62, 53 + 30 * legend_rows),
+            "t": 32 + 20 * lines + 40 * top_axis + 24 * panels_named,
+        },
         showlegend=legend_rows > 0,
     )
+    figure.update_annotations(font={"size": 13})
     for update in (figure.update_xaxes, figure.update_yaxes):
         update(AXIS_LOOK)
         update(LOG_AXIS, selector={"type": "log"})
-    return figure.update_yaxes(automargin=True, title={"standoff": 8})  # wide numbers push the name of their axis away
+    return figure.update_yaxes(automargin=True)
 
 
 def styled_beside(figure: go.Figure, *, title: str, reading: str, height: int = 440) -> go.Figure:
@@ -249,6 +256,14 @@ def transparent(color: str, opacity: float) -> str:
     """A "#RRGGBB" colour with an opacity."""
     red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red}, {green}, {blue}, {round(opacity, 4)})"  # plotly reads no 1e-05
+
+
+def band(x: Sequence, low: Sequence, high: Sequence, color: str, opacity: float = 0.15) -> go.Scatter:
+    """An interval along a line as one closed shape, where both of its ends are known."""
+    rows = pd.DataFrame({"x": np.asarray(x), "low": np.asarray(low), "high": np.asarray(high)}).dropna()
+    places, ends = [*rows["x"], *rows["x"][::-1]], [*rows["low"], *rows["high"][::-1]]
+    look = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
+    return go.Scatter(x=places, y=ends, fill="toself", fillcolor=transparent(color, opacity), **look)
 
 
 def root_kl(kl: pd.Series) -> pd.Series:

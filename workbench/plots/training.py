@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.plots.theme import PALETTE, ROLE_COLORS, axis_label, number, shown_columns, smoothed, styled, transparent
+from workbench.plots.theme import PALETTE, ROLE_COLORS, axis_label, shown_columns, smoothed, styled, transparent
 
 
 def plot_learning_curve(
@@ -39,7 +39,7 @@ def _course(metrics: pd.DataFrame, column: str) -> str:
     if measured.empty:
         return f"{name} was not measured"
     (start, first), (end, last) = measured.iloc[[0, -1]].to_numpy()
-    return f"{name} goes from {number(first)} at step {start:.0f} to {number(last)} at step {end:.0f}"
+    return f"{name} goes from {first:.3g} at step {start:.0f} to {last:.3g} at step {end:.0f}"
 
 
 def plot_training_panels(metrics: pd.DataFrame, columns: Sequence[str], *, title: str, window: int = 15) -> go.Figure:
@@ -57,9 +57,7 @@ def plot_training_panels(metrics: pd.DataFrame, columns: Sequence[str], *, title
             figure.add_trace(trace, row=i // across + 1, col=i % across + 1)
         if i + across >= len(columns):  # nothing below it
             figure.update_xaxes(title=axis_label("step"), row=i // across + 1, col=i % across + 1)
-    figure.update_annotations(font={"size": 14})
-    figure = styled(figure, title=title, reading=_reading(window), height=120 + 230 * down)
-    return figure.update_layout(margin={"t": figure.layout.margin.t + 22})
+    return styled(figure, title=title, reading=_reading(window), height=120 + 230 * down)
 
 
 def _reading(window: int) -> str:
