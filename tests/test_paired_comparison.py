@@ -11,7 +11,6 @@ import pytest
 from scipy.optimize import minimize
 
 from workbench.errors import WorkbenchError
-from workbench.feedback import choices
 from workbench.feedback.paired_comparison import (
     bradley_terry,
     bradley_terry_scores,
@@ -21,6 +20,7 @@ from workbench.feedback.paired_comparison import (
     win_probabilities,
 )
 from workbench.feedback.plackett_luce import plackett_luce_scores
+from workbench.feedback.resampling import expanded_levels
 
 SCORES = np.array([0.9, 0.2, -0.3, -0.8])
 NAMES = list("abcd")
@@ -314,15 +314,22 @@ def drawn(generator, scores, *, comparisons, tie=0.0):
     return pd.DataFrame({"item_id": range(comparisons), "winner": winner, "loser": loser, "tie": ties})
 
 
-@pytest.mark.parametrize("score", [bradley_terry, lambda *args, **more: davidson(*args, **more).scores])
-def test_intervals_of_many_names_are_those_of_the_method_for_few(score, monkeypatch):
-    table = drawn(np.random.default_rng(0), np.linspace(-1, 1, 12), comparisons=600, tie=0.2)
-    few = score(table, resamples=200)
-    monkeypatch.setattr(choices, "MANY", 0)
-    many = score(table, resamples=200)
-    assert many["score"].to_numpy() == pytest.approx(few["score"].to_numpy(), abs=1e-8)
-    for end in ("low", "high"):
-        assert many[end].to_numpy() == pytest.approx(few[end].to_numpy(), abs=2e-3)
+def test_intervals_are_those_of_weighted_fits_by_a_general_optimiser():
+    table, names, resamples = drawn(np.random.default_rng(0), np.linspace(-1, 1, 6), comparisons=60), range(6), 60
+    weights = np.random.default_rng(3).exponential(size=(resamples, len(table)))
+    winner, loser = table["winner"].to_numpy(), table["loser"].to_numpy()
+
+    def fitted(weight):
+        def loss(scores):
+            return weight @ np.logaddexp(0, scores[loser] - scores[winner]) + scores @ scores / 2
+
+        return minimize(loss, np.zeros(6), method="BFGS", options={"gtol": 1e-7}).x
+
+    draws = np.stack([fitted(weight * len(table) / weight.sum()) for weight in weights])
+    low, high = np.quantile(draws, expanded_levels(len(table)), axis=0)
+    found = bradley_terry(table, prior_sd=1, seed=3, resamples=resamples).set_index("name").loc[names]
+    assert found["low"].to_numpy() == pytest.approx(low, abs=1e-3)
+    assert found["high"].to_numpy() == pytest.approx(high, abs=1e-3)
 
 
 def test_hundreds_of_names_are_scored_without_a_table_of_their_squares_for_each_comparison():

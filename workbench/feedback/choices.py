@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,6 @@ from workbench.feedback.tables import read
 NEWTON_STEPS, HALVINGS = 200, 40
 LAST_STEP, LAST_STEP_OF_DRAWS = 1e-8, 1e-3  # nats; a step of Newton's method leaves about its square as error
 LARGEST_BATCH = 500_000  # numbers held at once while resampling
-MANY = 10_000_000  # numbers in the squares of all alternatives, above which draws share one inverted matrix
 Step = Callable[[np.ndarray, np.ndarray], np.ndarray]  # how far to go from (R, P), with these times (R, D): (R, P)
 Derivatives = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -42,11 +42,6 @@ class Choices:
     clusters: int  # C
     scores: int  # of the P parameters the first ones, which mean nothing but their differences
     size: int  # P
-
-    @property
-    def squares(self) -> int:
-        """How many numbers (D, A, P, P) are."""
-        return self.present.size * self.size**2
 
     def weighted(self, weights: np.ndarray) -> np.ndarray:
         """How often each choice was made, (R, D), by clusters with these weights, (R, C)."""
@@ -70,14 +65,18 @@ def intervals(
         raise WorkbenchError("1 item has no measurable spread: an interval needs verdicts on at least 2.")
     best = most_likely(choices, prior_sd=prior_sd)
     precision = _precision(choices, prior_sd)
-    step = (_newton_steps if choices.squares <= MANY else _scaled_steps)(choices, precision, best)
+    scaled, newton = _scaled_steps(choices, precision, best), _newton_steps(choices, precision)
     generator, draws = np.random.default_rng(seed), []
     batch = max(1, LARGEST_BATCH // max(len(choices.cluster), choices.parts.size))
     for start in range(0, resamples, batch):
         weights = generator.exponential(size=(min(batch, resamples - start), choices.clusters))
         weights *= choices.clusters / weights.sum(axis=1, keepdims=True)
         times = choices.weighted(weights)
-        draws.append(_maximised(choices, times, np.tile(best, (len(times), 1)), precision, LAST_STEP_OF_DRAWS, step))
+        for_all = partial(_maximised, choices, precision=precision, enough=LAST_STEP_OF_DRAWS)
+        try:
+            draws.append(for_all(times, np.tile(best, (len(times), 1)), step_from=scaled))
+        except WorkbenchError:  # so little is known that another matrix is needed for each
+            draws += [for_all(row[None], best[None], step_from=newton) for row in times]
     low, high = np.quantile(np.concatenate(draws), expanded_levels(choices.clusters), axis=0)
     return best, low, high
 
@@ -88,8 +87,8 @@ def most_likely(choices: Choices, *, prior_sd: float) -> np.ndarray:
     WorkbenchError where they run away to infinity.
     """
     precision, times = _precision(choices, prior_sd), choices.weighted(np.ones((1, choices.clusters)))
-    start = np.zeros(choices.size)
-    return _maximised(choices, times, start[None], precision, LAST_STEP, _newton_steps(choices, precision, start))[0]
+    start, step = np.zeros((1, choices.size)), _newton_steps(choices, precision)
+    return _maximised(choices, times, start, precision, LAST_STEP, step)[0]
 
 
 def choices_made(
@@ -201,9 +200,9 @@ def _gradient(shares: np.ndarray, times: np.ndarray, choices: Choices) -> np.nda
     return choices.added((times[..., None] * surplus)[..., None] * choices.parts)
 
 
-def _newton_steps(choices: Choices, precision: np.ndarray, _: np.ndarray) -> Step:
+def _newton_steps(choices: Choices, precision: np.ndarray) -> Step:
     """Steps of the inverse observed information times the gradient, with scores that keep their mean."""
-    derivatives = (_derivatives if choices.squares <= MANY else _derivatives_of_many)(choices)
+    derivatives = _derivatives(choices)
 
     def step(found: np.ndarray, times: np.ndarray) -> np.ndarray:
         gradient, information = derivatives(_shares(found, choices)[0], times)
@@ -214,27 +213,7 @@ def _newton_steps(choices: Choices, precision: np.ndarray, _: np.ndarray) -> Ste
 
 
 def _derivatives(choices: Choices) -> Derivatives:
-    """Gradient, (R, P), and information, (R, P, P), of the log-likelihood at these shares, (R, D, A)."""
-    dense = np.zeros((choices.present.size, choices.size))
-    row = np.arange(len(dense))[:, None]
-    np.add.at(dense, (row, choices.names.reshape(len(dense), -1)), choices.parts.reshape(len(dense), -1))
-    dense = dense.reshape(*choices.present.shape, -1)
-    rivals = dense[:, 1:] - dense[:, :1]  # of which a shift of all scores is no part
-    flat = rivals.reshape(-1, choices.size)
-    squares = (flat[:, :, None] * flat[:, None, :]).reshape(len(flat), -1)
-
-    def derivatives(shares: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        weighted = (times[..., None] * shares[..., 1:]).reshape(len(shares), -1)
-        means = np.einsum("rda,dap->rdp", shares[..., 1:], rivals)
-        information = (weighted @ squares).reshape(-1, choices.size, choices.size)
-        information -= np.matmul((times[..., None] * means).transpose(0, 2, 1), means)
-        return -weighted @ flat, information
-
-    return derivatives
-
-
-def _derivatives_of_many(choices: Choices) -> Derivatives:
-    """As `_derivatives` for a single row and any number of parameters: only what a choice touches is added up."""
+    """Gradient, (1, P), and information, (1, P, P), of the log-likelihood of a row with these shares, (1, D, A)."""
     entries = choices.parts[0].size
     alternative = np.repeat(np.arange(choices.parts.shape[1]), choices.parts.shape[2])  # (E,) that an entry is of
     names, parts = choices.names.reshape(-1, entries), choices.parts.reshape(-1, entries)
@@ -259,7 +238,7 @@ def _fixed(choices: Choices, precision: np.ndarray) -> np.ndarray:
 def _scaled_steps(choices: Choices, precision: np.ndarray, best: np.ndarray) -> Step:
     """Steps near the most likely parameters, by the information there, scaled to what each row knows of each of them.
 
-    To invert a matrix for each row would take a minute for a hundred names and hours for a thousand.
+    One inverted matrix serves all rows: one for each would take hours for a thousand names.
     """
 
     def spread(found: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -269,7 +248,7 @@ def _scaled_steps(choices: Choices, precision: np.ndarray, best: np.ndarray) -> 
 
     once = choices.weighted(np.ones((1, choices.clusters)))
     shares, usual = spread(best[None], once)
-    inverse = np.linalg.inv(_derivatives_of_many(choices)(shares, once)[1][0] + _fixed(choices, precision))
+    inverse = np.linalg.inv(_derivatives(choices)(shares, once)[1][0] + _fixed(choices, precision))
 
     def step(found: np.ndarray, times: np.ndarray) -> np.ndarray:
         shares, known = spread(found, times)

@@ -47,7 +47,7 @@ class Desk:
             self._last = row[0]
             self._count(-1 if row[1] else 1, *row[2:])
 
-    def open(self, claims: Mapping[str, int]) -> tuple[str, int]:
+    def following(self, claims: Mapping[str, int]) -> tuple[str, int]:
         """The next item that needs more judgements than it has or is on others' screens for, and how many do."""
         blocked = {
             item_id

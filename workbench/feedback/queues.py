@@ -111,7 +111,7 @@ class Queue:
     def _next(self, desk: Desk, claims: Mapping[str, int], first: str) -> Turn:
         done = len(desk.events)
         checks = [item_id for item_id in self._ordered(desk.labeler)[1] if not desk.own[item_id]]
-        following, opened = desk.open(claims)
+        following, opened = desk.following(claims)
         left = len(checks) + opened + (self._repeats_left(desk) if opened else 0)
         if self.budget:
             left = min(left, max(0, self.budget - desk.all_judgements))
