@@ -446,15 +446,24 @@ def test_a_past_judgement_is_looked_at_left_and_changed(widget):
         "prompt 0 (item-0): 6, 2",
     ]
     expect(rows.first).to_be_focused()
+    past.page.keyboard.press("Escape")
+    expect(past.root).to_be_focused()
+    past.answered(lambda: past.page.keyboard.press("p"))
+    expect(rows.first).to_be_focused()
     past.page.keyboard.press("Tab")
     past.answered(lambda: past.page.keyboard.press("Enter"))
     assert (past.root.get_attribute("data-item-id"), past.shown()) == ("item-0", shown)
     expect(past.root.locator(".wb-question")).to_contain_text("You said: 6, 2")
     expect(past.button("rate-1-6")).to_have_attribute("aria-pressed", "true")
-    past.answered(lambda: past.press("Escape"))
+    past.answered(lambda: past.button("leave").press("Enter"))
+    expect(past.root).to_be_focused()  # the button is gone
     assert past.root.get_attribute("data-item-id") == under_way
     expect(past.button("rate-1-5")).to_have_attribute("aria-pressed", "true")
     assert len(past.values()) == 2
+    past.answered(lambda: past.click("past"))
+    past.answered(lambda: past.click("past-2"))
+    past.press("4")
+    past.answered(lambda: past.press("Escape"))
     past.answered(lambda: past.click("past"))
     past.answered(lambda: past.click("past-2"))
     past.press("3")
@@ -551,9 +560,12 @@ def test_an_answer_that_the_disk_refuses_stays_on_the_screen(widget):
     assert pair.root.get_attribute("data-item-id") == item
     expect(pair.button("strength-4")).to_have_attribute("aria-pressed", "true")
     assert pair.values() == []
+    pair.press("p", "p", "u")  # nothing makes the sentence go away but an answer that is saved
+    expect(pair.status).to_contain_text("NOT SAVED")
     with sqlite3.connect(pair.store) as other:
         other.execute("DROP TRIGGER refuse")
-    pair.answered(lambda: pair.click("retry"))
+    pair.answered(lambda: pair.button("retry").press("Enter"))
+    expect(pair.root).to_be_focused()  # that button is gone
     assert pair.root.get_attribute("data-item-id") != item
     assert [judgement.details for judgement in pair.stored()] == [{"strength": 4}]
 

@@ -3,7 +3,8 @@
 //
 // A kind has: question, keys [[keys, what they do]], actions (its buttons), fresh(item) -> empty answer (plain JSON,
 // kept in frame.state), build(item) -> nodes of the item, draw() shows frame.state, press(key) -> used or not; where it
-// has an answer to complete, save(); where it listens to the model, close(). words(answer) are for the list of past ones.
+// has an answer to complete, save(); where it listens to the model, close(). words(answer) are for the list of past
+// judgements.
 
 function render({ model, el: host }) {
   const root = element("section", "wb-annotate");
@@ -26,7 +27,10 @@ function render({ model, el: host }) {
     if (model.get("progress").can_undo) frame.send({ type: "undo" });
     else frame.say("There is nothing to undo.");
   };
-  frame.send = (message) => saver.send({ ...message, turn: frame.item.turn });
+  frame.send = (message) => {
+    if (saver.state === "failed" && !saver.lost) frame.say("Retry first, or answer once more.");
+    else saver.send({ ...message, turn: frame.item.turn });
+  };
   frame.look = () => frame.send({ type: "look" }); // others may have left something by now
   frame.leave = () => frame.send({ type: "review", of: "" });
   frame.say = (text) => {
@@ -120,6 +124,8 @@ function render({ model, el: host }) {
   panels = makePanels(frame, saver, kind);
   root.setAttribute("aria-label", kind.question);
   root.addEventListener("keydown", onKey);
+  // a button that hides itself leaves the keys to the widget, not to the notebook
+  root.addEventListener("focusout", ({ target }) => target.checkVisibility() || root.focus({ preventScroll: true }));
   host.replaceChildren(root);
   show(frame.item);
   update();

@@ -40,8 +40,10 @@ function makeKind(frame) {
       button("choose-2", "Second is better", "2", () => frame.act(() => choose(1))),
     ],
     fresh: ({ earlier }) => ({ strength: earlier?.answer.strength ?? 0 }),
-    words: ({ choice, strength }) =>
-      choice === "tie" ? "tie" : `${["first", "second"][choice]} is better${strength ? `, ${STRENGTHS[strength - 1]}` : ""}`,
+    words({ choice, strength }) {
+      const better = { 0: "first is better", 1: "second is better", tie: "tie" }[choice];
+      return strength ? `${better}, ${STRENGTHS[strength - 1]}` : better;
+    },
     build: (item) => [cardGrid(item.completions.map((_, index) => completionCard(frame, index).card)), strengthRow()],
     draw() {
       strengths.forEach((each, index) => each.setAttribute("aria-pressed", String(frame.state.strength === index + 1)));

@@ -15,7 +15,6 @@ function makePast(frame, kind, close) {
   function row(said, place) {
     const made = button(`past-${place + 1}`, `${visible(said.prompt.slice(0, 80))} (${said.item_id}): `, "", () => {
       close();
-      frame.root.focus();
       frame.send({ type: "review", of: said.event_id });
     });
     made.append(element("b", "", saidBefore(kind, said)));

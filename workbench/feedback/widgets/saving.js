@@ -11,8 +11,8 @@ function newEventId() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-// {send, retry, replied, forget, lose, lost, state, problem}: `changed` is called whenever state ("ready", "saving" or "failed")
-// or problem has changed.
+// {send, retry, replied, forget, lose, lost, state, problem}: `changed` is called whenever state ("ready", "saving" or
+// "failed") or problem has changed.
 function makeSaver(model, changed) {
   let last = null; // the last message, until it is saved or given up
   let timer = 0;
