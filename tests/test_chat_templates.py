@@ -280,7 +280,7 @@ def test_a_reward_cuts_what_it_reads_as_its_training_did(monkeypatch):
 # Two families of models
 
 
-def test_a_reward_model_of_another_family_reads_its_own_tokens_and_template(tmp_path, monkeypatch):
+def test_a_reward_model_of_another_family_reads_its_own_tokens_and_template(tmp_path, capsys):
     own = TOKENIZERS["dummy prefix, adds BOS"](chat_template=TEMPLATES["zephyr"])
     folder = saved(tmp_path / "rm", own, auto=AutoModelForSequenceClassification)
     policys, reference = byte_bpe(chat_template=TEMPLATES["gemma"]), frozen(load_reward_model(folder, own))
@@ -291,6 +291,11 @@ def test_a_reward_model_of_another_family_reads_its_own_tokens_and_template(tmp_
     _, whole = template_ids(own, TALK, "twelve hours.")
     assert score == pytest.approx(reference(input_ids=torch.tensor([whole])).logits.item(), abs=1e-5)
     assert reward.model.get_input_embeddings().num_embeddings == len(own)
+    assert capsys.readouterr().out == ""
+    reference.config.update({"max_prompt_length": 9, "max_completion_length": 5})
+    reference.save_pretrained(folder)
+    learned_rewards(folder, policys, max_length=15)
+    assert "rm reads 9 tokens of a prompt and 5 of a completion, as in its training." in capsys.readouterr().out
     ensemble = EnsembleReward([reward], how="mean", coef=0.0)
     assert ensemble([asked.row["prompt"]], ["twelve hours."], **columns) == pytest.approx([score])
 

@@ -95,7 +95,8 @@ class EnsembleReward:
 def learned_rewards(sources: str, tokenizer, *, max_length: int, device: str = "cpu") -> dict[str, LearnedReward]:
     """The reward models that `sources` names, with commas, by the names of their folders; none for "".
 
-    Each reads with its own tokenizer, whatever the policy's family; `tokenizer` is for a folder that holds none.
+    Each reads with its own tokenizer, whatever the policy's family; `tokenizer` is for a folder that holds none. Where
+    `max_length` is more than one was trained to read, that is said.
     """
     rewards = {}
     for source in filter(None, map(str.strip, sources.split(","))):
@@ -105,6 +106,9 @@ def learned_rewards(sources: str, tokenizer, *, max_length: int, device: str = "
         if name in rewards:
             raise WorkbenchError(f"{sources!r} names two reward models {name!r}: rename one of the folders.")
         rewards[name] = LearnedReward(model, own, max_length=max_length)
+        limits = [getattr(model.config, f"max_{part}_length", 0) for part in ("prompt", "completion")]
+        if 0 < sum(limits) < max_length:
+            print(f"{name} reads {limits[0]} tokens of a prompt and {limits[1]} of a completion, as in its training.")
     return rewards
 
 
