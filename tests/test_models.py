@@ -347,6 +347,17 @@ def test_a_tokenizer_that_cannot_be_read_is_refused_and_nobody_is_asked_whether_
     assert "[y/N]" not in capsys.readouterr().out
 
 
+CONTRADICTIONS = {"type": {"model_type": "gemma"}, "class": {"architectures": ["GPT2LMHeadModel"]}}
+
+
+@pytest.mark.parametrize("config", CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+def test_a_config_of_two_kinds_is_refused_though_both_name_their_weights_alike(config, tmp_path):
+    folder = changed(tmp_path, config=config)
+    for load in (load_policy, load_critic):
+        with pytest.raises(WorkbenchError, match=r"has the model_type '\w+', but its weights are those of a \w+"):
+            load(folder, word_tokenizer())
+
+
 def test_adapters_without_their_model_are_refused(tmp_path):
     peft = pytest.importorskip("peft")
     base = saved(tiny_model(), word_tokenizer(), tmp_path / "base")

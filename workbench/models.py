@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import torch
+import transformers
 from huggingface_hub import HfApi, snapshot_download
 from safetensors import safe_open
 from tokenizers import Tokenizer
@@ -251,6 +252,13 @@ def _load(auto_class, source: str, *, device: str, dtype: str, allow_pickle: boo
             **config,
         )
     new_head = _require_all_weights(model, found, source)
+    settings = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    kinds = [getattr(transformers, name, None) for name in settings.architectures or []]
+    if kinds and all(kind is not None and kind.config_class is not type(settings) for kind in kinds):
+        raise WorkbenchError(  # kinds that name their weights alike compute differently
+            f"config.json of {source!r} has the model_type {settings.model_type!r}, but its weights are those of a "
+            f"{settings.architectures[0]}: correct it, or give a folder as save_pretrained wrote it."
+        )
     return _quicker(model).to(device), new_head
 
 
