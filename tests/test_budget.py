@@ -270,6 +270,8 @@ def test_verdicts_name_what_can_not_be_said():
     sentence = budget.budget_sentences(table, "gold")[0]
     assert sentence.startswith("At 2 nats: a has the most gold, 1.10; not told apart: b; never there: never. (")
     assert f"must differ by {stats.t.ppf(0.975, 2):.1f} standard errors" in sentence  # one pair of three worlds
+    alone = budget.compared_at_budget(landings(a=[1.0, 2.0]), "gold")
+    assert budget.budget_sentences(alone, "gold") == ["At 2 nats: a has the most gold, 1.50."]
     nobody = budget.compared_at_budget(landings(a=[nan, nan]), "gold")
     assert budget.budget_sentences(nobody, "gold") == ["At 2 nats: no method gets there in most of its runs."]
 

@@ -19,7 +19,6 @@ from simulate_statistics import (
 from statsmodels.stats.multitest import multipletests
 
 from workbench.analysis.statistics import (
-    Interval,
     MeanCovariance,
     covariance_of_mean,
     holm,
@@ -120,12 +119,10 @@ def test_the_covariance_of_several_columns_is_that_of_the_means_of_worlds():
     np.testing.assert_allclose(covariance_of_mean(rows).covariance, np.cov(rows.T) / 9, rtol=1e-9)
 
 
-def test_one_value_has_no_interval_and_nothing_about_it_is_significant():
+def test_one_value_has_no_interval_and_no_p_value():
     found = interval_over_units([2.0], ["a"])
-    assert found.value == 2 and math.isnan(found.low) and math.isnan(found.high) and not found.significant
+    assert found.value == 2 and math.isnan(found.low) and math.isnan(found.high)
     assert math.isnan(p_value_over_units([2.0]))
-    assert Interval(1, 0.5, 1.5).significant and Interval(-1, -1.5, -0.5).significant
-    assert not Interval(1, -0.5, 1.5).significant
 
 
 def test_one_world_is_judged_by_its_seeds_and_equal_values_by_themselves():

@@ -146,15 +146,16 @@ def _against_highest(landings: pd.DataFrame, score: str) -> pd.DataFrame:
     values = landings.pivot_table(index=UNIT, columns="experiment", values=score, dropna=False)
     pairs = {pair: _behind(values, *pair) for pair in combinations(sorted(values), 2)}
     alone = [p_value_over_units(*each) if len(each[0]) else np.nan for each in pairs.values()]
-    together, tests = dict(zip(pairs, holm(alone), strict=True)), max(1, np.isfinite(alone).sum())
+    together = dict(zip(pairs, holm(alone), strict=True))
+    drawn = [len(draws(*each)) for each, p_value in zip(pairs.values(), alone, strict=True) if np.isfinite(p_value)]
+    tests = max(1, len(drawn))
     rows = []
     for name in table["experiment"]:
         found, pair = _behind(values, highest, name), (min(highest, name), max(highest, name))
         ends = interval_over_units(*found, level=1 - SIGNIFICANT / tests) if len(found[0]) else (np.nan,) * 3
         rows.append((*ends, together.get(pair, np.nan)))
     table[["behind", "behind_low", "behind_high", "p_value"]] = rows
-    units = landings[UNIT].drop_duplicates()
-    table["needed"] = student_quantile(1 - SIGNIFICANT / 2 / tests, len(draws(units["seed"], units["world"])) - 1)
+    table["needed"] = student_quantile(1 - SIGNIFICANT / 2 / tests, max(drawn) - 1) if drawn else np.nan
     table["verdict"] = [_verdict(row, highest) for row in table.to_dict("records")]
     return table.sort_values("value", ascending=False, ignore_index=True)
 
@@ -197,5 +198,5 @@ def _sentence(budget: float, rows: pd.DataFrame, score: str) -> str:
         text += f"; {words}: {said}" if len(names) else ""
     needed = rows["needed"].iloc[0]
     if np.isnan(needed):
-        return f"{text}; one run of each, so no interval."
+        return f"{text}; one run of each, so no interval." if "one run" in set(rows["verdict"]) else f"{text}."
     return f"{text}. (Of all pairs there the first must differ by {needed:.1f} standard errors to be told apart.)"

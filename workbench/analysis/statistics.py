@@ -26,11 +26,6 @@ class Interval(NamedTuple):
     low: float
     high: float
 
-    @property
-    def significant(self) -> bool:
-        """True where the interval leaves out 0; False where there is no interval."""
-        return self.low > 0 or self.high < 0
-
 
 def nats(value: float, digits: int = 6) -> str:
     """A number of nats in words: "1 nat", "0.5 nats"."""
