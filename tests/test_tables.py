@@ -14,7 +14,7 @@ from workbench.feedback.habits import choice_shares
 from workbench.feedback.kappa import cohen_kappa_matrix, cohen_kappa_value, krippendorff_alpha_value
 from workbench.feedback.paired_comparison import bradley_terry, bradley_terry_scores, davidson, elo
 from workbench.feedback.plackett_luce import plackett_luce_scores
-from workbench.feedback.quality import keep, labeler_summary, position_bias
+from workbench.feedback.quality import keep, labeler_summary, length_bias, position_bias
 from workbench.feedback.verdicts import verdicts
 
 NAN = float("nan")
@@ -148,6 +148,19 @@ def test_a_comparison_that_says_nothing_is_refused_with_its_row(score, column, v
         score(with_cell(BATTLES.assign(item_id=range(6)), 2, column, value))
 
 
+def test_what_belongs_together_is_named_by_any_column():
+    table = BATTLES.assign(item_id=range(6), day=pd.to_datetime(["2026-01-01", "2026-01-02"] * 3))
+    assert len(bradley_terry(table, clusters="day", prior_sd=1)) == 3
+    with pytest.raises(WorkbenchError, match=r"Row 4 \(the first is 0\) has the day "):
+        bradley_terry(with_cell(table, 4, "day", NAN), clusters="day")
+
+
+@pytest.mark.parametrize("completions", [None, ["x"], [1, 2], 5])
+def test_items_without_their_completions_are_refused(completions):
+    with pytest.raises(WorkbenchError, match=r"has the completions .* 0 and 1 were compared"):
+        length_bias(judgements(), [{"item_id": f"i{n}", "completions": completions} for n in range(3)])
+
+
 def test_rivals_are_one_under_a_number_and_its_text():
     numbers = BATTLES.replace({"a": 1, "b": 2, "c": 3})
     mixed = numbers.astype({"loser": str})
@@ -193,6 +206,8 @@ def judgements(**columns):
         ({"repeat": [0, 0, -1, 0, 0, 0]}, "Row 2 .* repeat -1"),
         ({"shown_order": [[0, 1]] * 5 + [[1, 1]]}, r"Row 5 .* shown_order \[1, 1\]"),
         ({"shown_order": "[0, 1]"}, "Row 0 .* shown_order"),
+        ({"shown_order": [[0]] * 6}, "was shown as .0., but 0 and 1 were compared"),
+        ({"shown_order": None}, "was shown as None"),
         ({"event_id": ["e0"] * 6}, "event 'e0' is in the table twice"),
         ({"elapsed_ms": ["fast"] * 6}, "Row 0 .* elapsed_ms 'fast'"),
         ({"value": [0, 1, 2, 0, 1, 0]}, "A pair was judged 2"),

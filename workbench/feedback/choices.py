@@ -16,7 +16,7 @@ import pandas as pd
 
 from workbench.errors import WorkbenchError
 from workbench.feedback.resampling import expanded_levels
-from workbench.feedback.tables import read
+from workbench.feedback.tables import names_in
 
 NEWTON_STEPS, HALVINGS = 200, 40
 LAST_STEP, LAST_STEP_OF_DRAWS = 1e-8, 1e-3  # nats; a step of Newton's method leaves about its square as error
@@ -139,7 +139,7 @@ def cluster_of(table: pd.DataFrame, clusters: str) -> list[Hashable]:
             f'The table has no column {clusters!r} (it has {list(table.columns)}): name another, or "" for rows that '
             "are independent."
         )
-    return read(table.rename(columns={clusters: "item_id"}), ["item_id"])["item_id"].tolist()
+    return names_in(table, clusters)
 
 
 def _precision(choices: Choices, prior_sd: float) -> np.ndarray:

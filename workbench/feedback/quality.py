@@ -69,8 +69,15 @@ def length_bias(judgements: pd.DataFrame, items: pd.DataFrame | Iterable[Mapping
     unknown = set(pairs["item_id"]).difference(known)
     if unknown:
         raise WorkbenchError(f"Item {min(unknown)!r} was judged, but is not among the {len(known)} items: give all.")
-    words = {item: [_words(each) for each in known[item]] for item in set(pairs["item_id"])}
-    gaps = [words[item][i] - words[item][j] for item, i, j in pairs[["item_id", "winner", "loser"]].to_numpy()]
+    gaps = []
+    for item, i, j in pairs[["item_id", "winner", "loser"]].to_numpy():
+        try:
+            gaps.append(_words(known[item][i]) - _words(known[item][j]))
+        except (TypeError, IndexError, KeyError, AttributeError):
+            raise WorkbenchError(
+                f"Item {item!r} has the completions {known[item]!r:.60}, of which {i} and {j} were compared: give a "
+                "text or messages for each."
+            ) from None
     gap = np.array(gaps, dtype=int)
     return _shares(pairs[gap != 0], (gap[gap != 0] > 0).astype(float))
 
@@ -164,8 +171,13 @@ def _shares(rows: pd.DataFrame, scores: np.ndarray) -> pd.DataFrame:
 def _decided(judgements: pd.DataFrame) -> pd.DataFrame:
     """The pairs of completions of which one is preferred: item_id, labeler, winner, loser (indices), shown_order."""
     pairs = _in_order(judgements)
-    pairs = pairs[pairs["value"] != "tie"]
+    pairs = pairs[pairs["value"] != "tie"].reset_index(drop=True)
     ends = pairs["part"].str.split("-", expand=True).reindex(columns=[0, 1]).astype(int)
+    for item, order, one, other in zip(pairs["item_id"], pairs["shown_order"], ends[0], ends[1], strict=True):
+        if order is None or not {one, other} <= set(order):
+            raise WorkbenchError(
+                f"Item {item!r} was shown as {order!r}, but {one} and {other} were compared: give both."
+            )
     first = pairs["value"] == 0
     return pairs.assign(winner=ends[0].where(first, ends[1]), loser=ends[1].where(first, ends[0]))
 

@@ -174,8 +174,13 @@ MIXED = (
 )  # columns in which pandas would turn None into NaN, and 1 into 1.0
 
 
-def _column(values: list, column: str) -> list:
-    reader, expected = READERS.get(column, (_number, "a finite number"))
+def names_in(table: pd.DataFrame, column: str) -> list[str | int]:
+    """A column of any name, whose values say what belongs together."""
+    return of_one_sort(_column(table[column].tolist(), column, (name_of, NAME)))[0]
+
+
+def _column(values: list, column: str, otherwise: tuple[Callable, str] | None = None) -> list:
+    reader, expected = READERS.get(column, otherwise or (_number, "a finite number"))
     read_values = []
     for row, value in enumerate(values):
         try:
