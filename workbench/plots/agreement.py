@@ -12,18 +12,7 @@ from plotly.subplots import make_subplots
 
 from workbench.analysis.statistics import Interval
 from workbench.errors import WorkbenchError
-from workbench.plots.theme import (
-    GREY,
-    INK,
-    PALETTE,
-    SYMBOLS,
-    colorbar,
-    error_bar,
-    headline_of,
-    require_columns,
-    styled,
-    transparent,
-)
+from workbench.plots.theme import GREY, PALETTE, SYMBOLS, error_bar, headline_of, heat_look, require_columns, styled
 
 MATRIX_READING = "Share of common items with the same verdict, a tie against a choice counting half. 50% is guessing."
 # column of a `labeler_summary`, its panel, where nobody would be
@@ -147,16 +136,13 @@ def _heat(matrix: pd.DataFrame, *, lowest: float, highest: float) -> go.Heatmap:
         z=[[None if np.isnan(value) else value for value in row] for row in values],  # a widget's JSON has no NaN
         zmin=100 * lowest - 5,
         zmax=100 * highest,
-        # the palest cell still differs from a blank one, and the darkest bears its number
-        colorscale=[(0, transparent(PALETTE[0], 0.1)), (1, transparent(PALETTE[0], 0.5))],
-        textfont={"color": INK},
         text=[["" if np.isnan(value) else f"{value:.0f}%" for value in row] for row in values],
         texttemplate="%{text}",
         hovertemplate="%{y} and %{x}<br>%{z:.1f}%<extra></extra>",
         hoverongaps=False,
         xgap=2,
         ygap=2,
-        colorbar=colorbar("agreement (%)"),
+        **heat_look("agreement (%)"),
     )
 
 

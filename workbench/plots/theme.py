@@ -140,12 +140,8 @@ def looks(count: int) -> list[dict[str, str]]:
     """Colour, dash and symbol of each of `count` methods; of more than there are colours, dash and symbol tell, too."""
     dashes = DASHES if count > len(PALETTE) else DASHES[:1]
     return [
-        {
-            "color": PALETTE[place % len(PALETTE)],
-            "dash": dashes[place % len(dashes)],
-            "symbol": SYMBOLS[place % len(SYMBOLS)],
-        }
-        for place in range(count)
+        {"color": PALETTE[i % len(PALETTE)], "dash": dashes[i % len(dashes)], "symbol": SYMBOLS[i % len(SYMBOLS)]}
+        for i in range(count)
     ]
 
 
@@ -155,9 +151,11 @@ def spoken(experiment: str) -> str:
     return re.sub(r"\b(a2c|ilql|kto|rloo|sft|[a-z]{1,3}po)\b", lambda found: found[0].upper(), words.replace("_", " "))
 
 
-def colorbar(title: str) -> dict:
-    """The bar of a heat map's colours, its name beside it, both clear of plotly's buttons."""
-    return {"title": {"text": title, "side": "right", "font": {"size": 13}}, "outlinewidth": 0, "xpad": 24}
+def heat_look(title: str) -> dict:
+    """Colours of a heat map that bear its numbers, and their bar, its name beside it, clear of plotly's buttons."""
+    bar = {"title": {"text": title, "side": "right", "font": {"size": 13}}, "outlinewidth": 0, "xpad": 24}
+    scale = [(0, transparent(PALETTE[0], 0.1)), (1, transparent(PALETTE[0], 0.5))]  # the palest is no blank
+    return {"colorbar": bar, "colorscale": scale, "textfont": {"color": INK}}
 
 
 def number(value: float) -> str:

@@ -9,17 +9,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.plots.theme import (
-    GREY,
-    INK,
-    PALETTE,
-    add_top_axis,
-    colorbar,
-    number,
-    require_columns,
-    styled,
-    transparent,
-)
+from workbench.plots.theme import GREY, PALETTE, add_top_axis, heat_look, number, require_columns, styled, transparent
 
 LOSS, EVEN, WIN = transparent(PALETTE[3], 0.45), transparent(GREY, 0.12), transparent(PALETTE[0], 0.45)
 WRITTEN = 16  # policies up to which the cells hold their numbers
@@ -56,16 +46,14 @@ def _heat(cells: pd.DataFrame, order: list[str]) -> go.Heatmap:
         z=100 * table.to_numpy(),
         zmin=50 - reach,
         zmax=50 + reach,
-        colorscale=[(0, LOSS), (0.5, EVEN), (1, WIN)],
         text=[[_written(cells, one, other) for other in order] for one in order],
-        textfont={"color": INK},
         texttemplate="%{text}" if len(order) <= WRITTEN else None,
         customdata=[[_details(cells, one, other) for other in order] for one in order],
         hovertemplate="%{customdata}<extra></extra>",
         hoverongaps=False,
         xgap=1,
         ygap=1,
-        colorbar=colorbar("wins (%)"),
+        **heat_look("wins (%)") | {"colorscale": [(0, LOSS), (0.5, EVEN), (1, WIN)]},
     )
 
 
