@@ -136,6 +136,7 @@ def test_runs_are_counted_and_averaged_with_their_intervals():
     assert found.drop == pytest.approx((np.mean(drops), *interval)) and found.rise == pytest.approx((0.2, 0.2, 0.2))
     assert (found.runs, found.worlds) == (9, 3)
     assert "in 8 of 9 runs (41% to 100%)" in found.sentence and "up 0.20" in found.sentence
+    assert "in 2 of 3 runs" in rise_and_fall(peaks.iloc[[0, 1, 8]]).sentence  # though half of the worlds
     assert rise_and_fall(peaks, by=0.2).share.value == 0  # a rise of just as much is not more
 
 

@@ -135,7 +135,7 @@ def rise_and_fall(peaks: pd.DataFrame, *, by: float = 0.1) -> RiseAndFall:
         raise WorkbenchError(f"None of {len(peaks)} runs has a peak to count: they need gold at the start and later.")
     both = (known["rise"] > by) & (known["drop"] > by)
     return RiseAndFall(
-        share=share_over_units(both, known["world"]),
+        share=share_over_units(both, known["world"])._replace(value=float(both.mean())),
         rise=interval_over_units(known["rise"], known["world"]),
         drop=interval_over_units(known["drop"], known["world"]),
         runs=len(known),
