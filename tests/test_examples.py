@@ -10,6 +10,7 @@ from workbench.errors import WorkbenchError
 from workbench.examples import (
     completion_examples,
     labelled_examples,
+    pair_completions,
     pair_examples,
     prompt_examples,
     ranking_examples,
@@ -190,6 +191,18 @@ def test_examples_know_their_rows_when_some_are_dropped():
     assert examples.rows == [1, 2]
     prompts = prompt_examples(pairs, byte_bpe(), max_prompt_length=9)
     assert prompts.rows == [0, 1, 2]
+
+
+def test_the_completions_of_pairs_are_the_texts_that_were_given():
+    rows = {"prompt": ["Is it?", "So?"], "chosen": [" yes", " it is so"], "rejected": [" no", " not"]}
+    found = pair_completions(Dataset.from_dict(rows))
+    assert [(row["prompt"], row["completion"]) for row in found] == [
+        ("Is it?", " yes"),
+        ("Is it?", " no"),
+        ("So?", " it is so"),
+        ("So?", " not"),
+    ]
+    assert all(row["finished"] for row in found)
 
 
 def test_the_report_mentions_only_what_was_cut():

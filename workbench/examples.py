@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workbench.batches import answer_spans, read_prompts
 from workbench.chat_templates import end_ids, turn_of
@@ -223,6 +223,12 @@ def _given(dataset: Dataset, column: str, otherwise: float) -> list[float]:
     """The numbers of an optional column, `otherwise` where nobody gave one."""
     given = dataset[column][:] if column in dataset.column_names else [None] * len(dataset)
     return [otherwise if value is None else float(value) for value in given]
+
+
+def pair_completions(rows: Dataset) -> list[dict[str, Any]]:
+    """Both completions of every comparison as a reward function reads them: rows prompt, completion, finished."""
+    sides = ((row, side) for row in rows for side in ("chosen", "rejected"))
+    return [{"prompt": row["prompt"], "completion": row[side], "finished": True} for row, side in sides]
 
 
 def text_documents(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
