@@ -340,6 +340,23 @@ def test_chats_of_argilla_are_conversations_and_what_was_not_submitted_is_a_skip
     assert [each.value for each in judgements] == ["skip", 1]
 
 
+def test_who_answers_twice_in_argilla_has_said_two_things(tmp_path):
+    record = argilla_record("r1", preference={ADA: "response1", BOB: "response2"})
+    record["responses"]["preference"][1]["user_id"] = ADA
+    _, judgements = argilla_feedback(written(tmp_path / "r.json", [record]), kind="pair", question="preference")
+    assert [(each.labeler, each.value, each.repeat) for each in judgements] == [(ADA, 0, 0), (ADA, 1, 1)]
+
+
+def test_the_only_label_of_several_is_the_choice(tmp_path):
+    path = written(tmp_path / "r.json", [argilla_record("r1", preference={ADA: ["response2"]})])
+    for kind in ("pair", "best_of"):
+        assert argilla_feedback(path, kind=kind, question="preference")[1][0].value == 1
+    unranked = [{"value": name, "rank": None} for name in ("response1", "response2")]
+    path = written(tmp_path / "n.json", [argilla_record("r1", preference={ADA: unranked})])
+    with pytest.raises(WorkbenchError, match=r"record 0 .* has no 'rank' \(it is null\)"):
+        argilla_feedback(path, kind="pair", question="preference")
+
+
 def without(record, *path):
     for name in path[:-1]:
         record = record[name]
@@ -361,6 +378,12 @@ def test_records_of_argilla_that_lack_something_are_named(tmp_path, missing, wor
     without(records[1], *missing)
     with pytest.raises(WorkbenchError, match=words):
         argilla_feedback(written(tmp_path / "bad.json", records), kind="pair", question="preference")
+
+
+def test_a_field_that_is_null_is_not_said_to_be_missing(tmp_path):
+    record = argilla_record("r1", preference={None: "response1"})
+    with pytest.raises(WorkbenchError, match=r"record 0 .*to 'preference', has no 'user_id' \(it is null\)"):
+        argilla_feedback(written(tmp_path / "null.json", [record]), kind="pair", question="preference")
 
 
 def test_questions_and_labels_of_argilla_that_do_not_exist_are_named(tmp_path):
@@ -472,6 +495,20 @@ def test_buckets_of_label_studio_are_no_ranking(tmp_path):
         label_studio_feedback(path, kind="ranking", completions="items.body")
 
 
+def test_no_completion_and_no_text_of_label_studio_is_lost(tmp_path):
+    ranked = result("ranker", {"ranker": {"rank": [1.0, 0]}}, to="items")
+    listed = [{"id": 0, "body": "a"}, {"id": 1, "body": "b"}]
+    path = written(tmp_path / "r.json", [task(annotation(ranked), prompt="p", items=listed)])
+    assert label_studio_feedback(path, kind="ranking", completions="items.body")[1][0].value == [[1], [0]]
+    twice = written(tmp_path / "t.json", [task(annotation(ranked), prompt="p", items=[*listed, listed[1]])])
+    with pytest.raises(WorkbenchError, match=r"in 'items', has two completions of one id \(found: 0, 1\)"):
+        label_studio_feedback(twice, kind="ranking", completions="items.body")
+    for texts in (["x", "y"], []):
+        path = written(tmp_path / "c.json", [task(annotation(result("textarea", {"text": texts}, to="answer1")))])
+        with pytest.raises(WorkbenchError, match=r"is labelled \[.*\]: a verdict is a single choice, or one text"):
+            label_studio_feedback(path, kind="correction")
+
+
 def test_ratings_bests_and_texts_of_label_studio(tmp_path):
     rated = annotation(
         result("rating", {"rating": 4}, name="quality2", to="answer2"),
@@ -502,6 +539,11 @@ def test_ratings_bests_and_texts_of_label_studio(tmp_path):
         ("pair", task(annotation(result("pairwise", {}))), "has no 'selected'"),
         ("rating", task(annotation(result("rating", {"rating": 3}, to="chat"))), "rates 'chat', which is not among"),
         ("rating", task(annotation(result("rating", {"rating": "3"}, to="answer1"))), "number or None"),
+        (
+            "rating",
+            task(annotation(*(result("rating", {"rating": n}, name=f"q{n}", to="answer1") for n in (1, 2)))),
+            "rates 'answer1' more than once",
+        ),
         ("pair", task(annotation(by=None)), "has the completed_by None: give each a name"),
         ("pair", task(annotation(by={"id": None, "email": ""})), "has the completed_by None: give each a name"),
         ("pair", task(annotation("left")), "another shape"),

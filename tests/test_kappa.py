@@ -205,7 +205,7 @@ def test_the_interval_covers_the_planted_cohens_kappa():
 )
 def test_one_item_has_a_value_and_equal_verdicts_get_a_sentence(value):
     assert value(long([[1], [2]])) <= 0  # one disagreement
-    with pytest.raises(WorkbenchError, match=r"Every verdict that can be compared is 3\.0: agreement is complete"):
+    with pytest.raises(WorkbenchError, match=r"Every verdict that can be compared is 3: agreement is complete"):
         value(long([[3, 3, 3], [3, 3, 3]]))
 
 

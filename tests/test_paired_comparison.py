@@ -235,7 +235,8 @@ def test_scores_exist_exactly_where_ford_says_so():
     ("score", "table", "words"),
     [
         (bradley_terry_scores, table_of(""), "0 rows"),
-        (bradley_terry_scores, pd.DataFrame({"winner": ["a"]}), "winner and loser"),
+        (bradley_terry_scores, pd.DataFrame({"winner": ["a"]}), r"lacks \['loser'\]"),
+        (elo, [{"winner": "a", "loser": "b"}], "are a list: give a table"),
         (elo, table_of("aa"), "compare two different names"),
         (bradley_terry_scores, pd.DataFrame({"winner": ["a"], "loser": [None]}), "compare two different names"),
         (bradley_terry, table_of("ab ba"), "no column 'item_id'"),

@@ -53,9 +53,11 @@ def same(one, other):
     ("column", "value"),
     [
         *((column, value) for column in ("item_id", "labeler") for value in (None, NAN, pd.NA, pd.NaT, "", "\u00a0 ")),
+        *((column, value) for column in ("item_id", "labeler") for value in ("i0\u200b", "\ufeffana", "b\ud800")),
         *(("labeler", value) for value in ("nan", "None", "<NA>", True, np.True_, ["ana"], 1.5, b"ana", "a\u200bna")),
         *(("item_id", value) for value in (("i", 1), float("inf"), {"id": 1}, "NaT")),
         *(("value", value) for value in (float("inf"), "nan", Decimal("Infinity"), 1j, b"1", {"choice": 0}, 10**200)),
+        *(("value", value) for value in ("inf", "-Infinity", "1e999")),
     ],
 )
 def test_what_says_nothing_is_refused_with_its_row_and_column(reading, column, value):
@@ -70,6 +72,7 @@ def test_what_says_nothing_is_refused_with_its_row_and_column(reading, column, v
         ("value", ["0", 0, "1 ", 1, 1.0, "0"]),
         ("value", [False, 0, True, "True", np.float32(1), "false"]),
         ("value", [Decimal(0), "0.0", np.int8(1), "+1", "1e0", "-0"]),
+        ("value", ["0\u200b", "\ufeff0", "\uff11", "1\u2060", 1, "\u200e0"]),
         ("labeler", ["ana", "bo", " ana", "bo\t", "ana", "\u00a0bo"]),
         ("item_id", ["i0", "i0 ", "i1", "i1", "i2", " i2"]),
     ],
@@ -154,6 +157,26 @@ def test_what_belongs_together_is_named_by_any_column():
     with pytest.raises(WorkbenchError, match=r"Row 4 \(the first is 0\) has the day "):
         bradley_terry(with_cell(table, 4, "day", NAN), clusters="day")
 
+    with pytest.raises(WorkbenchError, match="2 columns 'day': keep one"):
+        bradley_terry(pd.concat([table, table[["day"]]], axis=1), clusters="day")
+
+
+def test_a_best_one_is_the_same_index_as_a_number_of_any_type():
+    orders = {"kind": "best_of", "shown_order": [[0, 1, 2]] * 6}
+    table, told = judgements(**orders), [0.0, "0", 1, 1.0, "1.0", np.float32(0)]
+    as_told = judgements(**orders, value=pd.Series(told, dtype=object))
+    pd.testing.assert_frame_equal(verdicts(as_told), verdicts(table))
+    pd.testing.assert_frame_equal(position_bias(as_told), position_bias(table))
+    with pytest.raises(WorkbenchError, match=r"Row 0 \(the first is 0\) has the repeat 0\.5"):
+        verdicts(judgements(repeat=0.5))
+
+
+def test_labelers_are_kept_by_any_spelling_of_their_names():
+    table = judgements(labeler=["Zo\u00eb", "7"] * 3)
+    assert len(keep(table, labelers=["Zoe\u0308 "])) == len(keep(table, labelers=[7])) == 3
+    with pytest.raises(WorkbenchError, match=r"has the labeler '8': choose from \['7', 'Zo"):
+        keep(table, labelers=[8, "x"])
+
 
 @pytest.mark.parametrize("completions", [None, ["x"], [1, 2], 5])
 def test_items_without_their_completions_are_refused(completions):
@@ -182,6 +205,7 @@ def test_rivals_are_one_under_a_number_and_its_text():
         (NAN, None),
         ([["a"]], "b"),
         ([["a"]], [NAN]),
+        ([["a"]], 5.0),
         ([[str(number) for number in range(13)]], None),
         ([["a"], [["b"]]], None),
     ],

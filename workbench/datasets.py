@@ -8,7 +8,6 @@ Other names are never guessed: `columns` says what they mean.
 from __future__ import annotations
 
 import hashlib
-import re
 import unicodedata
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from datasets import Dataset, concatenate_datasets
 
 from workbench.errors import WorkbenchError
+from workbench.files import WIDTHLESS
 from workbench.schemas import STANDARD_COLUMNS, VALUES, checked, columns_of, kind_of, require_schema
 from workbench.sources import read_source
 
@@ -23,7 +23,6 @@ TIE = 0.5  # the preference between two completions of which neither is better
 ANSWER_MARKER = "\n\nAssistant:"  # what asks for an answer in the HH-RLHF dialogues
 ANSWERS = ("completion", "completions", "chosen", "rejected")  # columns of what may follow a prompt
 FEW_WORDS = 5  # an answer may begin with a prompt of fewer by chance ("Hi" with "Hi there")
-UNSEEN = re.compile(r"[\s\u00ad\u200b-\u200f\u2060\ufeff]+")  # blanks, line ends, and what has no width
 NOTHING: Mapping[str, list] = {}
 
 
@@ -136,8 +135,8 @@ def split_by_prompt(dataset: Dataset, *, held_out: float, seed: int) -> tuple[Da
 def _key(prompt: str | list[dict[str, Any]]) -> str:
     """What prompts share that differ in blanks, line ends or Unicode form alone."""
     texts = [prompt] if isinstance(prompt, str) else [f"{turn['role']}: {turn['content']}" for turn in prompt]
-    bare = ["".join(text.split()) for text in texts]
-    return "\n".join(each if each.isascii() else UNSEEN.sub("", unicodedata.normalize("NFKC", each)) for each in bare)
+    seen = [each if each.isascii() else WIDTHLESS.sub("", unicodedata.normalize("NFKC", each)) for each in texts]
+    return "\n".join("".join(each.split()) for each in seen)
 
 
 def _renamed(dataset: Dataset, schema: str, columns: dict[str, str], source: str) -> Dataset:

@@ -16,6 +16,7 @@ from typing import Any
 from workbench.errors import WorkbenchError
 
 HALF = re.compile(r"\\u[dD][89a-fA-F]")  # how JSON escapes half of an emoji, with its other half or alone
+WIDTHLESS = re.compile("[\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")  # characters that nobody sees
 LONGEST_NAME, LONGEST_PATH = 255, 4000  # bytes, of one part and of the whole
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def argilla_feedback(
             about = {"item_id": item_id, "prompt": asked, "completions": texts}
             items.append(others_of(record.get("metadata") or {}) | about)
             answered |= {name for name, given in responses.items() if given}
-            for user, answers in _answers(responses, questions, where).items():
+            for user, answers in _answers(responses, questions, where):
                 value = _argilla_value(kind, answers, meaning, where)
                 judgements.append(judgement_of(items[-1], kind, value, labeler=user, where=where))
     if answered and not judgements:
@@ -82,17 +82,19 @@ def _by_question(responses: Any, questions: Sequence[str], where: str) -> dict[s
     return found
 
 
-def _answers(responses: Mapping[str, Any], questions: Sequence[str], where: str) -> dict[str, list]:
-    """For each user their response to every question, None where there is none."""
-    answers: dict[str, list] = {}
+def _answers(responses: Mapping[str, Any], questions: Sequence[str], where: str) -> list[tuple[str, list]]:
+    """Users with their response to every question, None where there is none; once more where they responded again."""
+    answers: dict[tuple[str, int], list] = {}
+    turns: Counter = Counter()
     for place, question in enumerate(questions):
         for response in responses.get(question) or []:
             there = f"{where}, in a response to {question!r},"
             user = named(field_of(response, "user_id", there), "user_id", there)
             if response.get("status") not in UNSAID:
                 field_of(response, "value", there)
-            answers.setdefault(user, [None] * len(questions))[place] = response
-    return answers
+            answers.setdefault((user, turns[user, place]), [None] * len(questions))[place] = response
+            turns[user, place] += 1
+    return [(user, given) for (user, _), given in answers.items()]
 
 
 def _argilla_value(kind: str, answers: list, meaning: Mapping[str, Any], where: str) -> Any:
@@ -104,11 +106,13 @@ def _argilla_value(kind: str, answers: list, meaning: Mapping[str, Any], where: 
         return values
     if kind == "correction":
         return values[0]
-    if not isinstance(values[0], list):
-        return verdict_of(values[0], meaning, where)
+    several = isinstance(values[0], list)
+    if not several or (len(values[0]) == 1 and kind != "ranking"):
+        return verdict_of(values[0][0] if several else values[0], meaning, where)
     groups: dict[Any, list[int]] = {}
     for place, each in enumerate(values[0]):
-        name, rank = (each.get("value"), each.get("rank", place)) if isinstance(each, Mapping) else (each, place)
+        ranked = isinstance(each, Mapping)
+        name, rank = [field_of(each, key, where) for key in ("value", "rank")] if ranked else (each, place)
         groups.setdefault(rank, []).append(verdict_of(name, meaning, where))
     ranking = [sorted(groups[rank]) for rank in sorted(groups)]
     if kind == "ranking":

@@ -78,6 +78,8 @@ def _label_studio_texts(
     listed = field_of(data, name, where)
     where = f"{where} in {name!r},"
     texts = {str(field_of(each, "id", where)): field_of(each, text, where) for each in listed}
+    if len(texts) < len(listed):
+        raise WorkbenchError(f"{where} has two completions of one id (found: {', '.join(texts)}): give each its own.")
     return texts, {other: value for other, value in data.items() if other != name}
 
 
@@ -110,14 +112,15 @@ def _label_studio_value(
     sort = results[0]["type"]
     inside = {"pairwise": "selected", "textarea": "text"}.get(sort, sort)
     said = field_of(field_of(results[0], "value", where), inside, where)
+    if sort == "ranker":
+        return [[verdict_of(name, meaning, where)] for name in _one_bucket(said, where)], {}
+    if isinstance(said, list) and len(said) != 1:
+        raise WorkbenchError(f"{where} is labelled {said!r:.60}: a verdict is a single choice, or one text.")
+    said = said[0] if isinstance(said, list) else said
     if sort == "textarea":
         about = results[0].get("to_name")
-        return said[0] if isinstance(said, list) else said, {"completion": names.index(about)} if about in names else {}
-    if sort == "ranker":
-        return [[verdict_of(str(name), meaning, where)] for name in _one_bucket(said, where)], {}
-    if isinstance(said, list) and len(said) != 1:
-        raise WorkbenchError(f"{where} is labelled {said!r}: a verdict is a single choice.")
-    return verdict_of(said[0] if isinstance(said, list) else said, meaning, where), {}
+        return said, {"completion": names.index(about)} if about in names else {}
+    return verdict_of(said, meaning, where), {}
 
 
 def _label_studio_ratings(results: list[Mapping[str, Any]], names: list[str], where: str) -> list[float | None]:
@@ -127,8 +130,10 @@ def _label_studio_ratings(results: list[Mapping[str, Any]], names: list[str], wh
         about = result.get("to_name")
         if about not in names and len(names) > 1:
             raise WorkbenchError(f"{where} rates {about!r}, which is not among the completions {', '.join(names)}.")
-        rating = field_of(field_of(result, "value", where), "rating", where)
-        ratings[names.index(about) if about in names else 0] = rating
+        place = names.index(about) if about in names else 0
+        if ratings[place] is not None:
+            raise WorkbenchError(f"{where} rates {names[place]!r} more than once in an annotation: choose by control.")
+        ratings[place] = field_of(field_of(result, "value", where), "rating", where)
     return ratings
 
 

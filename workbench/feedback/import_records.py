@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import WorkbenchError
-from workbench.feedback.tables import person
+from workbench.feedback.tables import name_of
 from workbench.feedback.validity import labeler_name, require_items, require_verdict
 from workbench.files import parse_json, resolve, shown
 from workbench.records import Judgement
@@ -55,9 +55,11 @@ def records_of(path: str | Path) -> Records:
 
 def field_of(record: Mapping[str, Any], name: str, where: str) -> Any:
     """What a record says under a name; WorkbenchError where it says nothing."""
-    if not isinstance(record, Mapping) or record.get(name) is None:
-        found = ", ".join(map(str, record)) if isinstance(record, Mapping) else repr(record)[:60]
-        raise WorkbenchError(f"{where} has no {name!r} (found: {found}): name the right field, or export it again.")
+    if not isinstance(record, Mapping):
+        raise WorkbenchError(f"{where} is {record!r:.60}, not an object with named fields: export it again.")
+    if record.get(name) is None:
+        found = "it is null" if name in record else f"found: {', '.join(map(str, record))}"
+        raise WorkbenchError(f"{where} has no {name!r} ({found}): name the right field, or export it again.")
     return record[name]
 
 
@@ -87,9 +89,9 @@ def named(name: Any, what: str, where: str, *, otherwise: str = "") -> str:
     if name is None and otherwise:
         return otherwise
     try:
-        return str(person(name))
+        return str(name_of(name))
     except (ValueError, ArithmeticError):
-        raise WorkbenchError(f"{where} has the {what} {name!r:.60}: give each a name in the file.") from None
+        raise WorkbenchError(f"{where} has the {what} {name!r:.60}: give each a name that prints.") from None
 
 
 def others_of(columns: Mapping[str, Any], own: Iterable[str] = ()) -> dict[str, Any]:

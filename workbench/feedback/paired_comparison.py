@@ -26,7 +26,7 @@ from workbench.feedback.choices import (
     require_prior,
 )
 from workbench.feedback.linked import require_linked
-from workbench.feedback.tables import read
+from workbench.feedback.tables import read, require_columns
 
 
 class Davidson(NamedTuple):
@@ -196,11 +196,9 @@ def _log_strength(alternative: int | tuple[int, int], size: int) -> dict[int, fl
 
 def _checked(comparisons: pd.DataFrame) -> pd.DataFrame:
     """The table as typed values, with a column tie; WorkbenchError where there is nothing to score."""
-    if not {"winner", "loser"} <= set(comparisons) or comparisons.empty:
-        raise WorkbenchError(
-            f"The table of comparisons has the columns {list(comparisons)} and {len(comparisons)} rows: give at least "
-            "one row with winner and loser."
-        )
+    require_columns(comparisons, ["winner", "loser"])
+    if comparisons.empty:
+        raise WorkbenchError("The table of comparisons has 0 rows: give at least one.")
     table = read(comparisons if "tie" in comparisons else comparisons.assign(tie=False), ["winner", "loser", "tie"])
     same = table["winner"] == table["loser"]
     if same.any():

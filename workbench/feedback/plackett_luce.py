@@ -31,7 +31,7 @@ from workbench.feedback.choices import (
 )
 from workbench.feedback.linked import require_linked
 from workbench.feedback.named_rankings import completion_rankings
-from workbench.feedback.tables import of_one_sort, read
+from workbench.feedback.tables import of_one_sort, read, require_columns
 from workbench.records import Judgement
 
 
@@ -113,11 +113,9 @@ def _choices(rankings: pd.DataFrame, *, clusters: str, prior_sd: float) -> tuple
 
 def _orders(rankings: pd.DataFrame) -> list[tuple[list[list], list]]:
     """The groups and the rest of every row, as names that can be compared."""
-    if "groups" not in rankings or rankings.empty:
-        raise WorkbenchError(
-            f"The table of rankings has the columns {list(rankings)} and {len(rankings)} rows: give at least one row "
-            "with groups of names, best first."
-        )
+    require_columns(rankings, ["groups"])
+    if rankings.empty:
+        raise WorkbenchError("The table of rankings has 0 rows: give at least one.")
     table = read(rankings if "rest" in rankings else rankings.assign(rest=None), ["groups", "rest"])
     lists = [[*groups, rest] for groups, rest in zip(table["groups"], table["rest"], strict=True)]
     names = iter(of_one_sort(name for groups in lists for names in groups for name in names)[0])

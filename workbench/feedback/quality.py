@@ -18,7 +18,7 @@ import pandas as pd
 
 from workbench.errors import WorkbenchError
 from workbench.feedback.agreement import labeler_vs_rest
-from workbench.feedback.tables import read
+from workbench.feedback.tables import name_of, read
 from workbench.feedback.verdicts import is_verdict, parts_of, read_judgements
 
 JUDGEMENT = ("item_id", "labeler", "kind", "value", "shown_order", "repeat")
@@ -35,12 +35,11 @@ def keep(
     judgements = read(judgements, ["labeler", "kind", "elapsed_ms"])
     kept = np.ones(len(judgements), dtype=bool)
     for column, wanted in (("labeler", labelers), ("kind", kinds)):
-        unknown = sorted(set(wanted) - set(judgements[column]))
-        if unknown:
-            present = sorted(judgements[column].unique())
-            raise WorkbenchError(f"No judgement has the {column} {unknown[0]!r}: choose from {present}.")
-        if len(wanted):
-            kept &= judgements[column].isin(wanted).to_numpy()
+        names, wanted = judgements[column].astype(str), {str(name_of(each)) for each in wanted}
+        if unknown := sorted(wanted.difference(names)):
+            raise WorkbenchError(f"No judgement has the {column} {unknown[0]!r}: choose from {sorted(set(names))}.")
+        if wanted:
+            kept &= names.isin(wanted).to_numpy()
     elapsed = judgements["elapsed_ms"].to_numpy()
     return judgements[kept & ((elapsed == 0) | (elapsed >= slower_than_ms))]
 

@@ -1,8 +1,8 @@
 """Tables of verdicts or comparisons that somebody else made, read once, at the border.
 
-Names (of labelers, items, rivals) are texts without blanks at their ends, in one Unicode form, or whole numbers where a
-column has nothing else. Verdicts are finite numbers or texts; "1", 1 and True are one. Whatever can not be read is
-refused with its row and column.
+Names (of labelers, items, rivals) are texts that print, without blanks at their ends, in one Unicode form, or whole
+numbers where a column has nothing else. Verdicts are finite numbers or texts; "1", 1 and True are one. Whatever can not
+be read is refused with its row and column.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from numbers import Integral, Real
+from operator import index
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from workbench.errors import WorkbenchError
+from workbench.files import WIDTHLESS, whole_characters
 
 NOTHING = {"nan", "NaN", "NAN", "None", "<NA>", "NaT", "null"}  # what a missing value leaves where it became text
-NUMBER = re.compile(r"[+-]?(\d+|\d*\.\d+|\d+\.\d*)([eE][+-]?\d+)?")
+NUMBER = re.compile(r"[+-]?(inf|Infinity|(\d+|\d*\.\d+|\d+\.\d*)([eE][+-]?\d+)?)")
 MOST_TIED = 12  # names: all orders of a group count, and their stages double with each name
 LARGEST = 1e100  # of a verdict: its square is a number, too
 WORDS = {"tie": "tie", "skip": "skip", "true": 1, "false": 0, "": None}
@@ -36,9 +38,7 @@ def read(table: pd.DataFrame, columns: Sequence[str], *, perhaps: Sequence[str] 
     require_columns(table, columns)
     found = {}
     for column in [*columns, *(name for name in perhaps if name in table)]:
-        if isinstance(table[column], pd.DataFrame):
-            raise WorkbenchError(f"The table has {table[column].shape[1]} columns {column!r}: keep one of them.")
-        found[column] = _column(table[column].tolist(), column)
+        found[column] = _column(table, column)
     for group in (["winner", "loser"], *([each] for each in NAMES)):
         names = {each: found[each] for each in group if each in found}
         found |= dict(zip(names, of_one_sort(*names.values()), strict=True))
@@ -50,7 +50,7 @@ def read(table: pd.DataFrame, columns: Sequence[str], *, perhaps: Sequence[str] 
 
 
 def name_of(value: Any) -> str | int:
-    """A name as it is compared; ValueError where the value is none."""
+    """A name as it is compared; ValueError where the value is none, or two names could look the same."""
     if type(value) is int:  # most are
         return value
     if isinstance(value, str):
@@ -61,15 +61,7 @@ def name_of(value: Any) -> str | int:
         name = str(value)
     else:
         raise ValueError
-    if not name or name in NOTHING:
-        raise ValueError
-    return name
-
-
-def person(value: Any) -> str | int:
-    """`name_of` somebody; ValueError where two people could look the same."""
-    name = name_of(value)
-    if not str(name).isprintable():
+    if not name or name in NOTHING or not name.isprintable():
         raise ValueError
     return name
 
@@ -84,7 +76,8 @@ def of_one_sort(*columns: Iterable[str | int]) -> list[list]:
 def verdict_value(value: Any) -> Any:
     """A number, text or list of a verdict, None where nothing was said; ValueError where it is none of these."""
     if isinstance(value, str):
-        text = " ".join(unicodedata.normalize("NFC", value).split())
+        seen = value if value.isascii() else WIDTHLESS.sub("", unicodedata.normalize("NFC", whole_characters(value)))
+        text = " ".join(seen.split())
         if text in NOTHING:
             raise ValueError
         if not NUMBER.fullmatch(text):
@@ -100,7 +93,7 @@ def verdict_value(value: Any) -> Any:
         value = float(value)
     if not isinstance(value, int | float) or not abs(value) <= LARGEST:
         raise ValueError
-    return value
+    return int(value) if value == int(value) else value  # 1.0 is an index, too
 
 
 def _groups(value: Any) -> list[list[str | int]]:
@@ -113,7 +106,7 @@ def _groups(value: Any) -> list[list[str | int]]:
 def _rest(value: Any) -> list[str | int]:
     if isinstance(value, str):
         raise ValueError
-    return [] if value is None or value is pd.NA or isinstance(value, float) else [name_of(name) for name in value]
+    return [] if pd.api.types.is_scalar(value) and pd.isna(value) else [name_of(name) for name in value]
 
 
 def _truth(value: Any) -> bool:
@@ -146,10 +139,10 @@ def _order(value: Any) -> list[int] | None:
     return order
 
 
-NAME = "a text or a whole number"
+NAME = "a text that prints or a whole number"
 READERS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "item_id": (name_of, NAME),
-    "labeler": (person, f"the name of who judged, {NAME}"),
+    "labeler": (name_of, f"the name of who judged, {NAME}"),
     "kind": (name_of, "a kind of judgement"),
     "part": (name_of, NAME),
     "winner": (name_of, f"{NAME} (compare two different names)"),
@@ -159,7 +152,7 @@ READERS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "tie": (_truth, "true or false"),
     "value": (verdict_value, "a finite number or a text"),
     "expected": (verdict_value, "a verdict, or nothing"),
-    "repeat": (_count, "0, or 1 where an item was judged again"),
+    "repeat": (lambda value: index(_count(value)), "0, or 1 where an item was judged again"),
     "elapsed_ms": (_count, "milliseconds, 0 where nobody measured"),
     "shown_order": (_order, "each index of the completions once, counted from 0"),
 }
@@ -176,18 +169,21 @@ MIXED = (
 
 def names_in(table: pd.DataFrame, column: str) -> list[str | int]:
     """A column of any name, whose values say what belongs together."""
-    return of_one_sort(_column(table[column].tolist(), column, (name_of, NAME)))[0]
+    return of_one_sort(_column(table, column, (name_of, NAME)))[0]
 
 
-def _column(values: list, column: str, otherwise: tuple[Callable, str] | None = None) -> list:
+def _column(table: pd.DataFrame, column: str, otherwise: tuple[Callable, str] | None = None) -> list:
+    if isinstance(table[column], pd.DataFrame):
+        raise WorkbenchError(f"The table has {table[column].shape[1]} columns {column!r}: keep one of them.")
     reader, expected = READERS.get(column, otherwise or (_number, "a finite number"))
     read_values = []
-    for row, value in enumerate(values):
+    for row, value in enumerate(table[column].tolist()):
         try:
             read_values.append(reader(value))
         except (ValueError, TypeError, ArithmeticError):
+            said = " ".join(repr(value).split())
             raise WorkbenchError(
-                f"Row {row} (the first is 0) has the {column} {value!r:.60}: give {expected}, or leave the row out."
+                f"Row {row} (the first is 0) has the {column} {said:.60}: give {expected}, or leave the row out."
             ) from None
     return read_values
 
@@ -200,4 +196,4 @@ def require_columns(table: pd.DataFrame, names: Sequence[str]) -> None:
         )
     missing = sorted(set(names) - set(table.columns))
     if missing:
-        raise WorkbenchError(f"The judgement table lacks {missing}: it has {list(table.columns)}.")
+        raise WorkbenchError(f"The table lacks {missing}: it has {list(table.columns)}.")

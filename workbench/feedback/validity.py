@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from workbench.errors import WorkbenchError
-from workbench.feedback.tables import LARGEST, NOTHING, name_of
+from workbench.feedback.tables import LARGEST, name_of
 from workbench.files import whole_characters
 from workbench.records import Judgement
 
@@ -26,15 +25,17 @@ def require_kind(kind: str) -> None:
 
 def labeler_name(name: Any) -> str:
     """The name in its one form, as tables compare it; WorkbenchError where nobody could be told apart by it."""
-    if not isinstance(name, str) or not name.strip() or name.strip() in NOTHING:
-        raise WorkbenchError(f"labeler is {name!r}: give the name of who judges, for example labeler='ada'.")
-    name = str(name_of(name))
+    try:
+        name = name_of(name if isinstance(name, str) else None)
+    except ValueError:
+        raise WorkbenchError(
+            f"labeler is {name!r}: give the name of who judges without characters that do not print, as in "
+            "labeler='ada'."
+        ) from None
     if len(name) > LONGEST_NAME:
         raise WorkbenchError(
             f"The labeler's name has {len(name)} characters ({name[:20]!r}...): give one of at most {LONGEST_NAME}."
         )
-    if not name.isprintable():
-        raise WorkbenchError(f"The labeler's name {name!r} has characters that do not print: leave them out.")
     return name
 
 
@@ -45,9 +46,12 @@ def require_items(items: Sequence[Mapping[str, Any]]) -> None:
         where = f"Item {item.get('item_id', place)!r}" if isinstance(item, Mapping) else f"Item {place}"
         if not isinstance(item, Mapping) or {"item_id", "prompt", "completions"} - set(item):
             raise WorkbenchError(f"{where} lacks item_id, prompt or completions: give all three.")
-        if not isinstance(item["item_id"], str) or not item["item_id"].strip():
-            raise WorkbenchError(f"The item at place {place} has the id {item['item_id']!r}: give it a text.")
-        name = unicodedata.normalize("NFC", " ".join(whole_characters(item["item_id"]).split()))  # as tables compare it
+        try:
+            name = name_of(item["item_id"] if isinstance(item["item_id"], str) else None)  # as tables compare it
+        except ValueError:
+            raise WorkbenchError(
+                f"The item at place {place} has the id {item['item_id']!r}: give it a text that prints."
+            ) from None
         if name in known:
             raise WorkbenchError(f"Item {item['item_id']!r} appears twice: give every item its own item_id.")
         known.add(name)
