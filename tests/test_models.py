@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import time
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from tiny_models import (
     EOS,
@@ -365,6 +367,38 @@ def test_adapters_without_their_model_are_refused(tmp_path):
     peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(tmp_path / "adapter")
     with pytest.raises(WorkbenchError, match="holds adapters alone: merge them"):
         load_policy(str(tmp_path / "adapter"), word_tokenizer())
+    shutil.rmtree(base)
+    with pytest.raises(WorkbenchError, match="holds adapters alone: merge them"):
+        load_policy(str(tmp_path / "adapter"), word_tokenizer())
+
+
+SMALL = {"vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+BOTH_WAYS = {
+    "masked": (transformers.RobertaForMaskedLM, transformers.RobertaConfig(**SMALL), load_policy),
+    "scores": (
+        transformers.DebertaV2ForSequenceClassification,
+        transformers.DebertaV2Config(**SMALL, num_labels=1),
+        load_reward_model,
+    ),
+    "from nothing": (
+        transformers.BertForSequenceClassification,
+        transformers.BertConfig(**SMALL, num_labels=1),
+        partial(load_reward_model, start="scratch"),
+    ),
+    "two stacks": (
+        transformers.T5ForSequenceClassification,
+        transformers.T5Config(vocab_size=20, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, num_labels=1),
+        load_reward_model,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BOTH_WAYS)
+def test_models_that_read_what_stands_behind_a_token_are_refused(kind, tmp_path):
+    build, config, load = BOTH_WAYS[kind]
+    folder = saved(build(config), word_tokenizer(), tmp_path)
+    with pytest.raises(WorkbenchError, match=r"is a \w+ that reads what stands behind a token too, .*give a decoder"):
+        load(folder, word_tokenizer())
 
 
 def test_pickled_weights_are_read_only_when_asked(tmp_path):
@@ -442,7 +476,9 @@ def test_a_reward_model_is_no_policy_and_other_classifiers_are_no_reward_models(
     with pytest.raises(WorkbenchError, match=r"1 missing \(lm_head\.weight\); 1 unexpected \(score\.weight\)"):
         load_policy(reward, word_tokenizer())
     sorts = tiny_model(auto=AutoModelForSequenceClassification, num_labels=3)
-    with pytest.raises(WorkbenchError, match=r"1 of another shape \(score\.weight \(3, 16\) for \(1, 16\)\)"):
+    with pytest.raises(
+        WorkbenchError, match=r"1 of another shape \(score\.weight \(3, 16\) for \(1, 16\)\).* with one output"
+    ):
         load_reward_model(saved(sorts, word_tokenizer(), tmp_path / "sorts"), word_tokenizer())
     critic = tiny_model(auto=AutoModelForTokenClassification)
     with pytest.raises(WorkbenchError, match=r"1 unexpected \(score\.bias\)"):

@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 from transformers.activations import NewGELUActivation
+from transformers.utils import find_adapter_config_file
 
 from workbench.architectures import preset_config
 from workbench.chat_templates import end_ids, turn_of
@@ -204,6 +205,7 @@ def _load_scalar(
                     _note_tokens(config, tokenizer, config.vocab_size)
                     config.num_labels = 1
                 model = _quicker(auto_class.from_config(config)).to(device=device, dtype=getattr(torch, dtype))
+                _require_causal(model.eval(), source)
             model.head_is_new = True
         else:
             loaded = _load(auto_class, source, device=device, dtype=dtype, allow_pickle=False, num_labels=1)
@@ -242,6 +244,8 @@ def _load(auto_class, source: str, *, device: str, dtype: str, allow_pickle: boo
         raise WorkbenchError(f"dtype is {dtype!r}: choose float32, bfloat16 or float16.")
     folder = _model_folder(source)
     with _explained(source), quiet():
+        if find_adapter_config_file(folder):
+            raise WorkbenchError(f"{source!r} holds adapters alone: merge them into their model and save that.")
         model, found = auto_class.from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
@@ -259,7 +263,23 @@ def _load(auto_class, source: str, *, device: str, dtype: str, allow_pickle: boo
             f"config.json of {source!r} has the model_type {settings.model_type!r}, but its weights are those of a "
             f"{settings.architectures[0]}: correct it, or give a folder as save_pretrained wrote it."
         )
+    with _explained(source):
+        _require_causal(model, source)
     return _quicker(model).to(device), new_head
+
+
+@torch.no_grad()
+def _require_causal(model, source: str) -> None:
+    """WorkbenchError where what a model makes of a token depends on those behind it, which sampling can not know."""
+    both = getattr(model.config, "is_encoder_decoder", False)
+    if not both:
+        tokens = torch.tensor([[0, 1, 2, 2], [0, 1, 3, 3]], device=model.device)
+        first, second = model.base_model(input_ids=tokens)[0][:, 1].float()
+    if both or (first - second).abs().max() > 1e-3 * first.abs().max():
+        raise WorkbenchError(
+            f"{source!r} is a {type(model).__name__} that reads what stands behind a token too, but policies, rewards "
+            "and critics here are read from left to right: give a decoder (GPT-2, Llama, Qwen, ...)."
+        )
 
 
 @contextlib.contextmanager
@@ -280,8 +300,6 @@ def _explained(source: str, problem: str = "No model could be loaded from", cure
 
 def _require_all_weights(model, found: dict, source: str) -> bool:
     """Whether the scalar head is new; WorkbenchError where any other weight is: the library makes up what it lacks."""
-    if getattr(model, "_hf_peft_config_loaded", False):
-        raise WorkbenchError(f"{source!r} holds adapters alone: merge them into their model and save that.")
     own = tuple(f"{name}." for name in ("score", "classifier") if hasattr(model, name))
     others = tuple(f"{name}." for name in HEADS if own and f"{name}." not in own)
     stored = {name for path in Path(model.name_or_path).glob("*.safetensors") for name in _not_floats(path)}
@@ -298,7 +316,7 @@ def _require_all_weights(model, found: dict, source: str) -> bool:
     if said:
         raise WorkbenchError(
             f"The weights of {source!r} are not those of the {type(model).__name__} that its config.json describes: "
-            f"{'; '.join(said)}; give a folder as save_pretrained wrote it."
+            f"{'; '.join(said)}; give a folder as save_pretrained wrote it{', of a model with one output' * bool(own)}."
         )
     return bool(own) and any(name.startswith(own) for name in found["missing_keys"])
 
