@@ -458,6 +458,7 @@ def test_the_messages_of_a_file_that_hold_no_text_are_named(turns, odd, tmp_path
 
 HH = "\n\nHuman: hi\n\nAssistant:"
 LONG = "What is the capital of France?"
+NFD = "Ou\u0300 est la mer\u00a0? la\u0300"
 TALK = {"prompt": [user("q")], "chosen": [user("q"), assistant("a")], "rejected": [user("q"), assistant("b")]}
 NAMED = {"prompt": [user("q")], "completion": [user("q") | {"name": "ada"}, assistant("a") | {"name": None}]}
 OTHER = {"prompt": "other", "completion": "x", "chosen": "x", "rejected": "y", "completions": ["x", "y"]}
@@ -470,12 +471,29 @@ OTHER = {"prompt": "other", "completion": "x", "chosen": "x", "rejected": "y", "
         ("demonstrations", {"prompt": LONG, "completion": LONG + " Paris"}, [" Paris"]),
         ("demonstrations", {"prompt": LONG + "\n", "completion": LONG + " Paris"}, [" Paris"]),
         ("unpaired", {"prompt": LONG, "completion": LONG + "\nParis", "label": True}, ["\nParis"]),
+        ("demonstrations", {"prompt": f" {LONG}\r\nSay.", "completion": f"{LONG}\nSay. Paris"}, [" Paris"]),
+        ("demonstrations", {"prompt": LONG, "completion": LONG.replace(" ", "\u00a0 ") + " Paris"}, [" Paris"]),
+        ("demonstrations", {"prompt": "O\u00f9 est la mer ? l\u00e0", "completion": NFD + " oui"}, [" oui"]),
+        ("demonstrations", {"prompt": [user("q")], "completion": [user("q \n"), assistant("a")]}, [[assistant("a")]]),
         ("ratings", {"prompt": LONG, "completion": LONG + " Paris", "rating": 3}, [" Paris"]),
         ("rankings", {"prompt": HH, "completions": [HH + "A", HH + "B"], "ranking": [1, 0]}, [["A", "B"]]),
         ("preferences", TALK, [[assistant("a")], [assistant("b")]]),
         ("demonstrations", NAMED, [[assistant("a") | {"name": None}]]),
     ],
-    ids=["hh", "text", "blank", "unpaired", "ratings", "rankings", "conversation", "names"],
+    ids=[
+        "hh",
+        "text",
+        "blank",
+        "unpaired",
+        "lines",
+        "blanks",
+        "letters",
+        "turn",
+        "ratings",
+        "rankings",
+        "conversation",
+        "names",
+    ],
 )
 def test_an_answer_that_repeats_its_prompt_is_told_apart_from_it(schema, row, cut, tmp_path):
     beside = row | {name: OTHER[name] for name in row if name in OTHER}
@@ -491,6 +509,8 @@ def test_an_answer_may_begin_as_its_prompt_does_by_chance(tmp_path):
     assert from_file(tmp_path, "demonstrations", *rows)["completion"][:] == ["Hi there", "See you"]
     half = {"prompt": LONG, "chosen": f"{LONG} Paris", "rejected": " Rome"}
     assert from_file(tmp_path, "preferences", half)[0] == {"prompt": LONG, "chosen": " Paris", "rejected": " Rome"}
+    rows = [{"prompt": "The\n", "completion": "Therapist"}, {"prompt": "Bye", "completion": "See you"}]
+    assert from_file(tmp_path, "demonstrations", *rows)["completion"][:] == ["Therapist", "See you"]
     said = {"prompt": LONG, "completion": LONG}  # nothing would be left
     assert from_file(tmp_path, "demonstrations", said)["completion"][:] == [LONG]
 
@@ -581,7 +601,13 @@ def test_conversations_are_split_by_prompt_too():
     assert (len(train), len(test)) == (6, 3)
 
 
-ALIKE = ["What is 1 + 1?", " What is  1 + 1?\r\n", "What\u00a0is 1 +\u200b1?", "What is 1 + 1\uff1f"]
+ALIKE = [
+    "What is 1 + 1?",
+    " What is  1 + 1?\r\n",
+    "What\u00a0is 1 +\u200b1?",
+    "What is 1 + 1\uff1f",
+    "What\ufe0f is\u034f 1 + 1?",
+]
 FORMS = ["Cafe\u0301 or tea?", "Caf\u00e9 or tea?"]
 
 

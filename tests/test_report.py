@@ -190,7 +190,9 @@ def test_a_folder_without_executed_notebooks_and_a_damaged_one_are_refused_in_a_
         report.write_report(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["mine.html", "index.html", "notes.txt", "style.css", "figures/", ".git/"])
+@pytest.mark.parametrize(
+    "name", ["mine.html", "index.html", "notes.txt", "style.css", "figures/", ".git/", "index.html/"]
+)
 def test_a_report_that_the_workbench_did_not_write_is_left_alone(executed, name, capsys):
     own = executed / "report" / name
     own.parent.mkdir()

@@ -193,6 +193,10 @@ def test_broken_csv_is_named_by_its_line(tmp_path):
     assert "quote.csv, line 3 is not valid CSV" in refused(write(tmp_path / "quote.csv", 'a,b\n1,2\n1,"2\n3,4\n\n'))
     assert "line 5 does not" in refused(write(tmp_path / "after.csv", 'a,b\r\n1,"x\r\ny"\r\n\r\n3\r\n'))
     assert "names a column twice (a, b, a)" in refused(write(tmp_path / "twice.csv", "a,b,a\n1,2,3\n"))
+    pyarrow.parquet.write_table(pyarrow.table([["x"], ["y"]], names=["a", "a"]), tmp_path / "twice.parquet")
+    assert "names a column twice (a, a)" in refused(tmp_path / "twice.parquet")
+    odd = write(tmp_path / "odd.jsonl", '{"a": "x", "b\\u0000c": 1}\n')
+    assert read_source(str(odd)).rows.column_names == ["a", "bc"]
 
 
 def test_a_long_document_is_one_cell_of_a_csv(tmp_path):

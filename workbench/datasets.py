@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ from workbench.sources import read_source
 TIE = 0.5  # the preference between two completions of which neither is better
 ANSWER_MARKER = "\n\nAssistant:"  # what asks for an answer in the HH-RLHF dialogues
 ANSWERS = ("completion", "completions", "chosen", "rejected")  # columns of what may follow a prompt
+LONGEST_LETTER = 8  # characters that may make one, such as a vowel and its accents
 FEW_WORDS = 5  # an answer may begin with a prompt of fewer by chance ("Hi" with "Hi there")
 NOTHING: Mapping[str, list] = {}
 
@@ -296,8 +298,8 @@ def _without_repeated_prompts(dataset: Dataset, schema: str, source: str) -> Dat
     cut = [row | {name: _rest(row["prompt"], row[name], name) for name in names} for row in rows]
     everywhere = all(before[name] != after[name] for before, after in zip(rows, cut, strict=True) for name in names)
     for number, row in enumerate(rows):
-        prompt = row["prompt"]
-        if not everywhere and isinstance(prompt, str) and "\n" not in prompt and len(prompt.split()) < FEW_WORDS:
+        short = isinstance(row["prompt"], str) and len(row["prompt"].split()) < FEW_WORDS
+        if not everywhere and short and "\n" not in row["prompt"].strip():
             cut[number] = row
         texts = [cut[number][name] for name in names if name != "completions"] or cut[number]["completions"]
         if odd := {text[0]["role"] for text in texts if not isinstance(text, str)}.intersection(("user", "system")):
@@ -309,11 +311,14 @@ def _without_repeated_prompts(dataset: Dataset, schema: str, source: str) -> Dat
 
 
 def _rest(prompt: Any, answer: Any, name: str) -> Any:
-    """What an answer says after its whole prompt (but for blanks at its end), all of it where it does not repeat it."""
+    """What an answer says after its whole prompt in any spelling that `_key` knows, all of it without one."""
     if name == "completions":
         return [_rest(prompt, each, "") for each in answer]
-    if isinstance(prompt, str):
-        length = len(prompt) if answer.startswith(prompt) else len(prompt.rstrip())
-        return answer[length:] or answer if answer.startswith(prompt[:length]) else answer
-    said = [[(turn["role"], turn["content"]) for turn in turns] for turns in (prompt, answer)]
-    return answer[len(prompt) :] or answer if said[1][: len(prompt)] == said[0] else answer
+    if not isinstance(prompt, str):
+        return answer[len(prompt) :] or answer if _key(answer[: len(prompt)]) == _key(prompt) else answer
+    asked = _key(prompt)
+    if answer.startswith(prompt) or not _key(answer).startswith(asked):
+        return answer.removeprefix(prompt) or answer
+    least = bisect_left(range(len(answer)), len(asked), key=lambda end: len(_key(answer[:end])))
+    ends = range(least, min(least + LONGEST_LETTER, len(answer)))
+    return next((answer[end:] for end in ends if _key(answer[:end]) == asked), answer)

@@ -16,7 +16,10 @@ from typing import Any
 from workbench.errors import WorkbenchError
 
 HALF = re.compile(r"\\u[dD][89a-fA-F]")  # how JSON escapes half of an emoji, with its other half or alone
-WIDTHLESS = re.compile("[\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")  # characters that nobody sees
+WIDTHLESS = re.compile(  # what nobody sees: Unicode's Default_Ignorable_Code_Point
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
 LONGEST_NAME, LONGEST_PATH = 255, 4000  # bytes, of one part and of the whole
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG}

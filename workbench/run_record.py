@@ -96,7 +96,11 @@ def refuse_other_report(folder: Path) -> None:
     report = folder / "report"
     with files.explain_write_errors(report):
         inside = list(report.iterdir()) if report.is_dir() and not report.is_symlink() else [report]
-        pages = [path for path in inside if path.suffix == ".html" and MARK_OF_REPORT in path.read_bytes()[:2000]]
+        pages = [
+            path
+            for path in inside
+            if path.suffix == ".html" and path.is_file() and MARK_OF_REPORT in path.read_bytes()[:2000]
+        ]
     known = {".DS_Store", "style.css", "plotly.min.js"} if report / "index.html" in pages else set()
     others = [path.name for path in inside if path not in pages and path.name not in known]
     if report.is_symlink() or (report.exists() and others):

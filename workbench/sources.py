@@ -183,14 +183,20 @@ def _read_csv(path: Path) -> Rows:
         raise WorkbenchError(
             f"{shown(path)}, line {line} is not valid CSV ({error}): correct it or use .jsonl."
         ) from error
-    if len(set(header)) < len(header):
-        raise WorkbenchError(f"{shown(path)} names a column twice ({', '.join(header)}): give each its own name.")
+    _require_names(header, path)
     return rows
+
+
+def _require_names(columns: list[str], path: Path) -> None:
+    """Refuse columns of which one would be lost."""
+    if len(set(columns)) < len(columns):
+        raise WorkbenchError(f"{shown(path)} names a column twice ({', '.join(columns)}): give each its own name.")
 
 
 def _read_parquet(path: Path) -> Rows:
     """The rows of a Parquet file."""
     try:
+        _require_names(pyarrow.parquet.read_schema(path).names, path)
         return pyarrow.parquet.read_table(path).to_pylist()
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise WorkbenchError(
@@ -282,7 +288,8 @@ def _split_note(source: str, split: str, others: Iterable[str]) -> str:
 
 def _typed(rows: Rows, *, note: str = "") -> Source:
     """Rows with the union of their columns; a column that a row lacks is None there."""
-    columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {name.replace("\0", ""): [row.get(name) for row in rows] for name in names}  # Arrow ends names there
     mixed, parts = {}, []
     for name, values in columns.items():
         column = _column(name, values)
