@@ -144,6 +144,38 @@ def test_plain_text_is_read_as_prompt_and_completion_in_one(kind, completion, mo
     assert read.strip() == prompt + completion
 
 
+SURROUNDED = {  # by a blank before and behind, by a mark that no decoder shows, by the mark that asks
+    "blanks": EACH
+    + "{{ 'USER: ' + m.content if m.role == 'user' else ' ASSISTANT: ' + m.content + ' <eos>' }}{% endfor %}"
+    + ASKED
+    + " ASSISTANT:"
+    + END,
+    "mark": EACH
+    + "<turn>{{ m.role }}{{ 'said<end>' if m.role == 'assistant' }}{{ m.content }}<eos>{% endfor %}"
+    + ASKED
+    + "<turn>assistant"
+    + END,
+    "asked": EACH + "<turn>{{ m.role }}<end>{{ m.content }}<eos>{% endfor %}" + ASKED + "<turn>assistant<end>" + END,
+}
+
+
+@pytest.mark.parametrize("answer", ["twelve hours.", " twelve", "twelve ", "  twelve\n "])
+@pytest.mark.parametrize("template", SURROUNDED)
+@pytest.mark.parametrize("kind", ["byte-level", "dummy prefix, adds BOS", "blank before the first"])
+def test_an_answer_between_blanks_and_marks_is_scored_as_it_was_said(kind, template, answer, monkeypatch):
+    tokenizer = TOKENIZERS[kind](chat_template=SURROUNDED[template])
+    row = {"prompt": ASK, "completion": [{"role": "assistant", "content": answer}]}
+    (trained,) = completion_examples(Dataset.from_list([row]), tokenizer, **LIMITS)
+    (asked,) = prompt_examples(Dataset.from_list([row]), tokenizer, max_prompt_length=400)
+    ids = (trained.prompt_ids, trained.completion_ids)
+    (text,) = completion_texts(tokenizer, collate(*([each] for each in ids), pad_id=tokenizer.pad_token_id))
+    assert text == answer
+    for columns in ({}, {"prompt_messages": [ASK]}):
+        assert scored(monkeypatch, tokenizer, asked.row["prompt"], text, **columns) == ids
+    _, whole = template_ids(tokenizer, ASK, answer)
+    assert ids[0] + ids[1] == whole or kind != "byte-level"
+
+
 # What ends an answer
 
 

@@ -84,12 +84,15 @@ def encode_texts(
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Token ids of prompts and of their completions, the latter with their end where finished and nowhere else.
 
-    A special token that a policy only spelt is text: its letters say nothing, and end nothing.
+    Completions are messages, or words as `completion_texts` reads them off samples. A special token that a policy only
+    spelt is text: its letters say nothing, and end nothing.
     """
     asked, turn, ends = read_prompts(tokenizer, prompts), turn_of(tokenizer), end_ids(tokenizer)
-    ids = read_answers(tokenizer, asked, completions, finished)
+    rows = zip(completions, asked.chat, finished, strict=True)
+    answers = [turn.said(text, finished=end) if chat and isinstance(text, str) else text for text, chat, end in rows]
+    ids = read_answers(tokenizer, asked, answers, finished)
     special = {*ends, tokenizer.bos_token_id, tokenizer.pad_token_id}
-    for row, (said, ended) in enumerate(zip(completions, finished, strict=True)):
+    for row, (said, ended) in enumerate(zip(answers, finished, strict=True)):
         if isinstance(said, str) and special.intersection(ids[row][:-1] if ended else ids[row]):
             said = turn.written(said, finished=ended).removesuffix(turn.end) if asked.chat[row] else said
             spelt = _continuing(tokenizer, [said], "input_ids", split_special_tokens=True)[0]

@@ -27,7 +27,9 @@ class Turn:
 
     start: str = ""  # what stands before a user's first words
     request: str = ""  # between the user's words and the answer
-    lead: str = ""  # blanks that follow the request and belong to the answer, as in "ASSISTANT: yes"
+    lead: str = ""  # what follows the request and belongs to the answer: a blank, as in "ASSISTANT: yes", or marks
+    shown: str = ""  # the request as a decoder writes it, with the blanks that only the tokenizer put there
+    heard: str = ""  # the lead as a decoder writes it, without marks
     closing: str = ""  # after the answer, up to the token that ends it
     tail: str = ""  # after the answer, all of it
     end: str = ""  # that token, "" where the template writes none
@@ -36,10 +38,15 @@ class Turn:
         """The words of an answer that was written after a request, its end left out."""
         return text.removeprefix(self.lead).removesuffix(self.closing.removesuffix(self.end))
 
+    def said(self, words: str, *, finished: bool) -> str:
+        """The other way round."""
+        return self.lead + words + (self.closing.removesuffix(self.end) if finished else "")
+
     def written(self, answer: str, *, finished: bool) -> str:
-        """An answer in its place after the request."""
-        text = self.lead + answer.removeprefix(self.lead)
-        return text.removesuffix(self.closing).removesuffix(self.end) + self.closing if finished else text
+        """An answer in its place after the request, whose lead and end it may have or lack."""
+        if not finished:
+            return self.lead + answer.removeprefix(self.lead)
+        return self.said(self.words(answer.removesuffix(self.end)), finished=True) + self.end
 
 
 def turn_of(tokenizer: PreTrainedTokenizerBase) -> Turn:
@@ -68,8 +75,20 @@ def turn_of(tokenizer: PreTrainedTokenizerBase) -> Turn:
     start, _, after = request.rpartition(QUESTION)
     closing = tail[: tail.index(end) + len(end)] if end else tail
     lead = told[len(request) :].partition(ANSWER)[0] if told.startswith(request) else ""
-    lead = "" if lead.strip() else lead
-    return Turn(start=start, request=after, lead=lead, closing=closing, tail=tail, end=end)
+    shown, heard = _decoded(tokenizer, request, lead)
+    if lead.strip() and heard.endswith(lead):  # words that a policy may say or not: <think></think>
+        lead, heard = "", heard.removesuffix(lead)
+    return Turn(start=start, request=after, lead=lead, shown=shown, heard=heard, closing=closing, tail=tail, end=end)
+
+
+def _decoded(tokenizer: PreTrainedTokenizerBase, request: str, lead: str) -> tuple[str, str]:
+    """The end of a request and the lead of an answer as a decoder writes them."""
+    read = tokenizer([request, request + lead + ANSWER], add_special_tokens=False)["input_ids"]
+    asked, said = tokenizer.batch_decode(read, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    shown = tokenizer.decode(read[0], clean_up_tokenization_spaces=False)
+    known = said.startswith(asked) and said.endswith(ANSWER)  # a small vocabulary may not have these words
+    shown = shown if QUESTION in shown else request
+    return shown.rpartition(QUESTION)[2], said[len(asked) : -len(ANSWER)] if known else lead
 
 
 def end_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -125,10 +125,13 @@ def completion_texts(tokenizer, sequences: Sequences) -> list[str]:
         text[len(prompt) :] if text.startswith(prompt) else completion
         for prompt, text, completion in zip(*decoded, strict=True)
     ]
-    if turn.lead or turn.closing != turn.end:  # more than words in an answer
+    if turn.heard or turn.closing != turn.end:  # more than words in an answer
         asked = tokenizer.batch_decode(prompts, clean_up_tokenization_spaces=False)
-        chat = (prompt.endswith(turn.request) for prompt in asked)
-        texts = [turn.words(text) if answers else text for text, answers in zip(texts, chat, strict=True)]
+        chat = (prompt.endswith(turn.shown) for prompt in asked)
+        texts = [
+            turn.words(turn.lead + text.removeprefix(turn.heard)) if answers else text
+            for text, answers in zip(texts, chat, strict=True)
+        ]
     return texts
 
 
