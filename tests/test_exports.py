@@ -178,6 +178,12 @@ def test_a_file_that_no_export_wrote_is_neither_replaced_nor_removed(tmp_path, n
     assert (tmp_path / name).read_text(encoding="latin-1") == mine
 
 
+def test_a_folder_of_that_name_is_no_export(tmp_path):
+    (tmp_path / "preferences.jsonl").mkdir()
+    with pytest.raises(WorkbenchError, match="was not written by an export"):
+        export(ITEMS, JUDGEMENTS, tmp_path)
+
+
 def test_a_failed_export_leaves_the_old_files_as_they_were(tmp_path):
     export(ITEMS, JUDGEMENTS, tmp_path)
     before = (tmp_path / "preferences.jsonl").read_bytes()

@@ -125,6 +125,7 @@ def repository(folder: Path, *names: str) -> str:
         (["test/a.parquet", "train/a.parquet", "train/b.parquet"], ["1", "2"]),
         (["main/train.parquet"], ["0"]),
         (["train.parquet", "main/test.parquet"], ["0"]),
+        (["testing.parquet", "training.parquet"], ["1"]),
     ],
     ids=str,
 )
@@ -142,6 +143,14 @@ def test_several_datasets_in_one_folder_are_not_mixed(tmp_path):
     message = refused(repository(tmp_path / "b", *shards))
     assert "b has several splits 'train' (train_gen, train_sft): give one file, or a folder of one" in message
     assert "neither a saved dataset" in refused(repository(tmp_path / "c"))
+
+
+def test_no_row_is_read_twice_and_a_missing_part_is_said(tmp_path):
+    message = refused(repository(tmp_path / "a", "train.parquet", "train.jsonl.gz"))
+    assert message.endswith("a holds 'train' in several formats: keep one of them.")
+    part = repository(tmp_path / "b", "data/train-00001-of-00003.parquet", "data/test-00000-of-00001.parquet")
+    said = read_source(part).note.split(f"Of {part} the split 'train' is read, ")[1]
+    assert said == f"not test-00000-of-00001.parquet. {part} has 1 of the 3 parts of 'train'."
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import random
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -358,6 +359,18 @@ def test_a_store_and_its_exports_are_for_their_owner_only(tmp_path):
     for file in (*files, tmp_path / "out" / "preferences.jsonl"):
         assert file.stat().st_mode & 0o777 == 0o600
     old.close()
+
+
+def test_a_file_of_somebody_else_is_left_as_it_is(tmp_path):
+    (tmp_path / "notes.db").write_text("my notes\n" * 200, encoding="utf-8")
+    with closing(sqlite3.connect(tmp_path / "other.db")) as other:
+        other.execute("CREATE TABLE a(b)")
+    for path in (tmp_path / "notes.db", tmp_path / "other.db"):
+        path.chmod(0o664)
+        before = path.stat().st_mode, path.stat().st_mtime_ns, path.read_bytes()
+        with pytest.raises(WorkbenchError, match=r"no store|of another program"):
+            Store(path)
+        assert (path.stat().st_mode, path.stat().st_mtime_ns, path.read_bytes()) == before
 
 
 def test_a_labeler_is_one_under_every_spelling_of_the_name(store):

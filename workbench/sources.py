@@ -31,8 +31,12 @@ from workbench.hub import hub_answers
 Rows = list[dict[str, Any]]
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")  # "name" or "owner/name", with ":config" where there are several
-SPLITS = ("train", "test", "validation", "valid", "dev")  # names that mark a file or folder as one split
-SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}\.")  # how the Hub names the parts of a split
+SPLITS = {  # words that mark a file or folder as one split
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+}
+SHARD = re.compile(r"(.+)-\d{5}-of-(\d{5})\.")  # how the Hub names the parts of a split
 ABOUT_ROWS = ("dataset_infos.json", "dataset_info.json")  # what the Hub's library writes beside rows
 NOT_JSON = re.compile(
     "(^|: )(date|time|duration|month|decimal|(large_|fixed_size_)?binary|map)"
@@ -219,20 +223,31 @@ def _read_folder(path: Path, split: str) -> Source:
         return _read_saved(path, split)
     files = data_files(path)
     words = {file: set(re.split(r"[^a-z]+", file.relative_to(path).as_posix().lower())) for file in files}
-    chosen = [file for file in files if split in words[file]]
+    chosen = [file for file in files if split in words[file].union(map(SPLITS.get, words[file]))]
     if not any(words[file].intersection(SPLITS) for file in files):
         _require_train(path, split)
         chosen = files
     if not chosen:
         names = ", ".join(file.name for file in files)
         raise WorkbenchError(f"{shown(path)} has no file for the split {split!r} (found: {names}): name one after it.")
-    parts = sorted({part[1] for part in map(SHARD.match, (file.name for file in chosen)) if part})
+    missing = _missing_parts(path, split, chosen)
+    note = _split_note(shown(path), split, [file.name for file in files if file not in chosen])
+    return _typed([row for file in chosen for row in _read_file(file)], note=" ".join(filter(None, [note, missing])))
+
+
+def _missing_parts(path: Path, split: str, chosen: list[Path]) -> str:
+    """How many parts of a split are there, "" where it is whole; WorkbenchError where rows would be read twice."""
+    stems = [file.with_name(file.name[: -len(_suffix(file.name))]) for file in chosen]
+    if twice := next((stem for stem in stems if stems.count(stem) > 1), None):
+        raise WorkbenchError(f"{shown(path)} holds {twice.name!r} in several formats: keep one of them.")
+    shards = [part for part in map(SHARD.match, (file.name for file in chosen)) if part]
+    parts = sorted({part[1] for part in shards})
     if len(parts) > 1:
         raise WorkbenchError(
             f"{shown(path)} has several splits {split!r} ({', '.join(parts)}): give one file, or a folder of one."
         )
-    others = [file.name for file in files if file not in chosen]
-    return _typed([row for file in chosen for row in _read_file(file)], note=_split_note(shown(path), split, others))
+    whole = max((int(part[2]) for part in shards), default=0)
+    return f"{shown(path)} has {len(shards)} of the {whole} parts of {parts[0]!r}." if len(shards) < whole else ""
 
 
 def is_saved(path: Path) -> bool:

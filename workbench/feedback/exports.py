@@ -94,7 +94,7 @@ def _refuse_other_rows(path: Path) -> None:
     """WorkbenchError where a file is there already whose rows do not name labeler and item_id, as all of ours do."""
     if not path.exists() or not path.stat().st_size:
         return
-    with suppress(WorkbenchError, TypeError):
+    with suppress(WorkbenchError, TypeError, OSError):
         rows = read_json_lines(path)
         if rows and all({"labeler", "item_id"} <= set(row) for row in rows):
             return

@@ -45,9 +45,8 @@ class Store:
         self.path = resolve(path)
         with self._explained():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.touch(mode=0o600)
-            for file in (self.path, *(self.path.with_name(self.path.name + suffix) for suffix in ("-wal", "-shm"))):
-                _close_to_others(file)
+            if not self.path.exists():
+                self.path.touch(mode=0o600)
             self._db = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
             try:
                 self._open()
@@ -239,6 +238,8 @@ class Store:
     def _open(self) -> None:
         """Check what is there, choose how it is written, make the tables where there are none."""
         self._require_ours()
+        for suffix in ("", "-wal", "-shm"):
+            _close_to_others(self.path.with_name(self.path.name + suffix))
         self._set_journal("wal" if file_system(self.path.parent) in LOCAL else "delete")
         # FULL: a commit in write-ahead mode outlives a power cut; EXTRA: the removed journal does, too
         self._db.execute(f"PRAGMA synchronous={'FULL' if self.journal == 'wal' else 'EXTRA'}")
