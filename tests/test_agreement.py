@@ -5,9 +5,9 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
+from percentile_bootstrap import bootstrap_interval
 from scipy import stats
 
-from workbench.analysis.statistics import bootstrap_interval
 from workbench.errors import WorkbenchError
 from workbench.feedback.agreement import (
     agreement_matrix,

@@ -8,7 +8,7 @@ import pytest
 
 from workbench.analysis.best_of_n import best_of_n_curve, best_of_n_kl, measured_best_of_n_kl
 from workbench.analysis.kl import sequence_kl_summary
-from workbench.analysis.statistics import bootstrap_interval, mean_and_error
+from workbench.analysis.statistics import mean_and_error
 from workbench.errors import WorkbenchError
 
 
@@ -235,11 +235,3 @@ def test_repeating_every_row_in_its_cluster_does_not_shrink_the_error():
     assert once.standard_error == pytest.approx(np.std(values, ddof=1) / 2)
     assert thrice == pytest.approx(once)
     assert np.isnan(mean_and_error([1.0]).standard_error)
-
-
-def test_the_bootstrap_interval_of_a_mean_covers_it():
-    generator = np.random.default_rng(3)
-    samples = generator.normal(size=(150, 60, 1))
-    intervals = [bootstrap_interval(sample, np.mean, seed=i, resamples=200) for i, sample in enumerate(samples)]
-    assert 0.88 <= np.mean([low <= 0 <= high for _, low, high in intervals]) <= 0.99
-    assert intervals[0] == bootstrap_interval(samples[0], np.mean, seed=0, resamples=200)

@@ -4,11 +4,11 @@ import krippendorff
 import numpy as np
 import pandas as pd
 import pytest
+from percentile_bootstrap import bootstrap_interval
 from scipy import stats
 from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import fleiss_kappa as statsmodels_fleiss_kappa
 
-from workbench.analysis.statistics import bootstrap_interval
 from workbench.errors import WorkbenchError
 from workbench.feedback.kappa import (
     LEVELS,

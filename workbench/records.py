@@ -165,6 +165,11 @@ class Judgement:
     repeat: int = 0  # 1 where a labeler judges the same item a second time, to measure self-consistency
 
 
+def is_message(value: Any) -> bool:
+    """Whether it has a role and content, both of them text."""
+    return isinstance(value, Mapping) and all(isinstance(value.get(key), str) for key in ("role", "content"))
+
+
 def scores_of(rewards: Mapping[str, Callable], texts: tuple[list, list], columns: Mapping) -> dict[str, list[float]]:
     """What each reward, called with `texts` (prompts, completions) and `columns`, says of every completion.
 

@@ -10,6 +10,7 @@ from typing import Any
 from datasets import Dataset
 
 from workbench.errors import WorkbenchError
+from workbench.records import is_message
 
 STANDARD_COLUMNS = {
     "text": ("text",),
@@ -70,11 +71,11 @@ def kind_of(value: Any, where: str) -> str:
     """ "text" or "conversation"; WorkbenchError says what else it is."""
     if isinstance(value, str):
         return "text"
-    if isinstance(value, list) and value and all(map(_is_message, value)):
+    if isinstance(value, list) and value and all(map(is_message, value)):
         return "conversation"
     found = "missing" if value is None else f"{type(value).__name__} {repr(value)[:60]}"
     if isinstance(value, list) and value:
-        odd = next(place for place, message in enumerate(value) if not _is_message(message))
+        odd = next(place for place, message in enumerate(value) if not is_message(message))
         found = f"list, whose item {odd} (the first is 0) is {repr(value[odd])[:80]}"
     raise WorkbenchError(
         f"{where} is {found}, expected text or a list of messages with 'role' and 'content' as text: correct the row."
@@ -111,10 +112,6 @@ def _several(value: Any, where: str, fewest: int) -> list:
             "correct the row."
         )
     return value
-
-
-def _is_message(message: Any) -> bool:
-    return isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))
 
 
 def _says_something(prompt: str | list[dict[str, Any]]) -> bool:

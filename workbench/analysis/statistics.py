@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -177,27 +177,6 @@ def holm(p_values) -> np.ndarray:
     known = order[: np.isfinite(p_values).sum()]
     adjusted[known] = np.minimum(1.0, np.maximum.accumulate(p_values[known] * np.arange(len(known), 0, -1)))
     return adjusted
-
-
-def bootstrap_interval(
-    items,
-    statistic: Callable[[np.ndarray], float],
-    *,
-    seed: int,
-    resamples: int = 1000,
-    level: float = 0.95,
-) -> Interval:
-    """Percentile interval of `statistic` over rows of `items`, (M, ...), drawn with replacement (Efron 1979).
-
-    A row must hold everything that belongs to one independent item, so that dependent judgements stay together.
-    """
-    items = finite_array(items, name="items")
-    if len(items) < 2:
-        raise WorkbenchError("1 item has no measurable spread: an interval needs at least 2 items.")
-    generator = np.random.default_rng(seed)
-    draws = [statistic(items[generator.integers(len(items), size=len(items))]) for _ in range(resamples)]
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(statistic(items)), float(low), float(high))
 
 
 def finite_array(values, *, name: str) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 from workbench.errors import WorkbenchError
 from workbench.feedback.tables import LARGEST, name_of
 from workbench.files import whole_characters
-from workbench.records import Judgement
+from workbench.records import Judgement, is_message
 
 FEWEST = {"pair": 2, "ranking": 2, "best_of": 2, "rating": 1, "correction": 1}  # completions of an item
 MOST = {"pair": 2}
@@ -101,14 +101,10 @@ def _require_texts(item: Mapping[str, Any], where: str) -> None:
     if isinstance(completions, str) or not isinstance(completions, Sequence) or not completions:
         raise WorkbenchError(f"{where} has completions {completions!r:.60}: give a list of texts.")
     for name, text in [("prompt", item["prompt"]), *(("completion", each) for each in completions)]:
-        if not isinstance(text, str) and not (isinstance(text, Sequence) and text and all(map(_is_message, text))):
+        if not isinstance(text, str) and not (isinstance(text, Sequence) and text and all(map(is_message, text))):
             raise WorkbenchError(
                 f"{where} has a {name} that is {text!r:.60}: give text or a list of messages with 'role' and 'content'."
             )
-
-
-def _is_message(message: Any) -> bool:
-    return isinstance(message, Mapping) and all(isinstance(message.get(key), str) for key in ("role", "content"))
 
 
 def _is_index(value: Any, count: int) -> bool:
