@@ -360,6 +360,14 @@ def test_a_config_of_two_kinds_is_refused_though_both_name_their_weights_alike(c
             load(folder, word_tokenizer())
 
 
+@pytest.mark.parametrize("load", [load_policy, load_reward_model, load_critic])
+def test_a_tokenizer_with_words_that_a_model_never_read_is_refused(load, tmp_path):
+    auto = AutoModelForCausalLM if load is load_policy else AutoModelForSequenceClassification
+    tiny_model(vocab_size=12, auto=auto).save_pretrained(tmp_path)  # and no tokenizer beside it
+    with pytest.raises(WorkbenchError, match=r"reads 12 tokens, but .* has 8 words beyond them: give the tokenizer"):
+        load(str(tmp_path), word_tokenizer())
+
+
 def test_adapters_without_their_model_are_refused(tmp_path):
     peft = pytest.importorskip("peft")
     base = saved(tiny_model(), word_tokenizer(), tmp_path / "base")

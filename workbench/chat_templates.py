@@ -119,7 +119,7 @@ def rendered(messages: Messages, tokenizer: PreTrainedTokenizerBase, *, row: int
         roles = ", ".join(message["role"] for message in messages)
         raise WorkbenchError(
             f"The chat template of {tokenizer.name_or_path!r} refused row {row}, whose roles are {roles} "
-            f"({error}): give roles in the order that it expects."
+            f"({error}): give what it expects, say other roles, or set another tokenizer.chat_template."
         ) from error
 
 

@@ -110,6 +110,7 @@ def load_policy(source: str, tokenizer, *, device: str = "cpu", dtype: str = "fl
     folder, its config or its weights are missing, or the weights are not those that the config asks for.
     """
     model, _ = _load(AutoModelForCausalLM, source, device=device, dtype=dtype, allow_pickle=allow_pickle)
+    _require_rows(model, source, tokenizer)
     _fit_vocabulary(model, tokenizer)
     return model
 
@@ -210,6 +211,7 @@ def _load_scalar(
         else:
             loaded = _load(auto_class, source, device=device, dtype=dtype, allow_pickle=False, num_labels=1)
             model, model.head_is_new = loaded
+            _require_rows(model, source, tokenizer)
         if start == "trained" and model.head_is_new:
             raise WorkbenchError(
                 f"{source!r} is no reward model: its weights hold no head that scores, and a new one would score at "
@@ -234,6 +236,17 @@ def _require_own_tokens(source: str, tokenizer) -> None:
             "the same token in both): read a reward model with its own tokenizer, and start a critic, which reads the "
             "policy's tokens, from a model of the policy's family (name that first) or take an algorithm without one "
             "(rloo, grpo)."
+        )
+
+
+def _require_rows(model, source: str, tokenizer) -> None:
+    """WorkbenchError where a trained model lacks words of `tokenizer`: only tokens that were added may be new to it."""
+    rows, added = model.get_input_embeddings().num_embeddings, tokenizer.added_tokens_encoder
+    lacking = sum(index >= rows for word, index in tokenizer.get_vocab().items() if word not in added)
+    if lacking:
+        raise WorkbenchError(
+            f"{source!r} reads {rows} tokens, but the tokenizer {tokenizer.name_or_path!r} has {lacking} words beyond "
+            "them: give the tokenizer that the model was trained with."
         )
 
 
@@ -274,7 +287,7 @@ def _require_causal(model, source: str) -> None:
     both = getattr(model.config, "is_encoder_decoder", False)
     if not both:
         tokens = torch.tensor([[0, 1, 2, 2], [0, 1, 3, 3]], device=model.device)
-        first, second = model.base_model(input_ids=tokens)[0][:, 1].float()
+        first, second = model.base_model(input_ids=tokens, attention_mask=torch.ones_like(tokens))[0][:, 1].float()
     if both or (first - second).abs().max() > 1e-3 * first.abs().max():
         raise WorkbenchError(
             f"{source!r} is a {type(model).__name__} that reads what stands behind a token too, but policies, rewards "
