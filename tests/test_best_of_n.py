@@ -55,6 +55,21 @@ def test_the_pool_holds_n_scored_completions_of_every_prompt_in_order():
     assert trainer.samples() == trainer.pool[-6:]
 
 
+def test_columns_of_the_data_that_are_named_as_ours_change_nothing():
+    def own(prompts, completions, *, finished, favourite, **columns):
+        assert set(columns) == {"prompt_index", "logprob"}
+        return favourites(prompts, completions, finished=finished, favourite=favourite)
+
+    odd = {"prompt_index": 7, "finished": "no", "logprob": 1.0, "prompts": ["x"], "self": 1, "proxy": "x"}
+    rows = [PromptExample(prompt_ids=each.prompt_ids, row={**each.row, **odd}) for each in PROMPTS]
+    plain, with_odd = trainer_for(), trainer_for(prompts=rows, rewards={"proxy": lambda *t, proxy, **c: own(*t, **c)})
+    filled(plain), filled(with_odd)
+    names = ("prompt_index", "completion", "finished", "logprob", "proxy")
+    assert [[row[name] for name in names] for row in with_odd.pool] == [
+        [row[name] for name in names] for row in plain.pool
+    ]
+
+
 def test_a_row_has_the_means_of_all_samples_and_of_each_prompts_best_by_proxy():
     trainer = trainer_for()
     row = trainer.step()

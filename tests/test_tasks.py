@@ -266,6 +266,15 @@ def test_ties_of_a_file_are_left_out_unless_asked_for_and_never_held_out(tmp_pat
     assert {int(text) // 30 for text in task.labelled(0)[0]["completion"] if text != " no"} == {0}
 
 
+def test_other_columns_of_comparisons_and_texts_may_have_any_name(tmp_path):
+    names = {"chosen": lambda n: f" {n}", "rejected": lambda n: " no", "label": lambda n: 3}
+    train, _ = open_task(feedback_file(tmp_path, **names), columns="prompt=q").labelled(0)
+    assert all(row["label"] == (row["completion"] != " no") for row in train)
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(f'{{"prompt": {n}, "text": "t{n}"}}\n' for n in range(9)), encoding="utf-8")
+    assert open_task(str(path)).documents(0, 0)[0].column_names == ["text"]
+
+
 def test_a_file_without_rankings_is_told_every_column_that_they_need(demonstrations):
     with pytest.raises(WorkbenchError, match=r"columns names 'completion', which the schema 'rankings' does not have"):
         demonstrations.rankings(0)

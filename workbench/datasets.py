@@ -79,10 +79,16 @@ def to_standard(
 
 
 def without_ties(pairs: Dataset) -> Dataset:
-    """The comparisons that somebody decided: those whose `preference` is not .5."""
+    """The comparisons that somebody decided: those whose `preference` is not .5; WorkbenchError for none."""
     if "preference" not in pairs.column_names:
         return pairs
-    return pairs.select([row for row, preference in enumerate(pairs["preference"][:]) if preference != TIE])
+    decided = [row for row, preference in enumerate(pairs["preference"][:]) if preference != TIE]
+    if not decided:
+        raise WorkbenchError(
+            f"All {len(pairs)} comparisons for training, or all held out, are ties (preference {TIE}): give more that "
+            "somebody decided."
+        )
+    return pairs.select(decided)
 
 
 def unpaired(pairs: Dataset) -> Dataset:
@@ -94,7 +100,8 @@ def unpaired(pairs: Dataset) -> Dataset:
     for pair in without_ties(pairs):
         others = {name: value for name, value in pair.items() if name not in columns_of("preferences")}
         for side in ("chosen", "rejected"):
-            rows.append({"prompt": pair["prompt"], "completion": pair[side], "label": side == "chosen", **others})
+            own = {"prompt": pair["prompt"], "completion": pair[side], "label": side == "chosen"}
+            rows.append(own | others | own)  # which come first, and win where data has columns of such names
     return Dataset.from_list(rows)
 
 

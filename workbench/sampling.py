@@ -17,6 +17,7 @@ from workbench.records import PromptExample, Rollout, Sequences
 from workbench.scoring import BANNED_LOGIT, ban_unsayable
 
 COMPACT_BELOW = 0.95  # finished rows leave the batch once fewer than this share of its rows are alive
+ARGUMENTS = ("prompt", "prompts", "completions", "self")  # columns that a reward is given first, or could not be given
 
 
 @torch.no_grad()
@@ -136,11 +137,14 @@ def completion_texts(tokenizer, sequences: Sequences) -> list[str]:
 
 
 def reward_arguments(tokenizer, prompts: list[PromptExample], rollout: Rollout) -> tuple[tuple, dict[str, list]]:
-    """What a reward is called with: (prompt texts, completion texts), and `finished` beside the prompts' columns."""
+    """What a reward is called with: (prompt texts, completion texts), and `finished` beside the prompts' columns.
+
+    Columns that are named like its first arguments stay behind: it could not be called with them.
+    """
     rows = [prompt.row for prompt in prompts]
-    columns = {name: [row[name] for row in rows] for name in rows[0] if name != "prompt"}
+    columns = {name: [row[name] for row in rows] for name in rows[0] if name not in ARGUMENTS}
     texts = [row["prompt"] for row in rows], completion_texts(tokenizer, rollout)
-    return texts, {"finished": rollout.finished.tolist(), **columns}
+    return texts, {**columns, "finished": rollout.finished.tolist()}
 
 
 def eos_token_ids(model) -> Tensor:

@@ -137,15 +137,16 @@ class FileTask:
 
     def documents(self, count: int, seed: int) -> tuple[Dataset, Dataset]:
         """`count` training texts drawn with `seed` (0 = all) and held-out ones, column `text`."""
-        rows = self._load("text").rename_column("text", "prompt")  # equal texts are kept on one side, too
+        rows = self._load("text").select_columns(["text"]).rename_column("text", "prompt")  # equal ones on one side
         sides = self._drawn(*split_by_prompt(rows, held_out=self.held_out, seed=0), count, seed=seed)
         return tuple(side.rename_column("prompt", "text") for side in sides)
 
     def demonstrations(self, count: int, seed: int) -> tuple[Dataset, Dataset]:
         """`count` demonstrations drawn with `seed` (0 = all) and held-out ones; of comparisons, the chosen side."""
         sides = self._sides("demonstrations", "preferences")
-        if "completion" not in sides[0].column_names:
-            sides = [side.rename_column("chosen", "completion").remove_columns("rejected") for side in sides]
+        if "completion" not in sides[0].column_names[:2]:
+            others = {"rejected", "completion"}.intersection(sides[0].column_names)
+            sides = [side.remove_columns(list(others)).rename_column("chosen", "completion") for side in sides]
         return self._drawn(*sides, count, seed=seed)
 
     def preferences(self, count: int, *, ties: bool = False) -> tuple[Dataset, Dataset]:
@@ -156,7 +157,7 @@ class FileTask:
     def labelled(self, count: int) -> tuple[Dataset, Dataset]:
         """`count` labelled completions and held-out ones; of comparisons, the chosen are True, the rejected False."""
         train, test = self._sides("unpaired", "preferences")
-        if "label" not in train.column_names:
+        if "completion" not in train.column_names[:2]:  # what a schema asks for comes first
             train, test = unpaired(train), unpaired(test)
         return self._drawn(train, test, count, seed=0)
 

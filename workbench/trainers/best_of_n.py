@@ -90,9 +90,10 @@ class BestOfNTrainer(Stateful):
         arguments, columns = reward_arguments(self.tokenizer, examples, sampled)
         scored = scores_of(self.rewards, arguments, columns)
         return [
-            {
+            {"prompt_index": first}  # comes first, and is ours whatever the data calls so
+            | example.row
+            | {
                 "prompt_index": first + index // self.config.num_generations,
-                **example.row,
                 "completion": arguments[1][index],
                 "finished": columns["finished"][index],
                 "logprob": sampled.logprobs[index].sum().item(),
