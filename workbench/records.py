@@ -191,6 +191,6 @@ def _finite(name: str, reward: Callable, given: Any, completions: Sequence) -> l
         if not isinstance(value, Real) or not abs(value) < LARGEST:  # NaN is not less either
             raise WorkbenchError(
                 f"{own} gave {str(value)[:40]!r} ({type(value).__name__}) for row {row}, the completion "
-                f"{str(completion)[:60]!r}: return a finite int or float for every completion."
+                f"{str(completion)[:60]!r}: return a finite number, an int or a float, for each."
             )
     return [float(value) for value in values]
