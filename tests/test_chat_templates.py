@@ -176,6 +176,18 @@ def test_an_answer_between_blanks_and_marks_is_scored_as_it_was_said(kind, templ
     assert ids[0] + ids[1] == whole or kind != "byte-level"
 
 
+@pytest.mark.parametrize("kind", ["byte-level", "dummy prefix, adds BOS"])
+def test_an_answer_that_was_cut_is_scored_as_far_as_it_was_said(kind):
+    tokenizer = TOKENIZERS[kind](chat_template=SURROUNDED["blanks"])
+    row = {"prompt": ASK, "completion": [{"role": "assistant", "content": "twelve hours and more"}]}
+    (trained,) = completion_examples(Dataset.from_list([row]), tokenizer, **LIMITS)
+    prompt = tokenizer.apply_chat_template(ASK, tokenize=False, add_generation_prompt=True)
+    for length in range(2, len(trained.completion_ids)):
+        said = trained.completion_ids[:length]
+        texts = completion_texts(tokenizer, collate([trained.prompt_ids], [said], pad_id=tokenizer.pad_token_id))
+        assert encode_texts(tokenizer, [prompt], texts, [False]) == ([trained.prompt_ids], [said])
+
+
 # What ends an answer
 
 

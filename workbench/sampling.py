@@ -115,10 +115,9 @@ def completion_texts(tokenizer, sequences: Sequences) -> list[str]:
     """
     prompts = _counted(sequences.tokens, sequences.attention_mask[:, : sequences.prompt_length])
     ends, turn = end_ids(tokenizer), turn_of(tokenizer)  # not every tokenizer calls what ends a turn special
-    alone = [
-        ids[: -1 if ids and ids[-1] in ends else None]
-        for ids in _counted(sequences.completions, sequences.completion_mask)
-    ]
+    alone = _counted(sequences.completions, sequences.completion_mask)
+    ended = [ids[-1] in ends if ids else False for ids in alone]
+    alone = [ids[:-1] if end else ids for ids, end in zip(alone, ended, strict=True)]
     whole = [prompt + completion for prompt, completion in zip(prompts, alone, strict=True)]
     options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
     decoded = (tokenizer.batch_decode(rows, **options) for rows in (prompts, whole, alone))
@@ -129,9 +128,10 @@ def completion_texts(tokenizer, sequences: Sequences) -> list[str]:
     if turn.heard or turn.closing != turn.end:  # more than words in an answer
         asked = tokenizer.batch_decode(prompts, clean_up_tokenization_spaces=False)
         chat = (prompt.endswith(turn.shown) for prompt in asked)
+        blank = turn.closing.removesuffix(turn.end)
         texts = [
-            turn.words(turn.lead + text.removeprefix(turn.heard)) if answers else text
-            for text, answers in zip(texts, chat, strict=True)
+            text.removeprefix(turn.heard).removesuffix(blank if end else "") if answers else text
+            for text, answers, end in zip(texts, chat, ended, strict=True)
         ]
     return texts
 
