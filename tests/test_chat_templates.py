@@ -232,7 +232,7 @@ def test_rows_of_an_embedding_without_a_word_are_never_said_nor_likely(tmp_path)
 # What nobody may write
 
 
-@pytest.mark.parametrize("token", ["<pad>", "<eos>", "<bos>", "<end>", "<|good|>"])
+@pytest.mark.parametrize("token", ["<pad>", "<eos>", "<bos>", "<end>", "<turn>", "<|good|>"])
 @pytest.mark.parametrize("form", ["completion", "answer", "question"])
 def test_a_token_that_is_no_word_is_refused_inside_what_somebody_wrote(form, token):
     tokenizer = byte_bpe(before="<bos>", chat_template=TEMPLATES["gemma"])

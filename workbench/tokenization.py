@@ -127,8 +127,11 @@ def tokenized_completions(
     completions = read_answers(tokenizer, prompts.asked, answers, [True] * len(answers))
     ends, written = set(end_ids(tokenizer)), _marks(tokenizer)
     never = {tokenizer.bos_token_id, tokenizer.pad_token_id, *control_token_ids(tokenizer)} - ends
+    inside = sorted({*written}.difference(tokenizer.convert_ids_to_tokens(list(ends))))  # an end may be at the end
     for row, (answer, ids) in enumerate(zip(answers, completions, strict=True)):
-        if not isinstance(answer, str):
+        if isinstance(answer, str):
+            _refuse_marks(row, [{"content": answer}], inside)
+        else:
             _refuse_marks(row, answer, written)
         several = not isinstance(answer, str) and len(answer) > 1
         refuse_inside(row, "a completion", ids[:-1], never if several else never | ends, tokenizer)
@@ -155,7 +158,7 @@ def _refuse_marks(row: int, messages: Messages, marks: list[str]) -> None:
     for message in messages:
         for mark in marks:
             if mark in message["content"]:
-                _refuse(row, "a message", mark, message["content"])
+                _refuse(row, "what was written", mark, message["content"])
 
 
 def _refuse(row: int, where: str, mark: str, text: str) -> None:
