@@ -79,16 +79,19 @@ def to_standard(
 
 
 def without_ties(pairs: Dataset) -> Dataset:
-    """The comparisons that somebody decided: those whose `preference` is not .5; WorkbenchError for none."""
+    """The comparisons that somebody decided: those whose `preference` is not .5."""
     if "preference" not in pairs.column_names:
         return pairs
-    decided = [row for row, preference in enumerate(pairs["preference"][:]) if preference != TIE]
-    if not decided:
+    return pairs.select([row for row, preference in enumerate(pairs["preference"][:]) if preference != TIE])
+
+
+def require_decided(pairs: Dataset) -> Dataset:
+    """The comparisons; WorkbenchError where ties left none."""
+    if not len(pairs):
         raise WorkbenchError(
-            f"All {len(pairs)} comparisons for training, or all held out, are ties (preference {TIE}): give more that "
-            "somebody decided."
+            f"All comparisons for training, or all held out, are ties (preference {TIE}): give more that were decided."
         )
-    return pairs.select(decided)
+    return pairs
 
 
 def unpaired(pairs: Dataset) -> Dataset:
@@ -97,7 +100,7 @@ def unpaired(pairs: Dataset) -> Dataset:
     What else a comparison has, apart from its margin and preference, stands in both rows.
     """
     rows = []
-    for pair in without_ties(pairs):
+    for pair in require_decided(without_ties(pairs)):
         others = {name: value for name, value in pair.items() if name not in columns_of("preferences")}
         for side in ("chosen", "rejected"):
             own = {"prompt": pair["prompt"], "completion": pair[side], "label": side == "chosen"}

@@ -16,6 +16,7 @@ from workbench.datasets import (
     TIE,
     MissingColumn,
     parse_columns,
+    require_decided,
     split_by_prompt,
     to_standard,
     unpaired,
@@ -152,7 +153,8 @@ class FileTask:
     def preferences(self, count: int, *, ties: bool = False) -> tuple[Dataset, Dataset]:
         """`count` comparisons and held-out ones; ties (preference .5) only among the former, and only if asked for."""
         train, test = self._sides("preferences")
-        return self._drawn(train if ties else without_ties(train), without_ties(test), count, seed=0)
+        train = train if ties else require_decided(without_ties(train))
+        return self._drawn(train, without_ties(test), count, seed=0)
 
     def labelled(self, count: int) -> tuple[Dataset, Dataset]:
         """`count` labelled completions and held-out ones; of comparisons, the chosen are True, the rejected False."""
