@@ -106,7 +106,7 @@ def _report(asked: Asked, tokenizer: PreTrainedTokenizerBase, max_length: int) -
     for row, (prompt, ids, chat) in enumerate(zip(asked.given, asked.ids, asked.chat, strict=True)):
         refuse_inside(row, "its prompt", ids, unsayable, tokenizer)
         if not isinstance(prompt, str):
-            _refuse_marks(row, prompt, written)
+            _refuse_marks(row, "a message", prompt, written)
         cut += len(ids) > max_length
         lost += len(ids) > max_length and not isinstance(prompt, str) and prompt[0]["role"] == "system"
         marked += not chat and bool(marks.intersection(ids[1:]))
@@ -130,9 +130,9 @@ def tokenized_completions(
     inside = sorted({*written}.difference(tokenizer.convert_ids_to_tokens(list(ends))))  # an end may be at the end
     for row, (answer, ids) in enumerate(zip(answers, completions, strict=True)):
         if isinstance(answer, str):
-            _refuse_marks(row, [{"content": answer}], inside)
+            _refuse_marks(row, "a completion", [{"content": answer}], inside)
         else:
-            _refuse_marks(row, answer, written)
+            _refuse_marks(row, "a message", answer, written)
         several = not isinstance(answer, str) and len(answer) > 1
         refuse_inside(row, "a completion", ids[:-1], never if several else never | ends, tokenizer)
         refuse_inside(row, "a completion", ids[-1:], never, tokenizer)
@@ -154,11 +154,11 @@ def _marks(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     return sorted(token for token in own if token.strip())
 
 
-def _refuse_marks(row: int, messages: Messages, marks: list[str]) -> None:
+def _refuse_marks(row: int, where: str, messages: Messages, marks: list[str]) -> None:
     for message in messages:
         for mark in marks:
             if mark in message["content"]:
-                _refuse(row, "what was written", mark, message["content"])
+                _refuse(row, where, mark, message["content"])
 
 
 def _refuse(row: int, where: str, mark: str, text: str) -> None:
