@@ -278,10 +278,10 @@ def test_the_gradients_of_the_critic_are_those_of_plain_fp64_arithmetic(algorith
 
 
 def everything_of(model, prompt, length):
-    """Every completion of at most `length` tokens of a model with 5 ids, those that end with EOS and the cut ones."""
+    """Every completion of at most `length` tokens of a model, those that end with EOS and the cut ones."""
     said, finished = [()], []
     for _ in range(length):
-        longer = [(*start, token) for start in said for token in range(1, 5)]
+        longer = [(*start, token) for start in said for token in range(1, model.config.vocab_size)]
         finished += [row for row in longer if row[-1] == EOS]
         said = [row for row in longer if row[-1] != EOS]
     return [list(row) for row in finished + said]
@@ -311,8 +311,8 @@ def samples_of(policy, reference, prompt, completions, scores) -> Samples:
     ],
 )
 def test_the_expected_update_climbs_expected_reward_minus_the_price_of_kl(algorithm, rows, scale):
-    policy, reference = tiny_model(vocab_size=5, layers=1), tiny_model(vocab_size=5, layers=1, seed=1)
-    prompt, plain, start = [4, 1], copy.deepcopy(policy).double(), reference.double()
+    policy, reference = tiny_model(vocab_size=4, layers=1), tiny_model(vocab_size=4, layers=1, seed=1)
+    prompt, plain, start = [3, 1], copy.deepcopy(policy).double(), reference.double()
     completions = everything_of(policy, prompt, 2)
     scores = torch.randn(len(completions), generator=torch.Generator().manual_seed(2)).tolist()
     sums = torch.stack([token_logprobs(plain, prompt, c, temperature=1.0).sum() for c in completions])

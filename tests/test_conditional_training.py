@@ -45,15 +45,16 @@ def test_without_sorts_everything_is_judged():
 
 
 def test_a_share_stays_plain_and_the_seed_decides_which():
-    dataset = Dataset.from_dict({"text": TEXTS * 50})
+    dataset = Dataset.from_dict({"text": TEXTS * 20})
 
     def plain_rows(seed, plain):
         documents = conditional_documents(dataset, word_tokenizer(), words_said, seed=seed, plain=plain)
         return [row for row, document in enumerate(documents) if document[0] < 20]
 
-    assert 0.08 < len(plain_rows(0, 0.1)) / 3000 < 0.12
-    assert plain_rows(0, 0.1) == plain_rows(0, 0.1) != plain_rows(1, 0.1)
-    assert 0.003 < len(plain_rows(0, 0.01)) / 3000 < 0.02 and plain_rows(0, 0.0) == []
+    tenth = plain_rows(0, 0.1)
+    assert 0.08 < len(tenth) / 1200 < 0.12
+    assert tenth == plain_rows(0, 0.1) != plain_rows(1, 0.1)
+    assert 0.003 < len(plain_rows(0, 0.01)) / 1200 < 0.02 and plain_rows(0, 0.0) == []
 
 
 def test_a_learned_reward_reads_the_whole_document():

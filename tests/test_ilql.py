@@ -102,7 +102,7 @@ def test_the_reference_inside_the_policy_never_moves():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_it_learns_four_labels_by_heart_and_says_what_was_good(family):
-    trainer = trainer_for(family, epochs=200, batch_size=4, polyak=0.2, beta=12.0)
+    trainer = trainer_for(family, epochs=100, batch_size=4, polyak=0.4, learning_rate=1e-2, beta=12.0)
     rows = [trainer.step() for _ in range(trainer.total_steps)]
     assert rows[-1]["accuracy"] == 1 and rows[-1]["margin"] > 0.9 and rows[-1]["q_loss"] < 0.02
     for good, bad in (EXAMPLES[:2], EXAMPLES[2:]):
@@ -118,7 +118,7 @@ def test_ratings_are_rewards_too():
     examples = [
         example(e.prompt_ids, e.completion_ids, rating) for e, rating in zip(EXAMPLES, (7, 2, 5, 1), strict=True)
     ]
-    trainer = trainer_for(examples=examples, epochs=300, batch_size=4, polyak=0.2, gamma=1.0)
+    trainer = trainer_for(examples=examples, epochs=150, batch_size=4, polyak=0.4, learning_rate=1e-2, gamma=1.0)
     rows = [trainer.step() for _ in range(trainer.total_steps)]
     assert rows[-1]["chosen_reward"] == pytest.approx(6, abs=0.2)
     assert rows[-1]["rejected_reward"] == pytest.approx(1.5, abs=0.2)

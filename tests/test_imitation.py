@@ -258,14 +258,15 @@ def favourite_first(prompts, completions, *, finished, favourite) -> list[float]
     return [float(text.split()[:1] == [word]) for text, word in zip(completions, favourite, strict=True)]
 
 
-def trained_on_four_prompts(selection) -> list[dict]:
+def trained_on_four_prompts(selection, *, steps: int) -> list[dict]:
     """Rows of a training in which one word is the only good answer to each prompt, from a policy that knows nothing."""
     models = told_model(), told_model()
     for model in models:
         model.lm_head.weight.data *= 0.1  # close to uniform, so that every answer is met among the samples
-    sizes = {"steps": 12, "prompts_per_step": 4, "num_generations": 48, "updates_per_step": 16, "batch_size": 48}
+    sizes = {"prompts_per_step": 4, "num_generations": 48, "updates_per_step": 16, "batch_size": 48}
     trainer = trainer_for(
         selection,
+        steps=steps,
         policy=models[0],
         reference=models[1],
         reward=favourite_first,
@@ -278,14 +279,14 @@ def trained_on_four_prompts(selection) -> list[dict]:
     return [trainer.step() for _ in range(trainer.total_steps)]
 
 
-@pytest.mark.parametrize("selection", ["raft", "quark"])
-def test_it_learns_the_best_answer_to_four_prompts_by_heart(selection):
-    rows = trained_on_four_prompts(selection)
+@pytest.mark.parametrize(("selection", "steps"), [("raft", 7), ("quark", 12)])
+def test_it_learns_the_best_answer_to_four_prompts_by_heart(selection, steps):
+    rows = trained_on_four_prompts(selection, steps=steps)
     assert rows[0]["reward"] < 0.2 and rows[-1]["reward"] > 0.9
 
 
 def test_without_selection_nothing_is_gained():
-    assert trained_on_four_prompts("random")[-1]["reward"] < 0.5
+    assert trained_on_four_prompts("random", steps=7)[-1]["reward"] < 0.5
 
 
 def test_the_reference_never_moves():

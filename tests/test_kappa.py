@@ -170,7 +170,7 @@ def test_the_interval_covers_the_planted_nominal_alpha(items):
     shares, guess = np.array([0.5, 0.3, 0.2]), 0.4
     truth = (1 - guess) ** 2  # two labelers both know: else they differ as often as by chance
     generator, intervals = np.random.default_rng(0), []
-    for seed in range(250):
+    for seed in range(150):
         known = generator.choice(3, size=items, p=shares)
         guessed = generator.choice(3, size=(4, items), p=shares)
         cells = np.where(generator.random((4, items)) < guess, guessed, known).astype(float)
@@ -183,7 +183,7 @@ def test_the_interval_covers_the_planted_interval_alpha():
     # a rating is the true quality, 1 to 5, and an error of -1, 0 or 1: variances 2 and 2/3
     truth = 2 / (2 + 2 / 3)
     generator, intervals = np.random.default_rng(1), []
-    for seed in range(250):
+    for seed in range(150):
         cells = generator.integers(1, 6, size=60) + generator.integers(-1, 2, size=(3, 60))
         intervals.append(krippendorff_alpha(long(cells), level="interval", seed=seed))
     assert 0.92 <= coverage(truth, intervals) <= 0.98
@@ -192,7 +192,7 @@ def test_the_interval_covers_the_planted_interval_alpha():
 def test_the_interval_covers_the_planted_cohens_kappa():
     shares, guess = np.array([0.6, 0.4]), 0.3
     generator, intervals = np.random.default_rng(2), []
-    for seed in range(250):
+    for seed in range(150):
         known = generator.choice(2, size=60, p=shares)
         cells = np.where(generator.random((2, 60)) < guess, generator.choice(2, size=(2, 60), p=shares), known)
         intervals.append(cohen_kappa(long(cells), seed=seed))

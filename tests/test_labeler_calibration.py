@@ -1,5 +1,6 @@
 """Oracles: agreement of judgements that were drawn, counted by `pairwise_agreement`, which knows no labeler."""
 
+import functools
 import random
 from dataclasses import replace
 
@@ -7,7 +8,16 @@ import pandas as pd
 import pytest
 
 from workbench.feedback.agreement import pairwise_agreement
-from workbench.world import NOISE_PANEL, PANEL, WorldError, calibrated, expected_agreement, judge_pairs
+from workbench.world import NOISE_PANEL, PANEL, World, WorldError, calibrated, expected_agreement, judge_pairs
+
+
+@pytest.fixture(scope="module")
+def world():
+    """The embedded world, which looks at every answer once."""
+    with pytest.MonkeyPatch.context() as patch:
+        loaded = World.load()
+        patch.setattr(loaded, "features", functools.cache(loaded.features))
+        yield loaded
 
 
 @pytest.fixture(scope="module")

@@ -171,12 +171,10 @@ def test_ensembles_under_rl_save_what_was_planted(study):
     assert study_remedies.ensemble_runs(study, main="absent", policy="02_sft").empty
 
 
-def test_an_ensemble_that_paid_for_kl_is_not_taken_for_a_free_one(tmp_path):
-    folder = write_study(tmp_path)
-    study = read_study(runs_below(str(folder)))
+def test_an_ensemble_that_paid_for_kl_is_not_taken_for_a_free_one(folder, study, tmp_path):
     members = "05_reward_model,05_seed101"
-    write_policy(folder, "06_priced_mean", "_world0_seed0", members, kl_coef=0.5, ensemble="mean", gold=True)
-    both = read_study(runs_below(str(folder)))
+    priced = write_policy(tmp_path, "06_priced_mean", "_world0_seed0", members, kl_coef=0.5, ensemble="mean", gold=True)
+    both = read_study([*runs_below(str(folder)), priced])
     assert len(both.peaks) == len(study.peaks) + 1
     pd.testing.assert_frame_equal(study_remedies.ensemble_runs(both, **WHO), study_remedies.ensemble_runs(study, **WHO))
 

@@ -49,8 +49,8 @@ class Choices:
 
     def added(self, values: np.ndarray) -> np.ndarray:
         """The sum for each parameter, (R, P), of a value for each entry, (R, D, A, S)."""
-        flat = self.names.ravel()
-        return np.stack([np.bincount(flat, row.ravel(), self.size) for row in values])
+        cells = np.arange(len(values))[:, None] * self.size + self.names.ravel()
+        return np.bincount(cells.ravel(), values.ravel(), len(values) * self.size).reshape(-1, self.size)
 
 
 def intervals(
