@@ -1,5 +1,6 @@
 """Fixtures that several test files share, the order of the files, and the table of bad inputs at the end of a run."""
 
+import os
 import sys
 
 import pytest
@@ -24,6 +25,11 @@ def pytest_configure(config) -> None:
     """Tests read and write texts as the command does, which sees to it itself."""
     if sys.getfilesystemencoding() != "utf-8":
         raise pytest.UsageError("The locale is not UTF-8: set PYTHONUTF8=1, as `make test` does.")
+
+
+def pytest_xdist_auto_num_workers(config) -> int:
+    """One worker more than cores: many tests wait for a kernel, a browser or a process."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.fixture(scope="session")

@@ -264,7 +264,7 @@ def simulations(scale: float = 1.0) -> Iterator[Row]:
             yield Row(f"interval of a law's {name}", f"3 x 3, ICC {icc}", "0.95", found, count)
     populations = courses()
     for name, course in populations.items():
-        count = max(20, int(scale * 400))
+        count = max(20, int(scale * 1500))
         for part, found in peak(course, count).items():
             yield Row(f"interval of the peak's {part}", f"{name}, 150 prompts", "0.95", found, count)
     for name in ("flat", "rises to the end"):

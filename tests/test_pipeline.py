@@ -23,10 +23,10 @@ CHECKPOINT_EVERY = 50  # steps, the default of `Run.train`
 SHORT = "max_completion_length=12"
 # Enough steps that a checkpoint lies behind the kill and work before it.
 SETTINGS = {
-    "02_sft": ("steps=120", "batch_size=16", "learning_rate=0.003", SHORT),
-    "05_reward_model": ("batch_size=4", "epochs=6"),
-    "06_policy_gradient": ("steps=64", "batch_size=8", SHORT),
-    "08_direct_alignment": ("batch_size=4", "epochs=8", SHORT),
+    "02_sft": ("steps=80", "batch_size=16", "learning_rate=0.003", SHORT),
+    "05_reward_model": ("batch_size=4", "epochs=4"),
+    "06_policy_gradient": ("steps=58", "batch_size=8", SHORT),
+    "08_direct_alignment": ("batch_size=4", "epochs=5", SHORT),
 }
 INPUTS = {  # as in the recipe
     "02_sft": ("model=01_pretrain",),

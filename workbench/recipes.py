@@ -1,6 +1,7 @@
 """Plans: one notebook or a recipe of several, with presets and given parameters, checked before anything starts."""
 
 import fnmatch
+import functools
 import glob
 import os
 from dataclasses import dataclass
@@ -106,9 +107,9 @@ def plan_recipe(path: Path, *, assignments: list[str], out: str, preset_name: st
 
 def recipe_entries(recipe: dict, path: Path, preset_name: str) -> list[Entry]:
     """The stages of a recipe that `read_recipe` read at `path`, with what recipe and preset set."""
-    chosen, entries = preset(preset_name), []
+    chosen, entries, read = preset(preset_name), [], functools.cache(read_notebook)
     for stage in recipe["stages"]:
-        notebook = read_notebook(find_notebook(stage["notebook"], path))
+        notebook = read(find_notebook(stage["notebook"], path))
         given = checked(notebook, stage.get("parameters") or {}, f"stage {stage['name']} of {path.name}")
         given |= checked(notebook, chosen.get(notebook.name, {}), f"preset {preset_name}")
         entries.append(Entry(name=stage["name"], notebook=notebook, given=given))
@@ -206,12 +207,14 @@ def needed_stages(stage: str, inputs: tuple[Path, ...], *, out: Path, names: lis
     """Earlier stages that the inputs lie in, contain or match; WorkbenchError where one comes later."""
     earlier, needed = names[: names.index(stage)], set()
     for path in inputs:
-        for name in names:
-            folder = out / name
-            if path.is_relative_to(folder) and name not in (*earlier, stage):
-                raise WorkbenchError(f"Stage {stage} reads stage {name}, which comes after it: list {name} first.")
-            if name in earlier and _reaches(path, folder):
-                needed.add(name)
+        within = path.relative_to(out).parts[:1] if path.is_relative_to(out) else ()
+        if later := set(within) & set(names) - {*earlier, stage}:
+            name = later.pop()
+            raise WorkbenchError(f"Stage {stage} reads stage {name}, which comes after it: list {name} first.")
+        if set(within) & set(earlier):
+            needed.add(within[0])
+        elif set("*?[") & set(str(path)) or out.is_relative_to(path):
+            needed.update(name for name in earlier if _reaches(path, out / name))
     return tuple(name for name in earlier if name in needed)
 
 

@@ -22,9 +22,9 @@ def crossfit_peak(
     there, each third in turn, over `SPLITS` splits: chance then sets the peak too low on average, never too high. Keys
     height, rise (over the first place), fall (to the last) and each of `reads` (M, S) at the place chosen; and place,
     the highest of all prompts, 0..S-1. Rows of equal `prompts` (M,) are one draw. Intervals have level .95, over
-    prompts drawn anew, of which the place is chosen anew, so they include the choice: .94 to .96 of simulated ones hold
-    the highest true mean where it lies inside, .92 to 1 where it is the first or last or all are equal. WorkbenchError
-    for fewer than two places or prompts, and values that are not finite.
+    prompts drawn anew, of which the place is chosen anew, so they include the choice: .94 to .97 of simulated heights
+    hold the highest true mean, and of rises and falls .94 to 1 (1 where all are equal or the peak itself is the place
+    compared with). WorkbenchError for fewer than two places or prompts, and values that are not finite.
     """
     values = finite_array(values, name="values")
     groups = np.arange(len(values)) if prompts is None else pd.factorize(np.asarray(prompts))[0]
