@@ -91,7 +91,7 @@ def test_who_stands_out_is_the_one_furthest_from_the_others_together():
 
 def test_chance_stands_out_by_more_than_three_errors_about_as_rarely_as_it_should():
     generator = np.random.default_rng(0)
-    pairs = generator.integers(80, 200, size=(1000, 4))
+    pairs = generator.integers(80, 200, size=(600, 4))
     errors = []
     for counts in pairs:
         share = generator.binomial(counts, 0.55) / counts

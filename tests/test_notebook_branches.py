@@ -3,6 +3,7 @@
 Cells run here one after the other instead of in a kernel of their own, whose start would take most of the time.
 """
 
+import functools
 import json
 import math
 from pathlib import Path
@@ -15,9 +16,13 @@ import yaml
 from workbench.errors import WorkbenchError
 from workbench.feedback.store import Store
 from workbench.feedback.widgets import annotate
+from workbench.world import World
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 SMOKE = yaml.safe_load((FOLDER / "presets.yaml").read_text())["smoke"]
+for name in ("01_pretrain", "02_sft", "06_policy_gradient", "08_direct_alignment"):
+    SMOKE[name]["evaluation_prompts"] = 8  # the tour measures on more
+SMOKE["06_policy_gradient"]["steps"] = 2
 
 
 def execute(name: str, folder: Path, **parameters) -> Path:
@@ -39,6 +44,14 @@ def summary_of(folder: Path) -> dict:
 
 def metrics_of(folder: Path) -> pd.DataFrame:
     return pd.read_json(folder / "metrics.jsonl", lines=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_world():
+    """Notebooks share the world that each would read anew in a kernel of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(World, "load", staticmethod(functools.cache(World.load)))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
+import kaleido
 import nbformat
 import pandas as pd
 import plotly.graph_objects as go
@@ -171,8 +172,10 @@ def test_an_error_on_the_way_leaves_the_old_report(executed, monkeypatch):
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} IS MISSING: pictures of figures are not tested")
-def test_pictures_are_of_the_named_stages_or_of_the_tour(executed, monkeypatch):
+def test_pictures_are_of_the_named_stages_or_of_the_tour(executed, monkeypatch, request):
     monkeypatch.setenv("BROWSER_PATH", str(CHROMIUM))
+    kaleido.start_sync_server()  # one Chromium for both
+    request.addfinalizer(kaleido.stop_sync_server)
     pictures = executed / "pictures"
     for options, name in (["--only", " 06_policy,"], "06_policy-1.png"), ([], "00_tour-1.png"):
         assert cli.main(["report", str(executed), *options, "--pictures", str(pictures)]) == 0
