@@ -49,8 +49,8 @@ def execute(name: str, folder: Path, *, only_to: str = "", **parameters) -> dict
 def sft(tmp_path_factory) -> str:
     """A policy that knows little but ends its answers."""
     folder = tmp_path_factory.mktemp("policy")
-    execute("01_pretrain", folder / "base", **SMOKE["01_pretrain"])
-    execute("02_sft", folder / "sft", model=str(folder / "base"), **SMOKE["02_sft"])
+    execute("01_pretrain", folder / "base", **SMOKE["01_pretrain"] | {"evaluation_prompts": 8})
+    execute("02_sft", folder / "sft", model=str(folder / "base"), **SMOKE["02_sft"] | {"evaluation_prompts": 8})
     return str(folder / "sft")
 
 

@@ -172,6 +172,7 @@ def test_an_error_on_the_way_leaves_the_old_report(executed, monkeypatch):
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} IS MISSING: pictures of figures are not tested")
+@pytest.mark.filterwarnings("ignore:The kopts argument is ignored")
 def test_pictures_are_of_the_named_stages_or_of_the_tour(executed, monkeypatch, request):
     monkeypatch.setenv("BROWSER_PATH", str(CHROMIUM))
     kaleido.start_sync_server()  # one Chromium for both
