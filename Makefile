@@ -39,11 +39,11 @@ study: $(STAMP)
 # Outputs of notebooks stay in the files and out of git: what git sees is what an editor changed.
 lab: $(STAMP)
 	@if git rev-parse >/dev/null 2>&1; then \
-	  git config filter.clean-notebook.clean "'$(CURDIR)/$(BIN)/python' -m workbench.clean_notebook"; \
+	  git config filter.clean-notebook.clean "'$(CURDIR)/$(BIN)/python' -m workbench.pipeline.clean_notebook"; \
 	fi
 	@echo "Opening JupyterLab on notebooks/ (Ctrl-C twice to stop)"
 	@$(BIN)/python -m jupyterlab --notebook-dir=notebooks \
-	  --FileContentsManager.post_save_hook=workbench.clean_notebook.after_saving
+	  --FileContentsManager.post_save_hook=workbench.pipeline.clean_notebook.after_saving
 
 # Texts are UTF-8 whatever the locale, as for the command. One torch thread per worker: they do not wait for each other's.
 # A file's tests stay in one worker, so that what they share is made once; tests/conftest.py puts the longest first.

@@ -6,7 +6,7 @@ import sys
 import pytest
 from chromium import opened_chromium, watched_page
 
-from workbench.world import World
+from workbench.tasks.world import World
 
 # or a worker ends up alone
 LONGEST_FIRST = (

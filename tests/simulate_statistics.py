@@ -18,15 +18,15 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from workbench.analysis.best_of_n import expected_of_best, powers_of_two
-from workbench.analysis.budget import compared_at_budget
-from workbench.analysis.detection import alarm_scores, gold_outcome
+from workbench.analysis.effects import effect_of, effects_against, judged_together
 from workbench.analysis.gao_fit import fit_overoptimization
 from workbench.analysis.peaks import crossfit_peak
-from workbench.analysis.run_folders import mean_over_runs
-from workbench.analysis.scaling import effect_of, effects_against, judged_together
 from workbench.analysis.statistics import interval_over_units, p_value_over_units, share_over_units
-from workbench.analysis.win_rates import win_rates
 from workbench.plots.theme import half_width
+from workbench.studies.budget.tables import compared_at_budget
+from workbench.studies.comparison.win_rates import win_rates
+from workbench.studies.overoptimization.alarms import alarm_scores, gold_outcome
+from workbench.studies.run_folders import mean_over_runs
 
 ICCS = (0.0, 0.3, 0.5, 0.7)
 

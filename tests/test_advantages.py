@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from workbench.advantages import (
+from workbench import WorkbenchError
+from workbench.losses.advantages import (
     adaptive_kl_coef,
     batch_normalised_returns,
     gae,
@@ -21,7 +22,6 @@ from workbench.advantages import (
     reward_to_go,
     token_rewards,
 )
-from workbench.errors import WorkbenchError
 
 TRL = json.loads((Path(__file__).parent / "oracles" / "trl_ppo.json").read_text())
 MASK = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0]]).bool()

@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 from datasets import Dataset
 
-from workbench.datasets import to_standard
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.feedback.aggregation import labeler_rows, majority_rows, posterior_rows
 from workbench.feedback.dawid_skene import dawid_skene
 from workbench.feedback.rankings import account, with_ties
 from workbench.records import Judgement
+from workbench.tasks.columns import to_standard
 
 ITEMS = [
     {"item_id": "i", "prompt": "p", "completions": ["good", "bad"]},

@@ -8,7 +8,8 @@ import pytest
 from percentile_bootstrap import bootstrap_interval
 from scipy import stats
 
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
+from workbench.analysis.resampling import expanded_levels
 from workbench.feedback.agreement import (
     agreement_matrix,
     common_items,
@@ -16,7 +17,6 @@ from workbench.feedback.agreement import (
     pairwise_agreement,
     strict_agreement,
 )
-from workbench.feedback.resampling import expanded_levels
 from workbench.feedback.verdicts import verdicts
 from workbench.records import Judgement
 

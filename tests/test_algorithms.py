@@ -20,10 +20,10 @@ from policy_gradient_cases import (
 from tiny_models import EOS, PAD, plain_logprobs, plain_next_logprobs, same_weights, tiny_model, weights_of
 from trainer_checks import continued_rows, rows_equal
 
-from workbench.batches import collate
-from workbench.errors import NonFiniteLoss, WorkbenchError
-from workbench.sampling import masked_sample, sample
-from workbench.scoring import completion_logprobs
+from workbench import NonFiniteLoss, WorkbenchError
+from workbench.models.batches import collate
+from workbench.models.sampling import masked_sample, sample
+from workbench.models.scoring import completion_logprobs
 from workbench.trainers import policy_gradient
 from workbench.trainers.algorithms import ALGORITHMS, algorithm_table
 from workbench.trainers.experience import Samples, joined, overlong_penalty

@@ -7,7 +7,10 @@ import pytest
 import torch
 from tiny_models import EOS, word_tokenizer
 
-from workbench.alignment_data import (
+from workbench import WorkbenchError
+from workbench.records import LabelledExample, PairExample, RankingExample
+from workbench.tasks import open_task
+from workbench.trainers.alignment_data import (
     DATA,
     Labelled,
     Pairs,
@@ -17,9 +20,6 @@ from workbench.alignment_data import (
     collate_examples,
     load_examples,
 )
-from workbench.errors import WorkbenchError
-from workbench.records import LabelledExample, PairExample, RankingExample
-from workbench.tasks import open_task
 
 
 def pair(chosen=(9,), rejected=(10, 11), preference=1.0) -> PairExample:
@@ -142,7 +142,7 @@ def test_what_is_remembered_is_saved_and_not_computed_again(monkeypatch):
         calls.append(len(batch))
         return torch.full((len(batch) // group_size, group_size), float(len(calls)))
 
-    monkeypatch.setattr("workbench.alignment_data.summed_logprobs", counted)
+    monkeypatch.setattr("workbench.trainers.alignment_data.summed_logprobs", counted)
     batch = collate_examples("pairs", [pair(), pair()], pad_id=0)
     remembered = RememberedLogprobs(None, count=4, group_size=2)
     assert remembered.of([3, 1], batch).tolist() == [[1, 1], [1, 1]]

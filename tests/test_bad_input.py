@@ -24,16 +24,16 @@ import pytest
 from tiny_models import tiny_model, word_tokenizer
 from transformers import AutoModelForSequenceClassification
 
-from workbench import cli, processes
-from workbench.checkpoints import load_checkpoint
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError, cli
 from workbench.models import add_lora, build_policy, load_policy, load_reward_model
-from workbench.packing import pack_documents
-from workbench.run_record import requested
-from workbench.sampling import sample
+from workbench.models.packing import pack_documents
+from workbench.models.sampling import sample
+from workbench.pipeline import workers
+from workbench.pipeline.warm_start import WarmStart, is_possible
+from workbench.runs.checkpoints import load_checkpoint
+from workbench.runs.record import requested
 from workbench.tasks import FileTask, WorldTask
-from workbench.warm_start import WarmStart, is_possible
-from workbench.world import build_tokenizer
+from workbench.tasks.world import build_tokenizer
 
 CONTEXT = 48  # tokens that the model of these tests can read
 LARGEST_FILE = 1_000_000  # bytes: the first checkpoint, without Adam's moments, fits, the next does not
@@ -387,10 +387,10 @@ def stages_start_at_once() -> Iterator[None]:
     if not is_possible():
         yield
         return
-    server = WarmStart(processes.environment(1))
+    server = WarmStart(workers.environment(1))
     shared = SimpleNamespace(alive=True, popen=server.popen, close=lambda: None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(processes, "WarmStart", lambda environment: shared)
+        patch.setattr(workers, "WarmStart", lambda environment: shared)
         yield
     server.close()
 

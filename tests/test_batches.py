@@ -7,7 +7,8 @@ import pytest
 import torch
 from tiny_tokenizers import byte_bpe
 
-from workbench.batches import (
+from workbench import WorkbenchError
+from workbench.models.batches import (
     CHUNK_BATCHES,
     collate,
     collate_pairs,
@@ -15,7 +16,6 @@ from workbench.batches import (
     length_bucketed_batches,
     read_prompts,
 )
-from workbench.errors import WorkbenchError
 from workbench.records import PairExample
 
 

@@ -9,7 +9,7 @@ from scipy import stats
 from tiny_models import EOS, every_completion, plain_logprobs, tiny_model, word_tokenizer
 from trainer_checks import continued_rows, rows_equal
 
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.records import PromptExample
 from workbench.trainers.best_of_n import BestOfNConfig, BestOfNTrainer
 

@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 
+from workbench import WorkbenchError
 from workbench.analysis.best_of_n import best_of_n_curve, best_of_n_kl, measured_best_of_n_kl
 from workbench.analysis.kl import sequence_kl_summary
 from workbench.analysis.statistics import mean_and_error
-from workbench.errors import WorkbenchError
 
 
 def subset_means(proxy, gold, n):

@@ -9,11 +9,13 @@ from budget_runs import METHODS, path_table, planted, pool_table, positions_tabl
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from workbench.analysis import budget, budget_samples, frontier
+from workbench import WorkbenchError
 from workbench.analysis.best_of_n import best_of_n_curve
 from workbench.analysis.kl import estimator_errors, places_on_path, values_at_places
-from workbench.analysis.measured_paths import budget_paths, comparable_runs, score_columns, sizes_up_to, unit_of
-from workbench.errors import WorkbenchError
+from workbench.studies import frontier
+from workbench.studies.budget import samples as budget_samples
+from workbench.studies.budget import tables as budget
+from workbench.studies.measured_paths import budget_paths, comparable_runs, score_columns, sizes_up_to, unit_of
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,11 @@ import pytest
 from budget_runs import HOSTILE, write_study
 from chromium import watched_page
 
-from workbench import report
-from workbench.analysis import budget, budget_samples, frontier
-from workbench.analysis.measured_paths import budget_paths, comparable_runs
-from workbench.plots.budget_slider import plot_budget_slider
+from workbench.pipeline import report
+from workbench.studies import frontier
+from workbench.studies.budget import samples, tables
+from workbench.studies.budget.slider import plot_budget_slider
+from workbench.studies.measured_paths import budget_paths, comparable_runs
 
 DRAWN = "document.querySelector('.js-plotly-plot')"
 
@@ -21,11 +22,11 @@ def shown(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     runs = comparable_runs(frontier.runs_below(str(write_study(folder / "study", worlds=1, seeds=2))))
     paths = budget_paths(runs)
-    landed = budget.at_budget(paths, [1.0, 4.0, 16.0])
-    comparison = budget.compared_at_budget(landed, "gold")
-    texts = budget_samples.texts_at(runs, landed[landed["seed"] == 0], count=2)
-    both = budget.with_bound(paths)
-    figure = plot_budget_slider(budget.mean_paths(both), budget.mean_ends(both), comparison, texts, shown=1.0)
+    landed = tables.at_budget(paths, [1.0, 4.0, 16.0])
+    comparison = tables.compared_at_budget(landed, "gold")
+    texts = samples.texts_at(runs, landed[landed["seed"] == 0], count=2)
+    both = tables.with_bound(paths)
+    figure = plot_budget_slider(tables.mean_paths(both), tables.mean_ends(both), comparison, texts, shown=1.0)
     output = nbformat.v4.new_output("display_data", {"application/vnd.plotly.v1+json": json.loads(figure.to_json())})
     cells = [nbformat.v4.new_markdown_cell("# Who is ahead?"), nbformat.v4.new_code_cell("x", outputs=[output])]
     (folder / "09").mkdir()

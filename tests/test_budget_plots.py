@@ -7,12 +7,11 @@ import pandas as pd
 import pytest
 from budget_runs import HOSTILE, METHODS, planted, write_study
 
-from workbench.analysis import budget, budget_samples, frontier
-from workbench.analysis.measured_paths import budget_paths, comparable_runs, means_over_runs
-from workbench.errors import WorkbenchError
-from workbench.plots import budget as figures
-from workbench.plots import kl as kl_figures
-from workbench.plots.budget_slider import plot_budget_slider
+from workbench import WorkbenchError
+from workbench.studies import frontier
+from workbench.studies.budget import figures, kl_figures, samples, tables
+from workbench.studies.budget.slider import plot_budget_slider
+from workbench.studies.measured_paths import budget_paths, comparable_runs, means_over_runs
 
 
 @pytest.fixture(scope="module")
@@ -27,23 +26,23 @@ def paths(runs):
 
 @pytest.fixture(scope="module")
 def means(paths):
-    both = budget.with_bound(paths)
-    return budget.mean_paths(both), budget.mean_ends(both)
+    both = tables.with_bound(paths)
+    return tables.mean_paths(both), tables.mean_ends(both)
 
 
 @pytest.fixture(scope="module")
 def landed(paths):
-    return budget.at_budget(paths, [1.0, 4.0, 16.0])
+    return tables.at_budget(paths, [1.0, 4.0, 16.0])
 
 
 @pytest.fixture(scope="module")
 def comparison(landed):
-    return budget.compared_at_budget(landed, "gold")
+    return tables.compared_at_budget(landed, "gold")
 
 
 @pytest.fixture(scope="module")
 def texts(runs, landed):
-    return budget_samples.texts_at(runs, landed[(landed["world"] == 0) & (landed["seed"] == 0)], count=2)
+    return samples.texts_at(runs, landed[(landed["world"] == 0) & (landed["seed"] == 0)], count=2)
 
 
 CALLED = {"ppo_kl0": "PPO, KL price 0", "ppo_kl0.15": "PPO, KL price 0.15", "rloo_kl0": "RLOO, KL price 0"} | {
@@ -106,11 +105,11 @@ def test_the_title_says_who_has_most_and_least_where_half_of_the_methods_are(mea
 
 def test_one_seed_has_lines_and_no_bands_and_two_points_no_line(paths):
     single = paths[(paths["world"] == 0) & (paths["seed"] == 0)]
-    figure = figures.plot_budget_frontier(budget.mean_paths(single), budget.mean_ends(single))
+    figure = figures.plot_budget_frontier(tables.mean_paths(single), tables.mean_ends(single))
     assert all(len(trace.y) == 0 for trace in figure.data if trace.fill == "toself")
     assert all(trace.error_y.array[0] == 0 for trace in figure.data if trace.error_y.array is not None)
     two = single[single["step"].isin([0, 50])]
-    figure = figures.plot_budget_frontier(budget.mean_paths(two), budget.mean_ends(two))
+    figure = figures.plot_budget_frontier(tables.mean_paths(two), tables.mean_ends(two))
     line, end = (trace for trace in figure.data if trace.legendgroup == "ppo_kl0" and trace.fill != "toself")
     assert len(line.x) == 0 and end.x[0] == pytest.approx(5.0)
 
@@ -128,7 +127,7 @@ def test_without_gold_the_proxy_is_drawn_and_without_both_nothing_can_be(means):
 def test_a_method_keeps_its_colour_among_the_same_methods(means, runs, landed):
     everyone = list(means[0]["experiment"].unique())
     frontier_line = ends_of(figures.plot_budget_frontier(*means), "rloo_kl0").line
-    positions = budget_samples.positions_at(runs, landed[landed["budget"] == 16])
+    positions = samples.positions_at(runs, landed[landed["budget"] == 16])
     assert set(positions["experiment"]) == {"ppo_kl0", "rloo_kl0"}
     drawn = kl_figures.plot_kl_positions(positions, among=everyone)
     line = next(trace for trace in drawn.data if trace.name == "RLOO, KL price 0").line
@@ -157,10 +156,10 @@ def test_each_budget_has_a_panel_with_a_star_on_the_best(comparison):
 
 
 def test_panels_of_single_runs_claim_no_interval(paths):
-    single = budget.at_budget(paths[(paths["world"] == 0) & (paths["seed"] == 0)], [1.0])
-    figure = figures.plot_at_budgets(budget.compared_at_budget(single, "gold"))
+    single = tables.at_budget(paths[(paths["world"] == 0) & (paths["seed"] == 0)], [1.0])
+    figure = figures.plot_at_budgets(tables.compared_at_budget(single, "gold"))
     assert "nothing says what another seed would do" in title_of(figure)
-    nobody = budget.compared_at_budget(budget.at_budget(paths, [1000.0]), "gold")
+    nobody = tables.compared_at_budget(tables.at_budget(paths, [1000.0]), "gold")
     assert "No method spends any of these budgets" in title_of(figures.plot_at_budgets(nobody))
 
 
@@ -215,7 +214,7 @@ def test_the_cost_of_best_of_n_is_drawn_below_its_bound(paths):
 
 
 def test_positions_and_kinds_are_drawn_and_half_of_the_kl_is_named(runs, landed):
-    positions = budget_samples.positions_at(runs, landed[landed["budget"] == 1])
+    positions = samples.positions_at(runs, landed[landed["budget"] == 1])
     figure = kl_figures.plot_kl_positions(positions)
     line = next(trace for trace in figure.data if trace.name == "PPO, KL price 0")
     assert line.y[0] == pytest.approx(2 * line.y[1])  # planted: half at the first token
@@ -226,7 +225,7 @@ def test_positions_and_kinds_are_drawn_and_half_of_the_kl_is_named(runs, landed)
 
 
 def test_the_adaptive_price_is_drawn_with_its_target(runs):
-    training = budget_samples.training_over_units(runs, ["kl_coef", "kl", "gold"])
+    training = samples.training_over_units(runs, ["kl_coef", "kl", "gold"])
     figure = kl_figures.plot_coefficients(training, target=4.0)
     assert [shape.y0 for shape in figure.layout.shapes] == [4.0] and "the target was 4" in title_of(figure)
     assert figure.layout.yaxis.title.text == "coefficient (reward per nat)"

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.calibration import calibration_curve
 
+from workbench import WorkbenchError
 from workbench.analysis.calibration import (
     accuracy_by_group,
     expected_calibration_error,
@@ -12,7 +13,6 @@ from workbench.analysis.calibration import (
     pairwise_accuracy,
     reliability_table,
 )
-from workbench.errors import WorkbenchError
 
 
 def test_the_table_equals_scikit_learn():

@@ -11,20 +11,20 @@ from tiny_models import tiny_model, word_tokenizer
 from tiny_tokenizers import ASKED, EACH, END, TEMPLATES, TOKENIZERS, byte_bpe, sentencepiece
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-import workbench.rewards
-from workbench.batches import collate, encode_texts
-from workbench.chat_templates import end_ids
-from workbench.control_tokens import add_control_tokens
-from workbench.datasets import load_dataset_rows
-from workbench.errors import WorkbenchError
-from workbench.examples import completion_examples, pair_examples, prompt_examples, text_documents
+import workbench.models.rewards
+from workbench import WorkbenchError
 from workbench.feedback.items import pair_items
 from workbench.feedback.rankings import preference_rows
 from workbench.models import build_policy, frozen, load_critic, load_policy, load_reward_model, load_tokenizer
+from workbench.models.batches import collate, encode_texts
+from workbench.models.chat_templates import end_ids
+from workbench.models.control_tokens import add_control_tokens
+from workbench.models.examples import completion_examples, pair_examples, prompt_examples, text_documents
+from workbench.models.rewards import EnsembleReward, LearnedReward, learned_rewards
+from workbench.models.sampling import completion_texts, eos_token_ids, sample
+from workbench.models.scoring import completion_logprobs
 from workbench.records import Judgement
-from workbench.rewards import EnsembleReward, LearnedReward, learned_rewards
-from workbench.sampling import completion_texts, eos_token_ids, sample
-from workbench.scoring import completion_logprobs
+from workbench.tasks.columns import load_dataset_rows
 from workbench.trainers.reward_model import RewardModelConfig, RewardModelTrainer
 
 LIMITS = {"max_prompt_length": 400, "max_completion_length": 400}
@@ -64,7 +64,9 @@ def scored(monkeypatch, tokenizer, prompt, completion, **columns):
     """The ids that a reward model with this tokenizer reads."""
     read = []
     model = model_of(len(tokenizer), AutoModelForSequenceClassification)
-    monkeypatch.setattr(workbench.rewards, "raw_rewards", lambda model, batch: read.append(batch) or torch.zeros(1))
+    monkeypatch.setattr(
+        workbench.models.rewards, "raw_rewards", lambda model, batch: read.append(batch) or torch.zeros(1)
+    )
     LearnedReward(model, tokenizer, max_length=500)([prompt], [completion], finished=[True], **columns)
     prompt_mask = read[0].attention_mask[0, : read[0].prompt_length]
     return read[0].tokens[0, : read[0].prompt_length][prompt_mask].tolist(), read[0].completions[0].tolist()
@@ -313,9 +315,11 @@ def test_a_reward_cuts_what_it_reads_as_its_training_did(monkeypatch):
     pairs = pair_examples(Dataset.from_list(rows), tokenizer, **limits, context=12)
     RewardModelTrainer(model, pairs, pairs, RewardModelConfig(batch_size=1))
     model.config.max_position_embeddings = 12
-    monkeypatch.setattr(workbench.rewards, "model_context", lambda model: 12)
+    monkeypatch.setattr(workbench.models.rewards, "model_context", lambda model: 12)
     read = []
-    monkeypatch.setattr(workbench.rewards, "collate", lambda *ids, pad_id: read.append(ids) or collate(*ids, pad_id=0))
+    monkeypatch.setattr(
+        workbench.models.rewards, "collate", lambda *ids, pad_id: read.append(ids) or collate(*ids, pad_id=0)
+    )
     LearnedReward(model, tokenizer, max_length=500)(["how long is a day?"], ["twenty four hours"], finished=[True])
     assert read == [([pairs[0].prompt_ids], [pairs[0].chosen_ids])]
     assert len(pairs[0].prompt_ids) == 9 and len(pairs[0].chosen_ids) == 3

@@ -13,8 +13,10 @@ import nbformat
 import pytest
 from nbclient.client import _RGX_CARRIAGERETURN
 
-from workbench import cli, execute, files, notebooks, recipes, run_record, runs, schedule
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError, cli, runs
+from workbench.pipeline import execute, notebooks, recipes, schedule
+from workbench.runs import files
+from workbench.runs import record as run_record
 
 RUN_DIR = 'run_dir: str = "runs/unused"  # folder for results\n'
 POLICY = RUN_DIR + "\n".join(
@@ -461,7 +463,7 @@ def test_a_recipe_runs_side_by_side_skips_what_is_finished_and_repeats_what_foll
 
 
 def test_failures_name_notebook_cell_error_and_output_and_bad_input_has_its_own_code(tmp_path, capsys):
-    bad = "from workbench.errors import NonFiniteLoss\nclass Deeper(NonFiniteLoss): pass\nraise Deeper(3, {})"
+    bad = "from workbench import NonFiniteLoss\nclass Deeper(NonFiniteLoss): pass\nraise Deeper(3, {})"
     write_notebook(tmp_path / "bad.ipynb", "print('fine')", bad)
     write_notebook(tmp_path / "bug.ipynb", "raise KeyError('first\\nsecond')", parameters="seed: int = 0")
     write_notebook(tmp_path / "after.ipynb", parameters='sft: str = ""')

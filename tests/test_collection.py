@@ -2,7 +2,7 @@
 
 import pytest
 
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.feedback.collection import Collection
 from workbench.records import Judgement
 

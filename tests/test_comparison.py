@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from workbench.analysis.comparison import gold_components, side_by_side, summarise_evaluation
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
+from workbench.analysis.evaluations import gold_components, side_by_side, summarise_evaluation
 
 KINDS = ["qa", "qa", "qa", "math", "math", "harm"]
 

@@ -7,10 +7,10 @@ from datasets import Dataset
 from tiny_models import EOS, tiny_model, word_tokenizer
 from transformers import AutoModelForSequenceClassification
 
-from workbench.conditional_training import conditional_documents
-from workbench.errors import WorkbenchError
-from workbench.examples import text_documents
-from workbench.rewards import LearnedReward
+from workbench import WorkbenchError
+from workbench.models.examples import text_documents
+from workbench.models.rewards import LearnedReward
+from workbench.trainers.conditional import conditional_documents
 
 WORDS = ["user", "assistant", ":", "the", "sky", "is", "red", "green", "blue", "grass", "yes", "no", "what"]
 TEXTS = [" ".join(WORDS[: 1 + 7 * row % 13]) for row in range(60)]  # lengths 1 to 13

@@ -5,9 +5,9 @@ import re
 import pytest
 from test_plots import FIGURES, TABLES
 
-from workbench import report
-from workbench.plots import win_rates
+from workbench.pipeline import report
 from workbench.plots.theme import GREY, GROUND, INK, PALETTE
+from workbench.studies.comparison import win_rate_figures
 
 TEXT, MARK = 4.5, 3.0
 NAMED = {"white": "#ffffff", "black": "#000000"}
@@ -86,7 +86,7 @@ def test_texts_and_named_marks_of_every_figure_are_legible(name):
 
 
 def test_a_number_is_read_on_every_cell_of_win_rates():
-    for cell in (win_rates.LOSS, win_rates.EVEN, win_rates.WIN):
+    for cell in (win_rate_figures.LOSS, win_rate_figures.EVEN, win_rate_figures.WIN):
         assert contrast(INK, opaque(cell, GROUND)) >= TEXT
 
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from tiny_models import EOS, FAMILIES, PAD, plain_logprobs, tiny_model, word_tokenizer
 
-from workbench import models
-from workbench.batches import collate
-from workbench.control_tokens import (
+from workbench import WorkbenchError, models
+from workbench.models.batches import collate
+from workbench.models.control_tokens import (
     BAD_GOOD,
     QUANTILES,
     add_control_tokens,
@@ -16,10 +16,9 @@ from workbench.control_tokens import (
     quantile_indices,
     unconditioned,
 )
-from workbench.errors import WorkbenchError
+from workbench.models.sampling import completion_texts, sample
+from workbench.models.scoring import completion_logprobs
 from workbench.records import PromptExample
-from workbench.sampling import completion_texts, sample
-from workbench.scoring import completion_logprobs
 
 
 @pytest.fixture

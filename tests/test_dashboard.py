@@ -13,17 +13,18 @@ from test_notebook_branches import execute
 from tiny_models import tiny_model, word_tokenizer
 from transformers import AutoModelForSequenceClassification
 
-from workbench import report
-from workbench.analysis import dashboard, frontier, run_settings
-from workbench.analysis.answers import answers, scores_in, side_by_side_answers
-from workbench.analysis.run_folders import find_runs
-from workbench.errors import WorkbenchError
-from workbench.explore_runs import explore_metrics
-from workbench.plots.answers import plot_score_distributions, plot_side_by_side
-from workbench.plots.dashboard import plot_key_numbers, plot_metric_curves
+from workbench import WorkbenchError
+from workbench.models.rewards import LearnedReward
+from workbench.pipeline import report
 from workbench.plots.menus import by_trace, spread_out
-from workbench.rewards import LearnedReward
 from workbench.runs import Run
+from workbench.studies import frontier
+from workbench.studies.answers import answers, scores_in, side_by_side_answers
+from workbench.studies.comparison import dashboard, run_settings
+from workbench.studies.comparison.answer_figures import plot_score_distributions, plot_side_by_side
+from workbench.studies.comparison.dashboard_figures import plot_key_numbers, plot_metric_curves
+from workbench.studies.explore_runs import explore_metrics
+from workbench.studies.run_folders import find_runs
 
 HOSTILE = "<script>alert('x')</script> & <b>bold</b>"
 KINDS = ["qa", "math", "qa", "harm"]

@@ -7,10 +7,17 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-from workbench.datasets import load_dataset_rows, parse_columns, split_by_prompt, to_standard, unpaired, without_ties
-from workbench.errors import WorkbenchError
-from workbench.files import repository_root
-from workbench.schemas import STANDARD_COLUMNS
+from workbench import WorkbenchError
+from workbench.runs.files import repository_root
+from workbench.tasks.columns import (
+    load_dataset_rows,
+    parse_columns,
+    split_by_prompt,
+    to_standard,
+    unpaired,
+    without_ties,
+)
+from workbench.tasks.schemas import STANDARD_COLUMNS
 
 HH_FILE = "hh_rlhf_harmless_base.jsonl.gz"
 

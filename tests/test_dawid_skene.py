@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import optimize
 
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.feedback.dawid_skene import dawid_skene, labeler_reliability
 from workbench.records import Judgement
 

@@ -5,9 +5,9 @@ import torch
 from tiny_models import EOS, FAMILIES, PAD, tiny_config, tiny_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from workbench.decoding import Decoder, ShortDecoder, decoder_of
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.models import add_lora
+from workbench.models.decoding import Decoder, ShortDecoder, decoder_of
 
 PROMPTS = torch.tensor([[PAD, PAD, 9], [4, 6, 7], [PAD, 10, 11]])
 MASK = torch.tensor([[False, False, True], [True, True, True], [False, True, True]])

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from workbench.analysis import detection
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
+from workbench.studies.overoptimization import alarms as detection
 
 STEPS = (0, 10, 20, 30, 40)
 RISES_AND_FALLS = (0.0, 0.5, 0.9, 0.4, -0.2)

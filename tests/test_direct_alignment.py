@@ -13,9 +13,9 @@ from tiny_models import EOS, FAMILIES, plain_logprobs, same_weights, tiny_model,
 from trainer_checks import continued_rows, rows_equal
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from workbench.alignment_data import summed_logprobs
-from workbench.errors import NonFiniteLoss, WorkbenchError
+from workbench import NonFiniteLoss, WorkbenchError
 from workbench.records import LabelledExample, PairExample, RankingExample
+from workbench.trainers.alignment_data import summed_logprobs
 from workbench.trainers.direct_alignment import LOSSES, DirectAlignmentConfig, DirectAlignmentTrainer
 
 TRL = json.loads((Path(__file__).parent / "oracles" / "trl_direct.json").read_text())
@@ -174,7 +174,7 @@ def in_order(lengths, *_, **__) -> list[list[int]]:
 @pytest.mark.parametrize("name", TRL["trainers"])
 def test_loss_gradient_and_implied_rewards_are_those_of_trls_trainers(name, monkeypatch):
     # all in one batch in TRL's order, on which KTO's mismatched pairs depend
-    monkeypatch.setattr("workbench.epochs.length_bucketed_batches", in_order)
+    monkeypatch.setattr("workbench.trainers.epochs.length_bucketed_batches", in_order)
     loss = next(row for row, objective in LOSSES.items() if objective.loss.__name__ == name)
     examples, frozen = trl_examples(name), TRL["trainers"][name]
     phases = TRL["phases"].get(name, TRL["phases"]["others"])
@@ -224,7 +224,7 @@ def test_the_reference_is_run_once_per_example_or_never_and_does_not_change(loss
         scored.append((model is trainer.reference) * len(batch) // group_size)
         return summed_logprobs(model, batch, group_size=group_size)
 
-    for module in ("workbench.alignment_data", "workbench.trainers.direct_alignment"):
+    for module in ("workbench.trainers.alignment_data", "workbench.trainers.direct_alignment"):
         monkeypatch.setattr(f"{module}.summed_logprobs", counted)
     for _ in range(trainer.total_steps):
         trainer.step()
@@ -273,7 +273,7 @@ def test_ties_teach_dpo_that_both_completions_are_as_good():
 
 
 def test_ktos_reference_point_is_the_mean_log_ratio_behind_the_prompt_after(monkeypatch):
-    monkeypatch.setattr("workbench.epochs.length_bucketed_batches", in_order)
+    monkeypatch.setattr("workbench.trainers.epochs.length_bucketed_batches", in_order)
     examples = DATA["labelled"][0]
     trainer = trainer_for(loss="kto", reference_seed=2, batch_size=4)
     shifted = zip(examples, [examples[-1], *examples[:-1]], strict=True)

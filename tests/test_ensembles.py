@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from workbench import WorkbenchError
 from workbench.analysis.ensembles import ENSEMBLES, ensemble_scores, shared_errors
-from workbench.errors import WorkbenchError
 
 SCORES = np.array([[1.0, 0.0, -2.0], [3.0, 0.0, 4.0], [2.0, 0.0, 1.0]])  # 3 members, 3 completions
 

@@ -9,10 +9,10 @@ import torch
 from tiny_models import EOS, PAD, every_completion, tiny_model, word_tokenizer
 from trainer_checks import continued_rows, rows_equal
 
-from workbench import models
-from workbench.analysis import enumeration, exact
-from workbench.batches import collate
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError, models
+from workbench.models.batches import collate
+from workbench.studies.exact import optimum
+from workbench.studies.exact import world as enumeration
 from workbench.trainers.direct_alignment import DirectAlignmentConfig, DirectAlignmentTrainer
 from workbench.trainers.policy_gradient import ALGORITHMS, PolicyGradientConfig, PolicyGradientTrainer
 
@@ -46,14 +46,14 @@ def world(reference):
 def test_a_model_gives_every_completion_the_probability_that_plain_passes_give_it_and_1_to_all(family):
     model, tokenizer = tiny_model(family), word_tokenizer()
     words = [token for token in range(model.config.vocab_size) if token not in (PAD, EOS)]
-    completions = exact.enumerate_completions(words, eos=EOS, longest=2)
+    completions = optimum.enumerate_completions(words, eos=EOS, longest=2)
     prompts = [[4, 6, 7], [5, 9, 4]]
     rows = [prompt for prompt in prompts for _ in completions], [list(ids) for ids in completions] * 2
     listed = enumeration.Enumeration(
         tokenizer=tokenizer,
         prompts=("a", "b"),
         completions=completions,
-        tree=exact.build_tree(completions),
+        tree=optimum.build_tree(completions),
         sequences=collate(*rows, pad_id=PAD),
     )
     found = listed.probabilities(model)
@@ -183,10 +183,10 @@ def test_methods_that_promise_the_optimum_end_within_a_fiftieth_of_a_nat_and_nev
 def test_with_k3_in_its_loss_dr_grpo_ends_where_enumeration_says_it_rests(start, reference, world):
     trainer = on_policy(start, reference, world, "dr_grpo", num_generations=8)
     rows = [trainer.step() for _ in range(trainer.total_steps)]
-    own = exact.penalty_in_loss_optimum(
-        world.reference, world.rewards, world.tree, partial(exact.rational_policy, beta=BETA)
+    own = optimum.penalty_in_loss_optimum(
+        world.reference, world.rewards, world.tree, partial(optimum.rational_policy, beta=BETA)
     )
-    distance = exact.mean_kl(world.probabilities(trainer.trainer.policy), own)
+    distance = optimum.mean_kl(world.probabilities(trainer.trainer.policy), own)
     assert distance < 0.02
     assert rows[-1]["exact_kl_to_optimum"] > 2 * distance
 
@@ -207,8 +207,8 @@ def test_with_one_update_per_batch_weighted_k3_trains_as_k2_does(start, referenc
 def test_ipo_ends_at_the_optimum_of_win_rates(start, reference, world):
     trainer = from_pairs(start, reference, world, "ipo", beta=0.2, epochs=5)
     rows = [trainer.step() for _ in range(trainer.total_steps)]
-    own = exact.optimal_policy(world.reference, exact.win_rates(world.rewards), 0.2)
-    assert exact.mean_kl(world.probabilities(trainer.trainer.policy), own) < 0.02
+    own = optimum.optimal_policy(world.reference, optimum.win_rates(world.rewards), 0.2)
+    assert optimum.mean_kl(world.probabilities(trainer.trainer.policy), own) < 0.02
     assert rows[-1]["exact_kl_to_optimum"] > 0.05
 
 
@@ -220,7 +220,7 @@ def test_measuring_is_part_of_the_row_and_changes_nothing_in_the_training(start,
     assert [row["exact_kl"] is not None for row in rows] == [False] * 9 + [True, False, True]
     continued, _ = continued_rows(make, tmp_path / "checkpoint.pt", before=5, after=7)
     assert rows_equal(continued, rows)
-    expected = exact.standing(world.probabilities(plain.policy), world.reference, world.rewards, BETA)
+    expected = optimum.standing(world.probabilities(plain.policy), world.reference, world.rewards, BETA)
     assert {name.removeprefix("exact_"): rows[-1][name] for name in rows[-1] if name.startswith("exact_")} == expected
 
 

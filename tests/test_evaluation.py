@@ -7,12 +7,12 @@ import pytest
 import torch
 from tiny_models import EOS, PAD, every_completion, plain_next_logprobs, tiny_model, word_tokenizer
 
-from workbench.analysis.comparison import summarise_evaluation
-from workbench.analysis.evaluation import evaluate_at_temperatures, evaluate_policy, sequence_kl
-from workbench.batches import collate
-from workbench.control_tokens import conditioned
+from workbench.analysis.evaluations import summarise_evaluation
+from workbench.models.batches import collate
+from workbench.models.control_tokens import conditioned
+from workbench.models.sampling import sample
 from workbench.records import PromptExample, Rollout
-from workbench.sampling import sample
+from workbench.trainers.evaluation import evaluate_at_temperatures, evaluate_policy, sequence_kl
 
 TEXTS = ["user : what colour is the sky assistant :", "the grass", "user : thanks assistant :"]
 

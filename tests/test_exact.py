@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from workbench.analysis import exact
+from workbench import WorkbenchError
 from workbench.analysis.best_of_n import best_of_n_kl
-from workbench.errors import WorkbenchError
+from workbench.studies.exact import optimum as exact
 
 EOS, WORDS = 1, [2, 3, 4]
 COMPLETIONS = exact.enumerate_completions(WORDS, eos=EOS, longest=3)

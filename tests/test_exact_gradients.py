@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from workbench.advantages import gae, token_rewards
-from workbench.analysis import exact
-from workbench.analysis import exact_gradients as gradients
+from workbench.losses.advantages import gae, token_rewards
 from workbench.losses.policy import (
     clipped_surrogate_loss,
     kl_k1,
@@ -20,14 +18,15 @@ from workbench.losses.policy import (
     policy_gradient_loss,
     sequence_ratio_loss,
 )
+from workbench.studies.exact import gradients, optimum
 
 EOS = 1
-COMPLETIONS = exact.enumerate_completions([2, 3], eos=EOS, longest=3)
-TREE = exact.build_tree(COMPLETIONS)
+COMPLETIONS = optimum.enumerate_completions([2, 3], eos=EOS, longest=3)
+TREE = optimum.build_tree(COMPLETIONS)
 GENERATOR = np.random.default_rng(0)
 REFERENCE = GENERATOR.dirichlet([1.0] * len(COMPLETIONS), size=2)
 REWARDS = GENERATOR.normal(size=REFERENCE.shape)
-POLICY = exact.optimal_policy(REFERENCE, REWARDS, 0.8)
+POLICY = optimum.optimal_policy(REFERENCE, REWARDS, 0.8)
 ESTIMATORS = {"k1": lambda x: x, "k2": lambda x: x * x / 2, "k3": lambda x: math.exp(-x) - 1 + x}
 
 
@@ -64,7 +63,7 @@ def differences(value, logits, step=1e-5):
 
 def test_the_estimators_have_the_mean_and_spread_of_a_plain_sum_over_completions():
     table = gradients.kl_estimates(samples()).set_index("estimator")
-    kl = exact.mean_kl(POLICY, REFERENCE)
+    kl = optimum.mean_kl(POLICY, REFERENCE)
     for name, estimator in ESTIMATORS.items():
         chances, said = [], []
         for policy, reference in zip(POLICY, REFERENCE, strict=True):
@@ -84,8 +83,8 @@ def test_the_estimators_have_the_mean_and_spread_of_a_plain_sum_over_completions
 
 def test_the_estimators_of_a_coin_have_their_closed_forms():
     p, q = 0.7, 0.4
-    completions = exact.enumerate_completions([2], eos=EOS, longest=1)
-    coin = samples(np.array([[p, 1 - p]]), np.array([[q, 1 - q]]), np.zeros((1, 2)), exact.build_tree(completions))
+    completions = optimum.enumerate_completions([2], eos=EOS, longest=1)
+    coin = samples(np.array([[p, 1 - p]]), np.array([[q, 1 - q]]), np.zeros((1, 2)), optimum.build_tree(completions))
     table = gradients.kl_estimates(coin).set_index("estimator")
     logit = math.log(p / q) - math.log((1 - p) / (1 - q))
     assert table.loc["k1", "sd"] == pytest.approx(math.sqrt(p * (1 - p)) * logit, rel=1e-12)
@@ -121,7 +120,7 @@ def test_the_numerical_gradient_is_that_of_autograd(beta, unit):
     scene.objective(logits, beta=beta, unit=unit).backward()
     found = scene.numerical_gradient(beta=beta, unit=unit)
     torch.testing.assert_close(found, logits.grad.flatten(), rtol=0, atol=1e-9)
-    expected = unit * exact.mean_reward(POLICY, REWARDS) - beta * exact.mean_kl(POLICY, REFERENCE)
+    expected = unit * optimum.mean_reward(POLICY, REWARDS) - beta * optimum.mean_kl(POLICY, REFERENCE)
     assert scene.objective(scene.logits, beta=beta, unit=unit).item() == pytest.approx(expected, rel=1e-12)
 
 
@@ -138,7 +137,7 @@ def test_the_gradient_of_each_completion_is_its_own():
 def test_as_a_loss_k1_pushes_nowhere_and_k2_and_k3_push_down_the_kl_of_each_token_either_way_round():
     """Visits are held fixed: what a penalty at one token does to later prefixes is what these gradients forget."""
     scene, table = samples(), gradients.kl_gradients(samples()).set_index("estimator")
-    start = torch.from_numpy(exact.step_probabilities(REFERENCE, TREE))
+    start = torch.from_numpy(optimum.step_probabilities(REFERENCE, TREE))
     visits = torch.zeros(2, len(TREE.finished), dtype=torch.float64)
     for prompt, row in itertools.product(range(2), range(len(COMPLETIONS))):
         for place in range(len(COMPLETIONS[row])):
@@ -164,7 +163,7 @@ def test_as_a_loss_k1_pushes_nowhere_and_k2_and_k3_push_down_the_kl_of_each_toke
 
 
 def test_for_a_single_token_k2_has_the_gradient_of_the_kl_itself():
-    tree = exact.build_tree(exact.enumerate_completions([2, 3], eos=EOS, longest=1))
+    tree = optimum.build_tree(optimum.enumerate_completions([2, 3], eos=EOS, longest=1))
     policy, reference = GENERATOR.dirichlet([1.0] * 3, size=(2, 2))
     table = gradients.kl_gradients(samples(policy, reference, np.zeros((2, 3)), tree)).set_index("estimator")
     assert table.loc["k2 as a loss", "error"] < 1e-8
@@ -200,9 +199,9 @@ def test_where_a_penalty_in_the_loss_rests_the_mean_of_its_gradients_is_zero(bet
     def weighted(logprobs, reference_logprobs):
         return kl_k3_weighted(logprobs, logprobs.detach(), reference_logprobs)
 
-    answers = {kl_k2: exact.optimal_policy, weighted: exact.optimal_policy, kl_k3: exact.rational_policy}
+    answers = {kl_k2: optimum.optimal_policy, weighted: optimum.optimal_policy, kl_k3: optimum.rational_policy}
     for penalty, answer in answers.items():
-        policy = exact.penalty_in_loss_optimum(REFERENCE, REWARDS, TREE, partial(answer, beta=beta))
+        policy = optimum.penalty_in_loss_optimum(REFERENCE, REWARDS, TREE, partial(answer, beta=beta))
         np.testing.assert_allclose(policy.sum(1), 1, rtol=1e-12)
         scene = samples(policy)
         scores = scene.scores[:, None].expand_as(scene.old_logprobs)
@@ -223,7 +222,7 @@ def clipped_tokens(logprobs, old_logprobs, advantages, mask):
 
 @pytest.mark.parametrize("surrogate", [clipped_tokens, sequence_ratio_loss], ids=["GRPO", "GSPO"])
 def test_where_grpo_and_gspo_rest_rewards_in_deviations_balance_their_penalty(surrogate):
-    policy = exact.group_relative_optimum(REFERENCE, REWARDS, TREE, 0.5)
+    policy = optimum.group_relative_optimum(REFERENCE, REWARDS, TREE, 0.5)
     scene = samples(policy)
     means = (policy * REWARDS).sum(1, keepdims=True)
     deviations = np.sqrt((policy * (REWARDS - means) ** 2).sum(1, keepdims=True))
@@ -242,9 +241,9 @@ def test_where_grpo_and_gspo_rest_rewards_in_deviations_balance_their_penalty(su
 
 def test_old_samples_weighed_by_their_ratio_tell_the_improvement_and_clipped_ones_less():
     scene = samples(REFERENCE)
-    truth = exact.mean_reward(POLICY, REWARDS) - exact.mean_reward(REFERENCE, REWARDS)
+    truth = optimum.mean_reward(POLICY, REWARDS) - optimum.mean_reward(REFERENCE, REWARDS)
     table = gradients.improvement_estimates(scene, POLICY, cliprange=0.2).set_index("estimator")
-    assert table["kl"].tolist() == pytest.approx([exact.mean_kl(POLICY, REFERENCE)] * 3, rel=1e-12)
+    assert table["kl"].tolist() == pytest.approx([optimum.mean_kl(POLICY, REFERENCE)] * 3, rel=1e-12)
     assert table["improvement"].tolist() == pytest.approx([truth] * 3, rel=1e-12)
     assert table.loc["ratio of the completion", "bias"] == pytest.approx(0, abs=1e-12)
     ratios = POLICY / REFERENCE
@@ -266,7 +265,7 @@ def test_a_policy_that_has_not_moved_improves_nothing_and_keeps_every_sample():
 
 
 def test_for_one_token_clipping_tokens_is_clipping_completions():
-    tree = exact.build_tree(exact.enumerate_completions([2, 3], eos=EOS, longest=1))
+    tree = optimum.build_tree(optimum.enumerate_completions([2, 3], eos=EOS, longest=1))
     old, new = GENERATOR.dirichlet([1.0] * 3, size=(2, 2))
     table = gradients.improvement_estimates(samples(old, old, REWARDS[:, :3], tree), new, cliprange=0.1)
     whole, tokens = table["mean"].iloc[1:]

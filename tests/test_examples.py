@@ -6,8 +6,8 @@ import pytest
 from datasets import Dataset
 from tiny_tokenizers import CHAT_TEMPLATE, byte_bpe
 
-from workbench.errors import WorkbenchError
-from workbench.examples import (
+from workbench import WorkbenchError
+from workbench.models.examples import (
     completion_examples,
     labelled_examples,
     pair_completions,

@@ -17,11 +17,12 @@ import nbformat
 import pandas as pd
 import pytest
 
-from workbench import cli, executors, files
-from workbench.errors import WorkbenchError
-from workbench.executors import Elsewhere, dask_executor, run_job, ticket, wait_until_free
-from workbench.schedule import executed
-from workbench.sweeps import plan_sweep, run_sweep
+from workbench import WorkbenchError, cli
+from workbench.pipeline import cluster as executors
+from workbench.pipeline.cluster import Elsewhere, dask_executor, run_job, ticket, wait_until_free
+from workbench.pipeline.schedule import executed
+from workbench.pipeline.sweeps import plan_sweep, run_sweep
+from workbench.runs import files
 
 # A stage that does not stop at once: each line is a tenth of a second of work of one process.
 BEATS = """
@@ -240,7 +241,7 @@ def test_a_stage_that_an_earlier_attempt_finished_is_not_run_again(tmp_path, mon
 def written_by_another(folder: Path, seconds: float) -> Iterator[subprocess.Popen]:
     """A stage's folder in which another process writes for some seconds."""
     hold = (
-        "import sys, time; from workbench.files import locked\n"
+        "import sys, time; from workbench.runs.files import locked\n"
         "with locked(sys.argv[1]): print('held', flush=True); time.sleep(float(sys.argv[2]))"
     )
     command = [sys.executable, "-c", hold, str(folder / ".notebook.lock"), str(seconds)]

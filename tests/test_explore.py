@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 from budget_runs import write_study
 
-from workbench.analysis import budget, frontier
-from workbench.analysis.measured_paths import budget_paths, comparable_runs
-from workbench.explore import explore_agreement, explore_budget
 from workbench.feedback.agreement import agreement_matrix, pairwise_agreement
+from workbench.studies import frontier
+from workbench.studies.budget import tables
+from workbench.studies.explore import explore_agreement, explore_budget
+from workbench.studies.measured_paths import budget_paths, comparable_runs
 
 
 @pytest.fixture
@@ -81,9 +82,9 @@ def test_the_budget_moves_the_line_the_table_and_the_texts(study):
     slider, _score, unit, figure, numbers, texts, said = budget_parts(explore_budget(runs, paths))
     slider.value = 4.0
     assert figure.layout.shapes[0].x0 == figure.layout.shapes[0].x1 == 2.0
-    table = budget.compared_at_budget(budget.at_budget(paths, [4.0]), "gold")
+    table = tables.compared_at_budget(tables.at_budget(paths, [4.0]), "gold")
     title = " ".join(figure.layout.title.text.replace("<br>", " ").split())
-    assert budget.budget_sentences(table, "gold")[0] in title
+    assert tables.budget_sentences(table, "gold")[0] in title
     assert f"{table['value'].iloc[0]:.2f}" in numbers.value and "does not reach" in numbers.value
     assert "&lt;script&gt;" in texts.value and "at step 20" in texts.value and said.value == ""
     before = texts.value
@@ -101,7 +102,7 @@ def test_another_score_changes_the_lines_and_what_is_compared(study):
     score.value = "proxy"
     assert figure.layout.yaxis.range != span
     assert figure.layout.yaxis.title.text == "reward model's score (proxy)" and "most proxy" in figure.layout.title.text
-    curve = budget.mean_paths(paths[paths["experiment"] == paths["experiment"].iloc[0]])
+    curve = tables.mean_paths(paths[paths["experiment"] == paths["experiment"].iloc[0]])
     assert list(figure.data[1].y) == pytest.approx(curve["proxy"].tolist()) and list(figure.data[1].y) != gold
     assert figure.layout.shapes[0].x0 == place and "gold" in numbers.value
 

@@ -6,11 +6,11 @@ import random
 import pytest
 from datasets import load_dataset
 
-from workbench.datasets import load_dataset_rows
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.feedback.exports import FORMATS, conversations, export, write_rows
 from workbench.feedback.rankings import preference_rows
 from workbench.records import Judgement
+from workbench.tasks.columns import load_dataset_rows
 
 ITEMS = [
     {"item_id": "two", "prompt": "which ?", "completions": [" this .", " that ."]},

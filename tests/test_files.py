@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from workbench import files
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
+from workbench.runs import files
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -96,7 +96,7 @@ def test_a_folder_whose_last_rename_fails_comes_back(tmp_path, monkeypatch):
 FILL_THE_DISK = """
 import resource, signal, sys
 from pathlib import Path
-from workbench import files
+from workbench.runs import files
 folder = Path(sys.argv[1])
 files.write_text(folder / "a.txt", "before")
 files.append_lines(folder / "rows.jsonl", ["{}"])
@@ -253,7 +253,7 @@ def test_json_that_python_cannot_hold_is_a_value_error(text):
         files.parse_json(text)
 
 
-LOCK = "import sys\nfrom workbench import files\nwith files.locked(sys.argv[1]): print('in')"
+LOCK = "import sys\nfrom workbench.runs import files\nwith files.locked(sys.argv[1]): print('in')"
 
 
 def test_two_processes_do_not_enter_one_lock(tmp_path):

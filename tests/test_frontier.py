@@ -5,9 +5,9 @@ import math
 import pandas as pd
 import pytest
 
-from workbench.analysis import frontier
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.runs import Run
+from workbench.studies import frontier
 
 PROMPTS = ("a", "b", "c", "d")
 

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.feedback.habits import choice_shares, standing_out
 from workbench.feedback.rankings import preference_rows
-from workbench.world import PANEL, judge_pairs
+from workbench.tasks.world import PANEL, judge_pairs
 
 CHOICES = pd.DataFrame(
     {

@@ -7,7 +7,7 @@ import torch
 from tiny_models import EOS, FAMILIES, plain_logprobs, same_weights, tiny_model, weights_of
 from trainer_checks import continued_rows, rows_equal
 
-from workbench.errors import NonFiniteLoss, WorkbenchError
+from workbench import NonFiniteLoss, WorkbenchError
 from workbench.models import add_lora
 from workbench.records import LabelledExample
 from workbench.trainers.ilql import IlqlConfig, IlqlTrainer

@@ -9,8 +9,8 @@ from scipy import stats
 from tiny_models import EOS, plain_logprobs, plain_next_logprobs, same_weights, tiny_model, weights_of, word_tokenizer
 from trainer_checks import continued_rows, rows_equal
 
-from workbench.control_tokens import BAD_GOOD, QUANTILES, add_control_tokens
-from workbench.errors import NonFiniteLoss, WorkbenchError
+from workbench import NonFiniteLoss, WorkbenchError
+from workbench.models.control_tokens import BAD_GOOD, QUANTILES, add_control_tokens
 from workbench.records import PromptExample
 from workbench.trainers import imitation
 from workbench.trainers.imitation import ImitationConfig, ImitationTrainer

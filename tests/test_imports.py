@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.feedback.exports import FORMATS, conversations, export
 from workbench.feedback.import_argilla import argilla_feedback
 from workbench.feedback.import_label_studio import label_studio_feedback

@@ -2,7 +2,7 @@
 
 import pytest
 
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.feedback.items import pair_items, ranking_items
 
 

@@ -11,12 +11,12 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from workbench import iterated
-from workbench.analysis.iterated import labels_by_round, reach_of_rewards, round_table
-from workbench.errors import WorkbenchError
-from workbench.examples import pair_examples
-from workbench.plots.iterated import plot_reward_model_reach, plot_rounds
+from workbench import WorkbenchError
+from workbench.models.examples import pair_examples
 from workbench.runs import Run
+from workbench.studies.iterated import rounds as iterated
+from workbench.studies.iterated.figures import plot_reward_model_reach, plot_rounds
+from workbench.studies.iterated.tables import labels_by_round, reach_of_rewards, round_table
 from workbench.tasks import open_task
 
 FOLDER = Path(__file__).parent.parent / "notebooks"

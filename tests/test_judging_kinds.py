@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from workbench.feedback.store import Store
-from workbench.feedback.widgets import DEFAULT_FLAGS
-from workbench.world import (
+from workbench.feedback.widget import DEFAULT_FLAGS
+from workbench.tasks.world import (
     PANEL,
     judge_again,
     judge_best_of,
@@ -18,7 +18,7 @@ from workbench.world import (
     judge_rankings,
     judge_ratings,
 )
-from workbench.world.judging import FLAGS
+from workbench.tasks.world.judging import FLAGS
 
 BY_NAME = {labeler.name: labeler for labeler in PANEL}
 STEADY = replace(BY_NAME["ana"], lapse=0.0, skip_rate=0.0, tie_rate=0.0)

@@ -9,7 +9,7 @@ from scipy import stats
 from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import fleiss_kappa as statsmodels_fleiss_kappa
 
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.feedback.kappa import (
     LEVELS,
     cohen_kappa,

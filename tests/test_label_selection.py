@@ -3,8 +3,8 @@
 import pytest
 from datasets import Dataset
 
-from workbench.errors import WorkbenchError
-from workbench.label_selection import selected_rows, with_flipped_labels
+from workbench import WorkbenchError
+from workbench.tasks.label_selection import selected_rows, with_flipped_labels
 
 
 def comparisons(count=400):

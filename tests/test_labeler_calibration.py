@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from workbench.feedback.agreement import pairwise_agreement
-from workbench.world import NOISE_PANEL, PANEL, World, WorldError, calibrated, expected_agreement, judge_pairs
+from workbench.tasks.world import NOISE_PANEL, PANEL, World, WorldError, calibrated, expected_agreement, judge_pairs
 
 
 @pytest.fixture(scope="module")

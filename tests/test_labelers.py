@@ -12,7 +12,7 @@ import pytest
 from scipy.stats import binomtest, chisquare, gumbel_r, kstest, logistic
 
 from workbench.feedback.order import shown_order
-from workbench.world import (
+from workbench.tasks.world import (
     NOISE_PANEL,
     PANEL,
     Labeler,
@@ -276,6 +276,6 @@ def test_orders_of_two_labelers_are_independent():
 
 
 def test_world_import_does_not_load_torch():
-    code = "import sys, workbench.world; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = "import sys, workbench.tasks.world; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert World.load().seed == 0

@@ -9,8 +9,14 @@ from tiny_models import EOS, FAMILIES, PAD, same_weights, tiny_config, tiny_mode
 from trainer_checks import continued_rows, rows_equal
 from transformers import AutoModelForCausalLM
 
-from workbench.errors import NonFiniteLoss, WorkbenchError
-from workbench.packing import collate_demonstrations, collate_packed, pack_documents, target_losses, token_lengths
+from workbench import NonFiniteLoss, WorkbenchError
+from workbench.models.packing import (
+    collate_demonstrations,
+    collate_packed,
+    pack_documents,
+    target_losses,
+    token_lengths,
+)
 from workbench.records import CompletionExample
 from workbench.trainers.language_model import LanguageModelConfig, LanguageModelTrainer
 

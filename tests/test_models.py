@@ -26,9 +26,7 @@ from tiny_models import (
 )
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
-from workbench.architectures import PRESETS
-from workbench.batches import collate
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.models import (
     add_lora,
     build_policy,
@@ -42,8 +40,10 @@ from workbench.models import (
     seeded,
     without_dropout,
 )
-from workbench.sampling import eos_token_ids
-from workbench.scoring import completion_logprobs, completion_values
+from workbench.models.architectures import PRESETS
+from workbench.models.batches import collate
+from workbench.models.sampling import eos_token_ids
+from workbench.models.scoring import completion_logprobs, completion_values
 
 PROMPTS = [[4, 6, 7, 8], [9], [10, 11, 4, 12, 13, 14]]
 COMPLETIONS = [[9, 10, EOS], [12, 13, 14, 15, EOS], [16]]
@@ -552,6 +552,8 @@ def test_a_hub_model_without_a_network_is_refused_at_once_unless_it_is_cached(mo
     with pytest.raises(WorkbenchError, match="'nobody/nothing' is no local folder and the Hub does not answer"):
         load_policy("nobody/nothing", word_tokenizer())
     assert time.monotonic() - started < 8
-    monkeypatch.setattr("workbench.models.snapshot_download", lambda name, local_files_only: str(tmp_path / "kept"))
+    monkeypatch.setattr(
+        "workbench.models.load.snapshot_download", lambda name, local_files_only: str(tmp_path / "kept")
+    )
     saved(tiny_model(), word_tokenizer(), tmp_path / "kept")
     assert same_weights(weights_of(load_policy("owner/name", word_tokenizer())), weights_of(tiny_model()))

@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.feedback.store import Store
-from workbench.feedback.widgets import annotate
-from workbench.world import World
+from workbench.feedback.widget import annotate
+from workbench.tasks.world import World
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 SMOKE = yaml.safe_load((FOLDER / "presets.yaml").read_text())["smoke"]

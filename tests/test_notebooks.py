@@ -10,13 +10,16 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from workbench import architectures, iterated, objectives, sinks, tasks
-from workbench.analysis import ensembles, evaluation
-from workbench.clean_notebook import cleaned
+from workbench import tasks
+from workbench.analysis import ensembles
 from workbench.feedback import collection, kinds
-from workbench.notebooks import read_notebook
-from workbench.recipes import SOURCES
-from workbench.trainers import algorithms, direct_alignment, imitation, policy_gradient_config
+from workbench.models import architectures
+from workbench.pipeline.clean_notebook import cleaned
+from workbench.pipeline.notebooks import read_notebook
+from workbench.pipeline.recipes import SOURCES
+from workbench.runs import sinks
+from workbench.studies.iterated import rounds
+from workbench.trainers import algorithms, direct_alignment, evaluation, imitation, objectives, policy_gradient_config
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
@@ -153,7 +156,7 @@ def test_the_choices_that_parameters_cells_list_are_those_of_the_package():
         "07_best_of_n.fine_tune": imitation.SELECTIONS,
         "08_direct_alignment.loss": direct_alignment.LOSSES,
         "12_compare_runs.temperature": evaluation.TEMPERATURES,
-        "13_iterated_labels.labels": iterated.ARMS,
+        "13_iterated_labels.labels": rounds.ARMS,
         "13_iterated_labels.panel": tasks.PANELS,
         "13_iterated_labels.algorithm": algorithms.ALGORITHMS,
     }

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from workbench.errors import NonFiniteLoss, WorkbenchError
-from workbench.optimization import (
+from workbench import NonFiniteLoss, WorkbenchError
+from workbench.trainers.optimization import (
     Descent,
     cosine_schedule,
     linear_schedule,

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from workbench import WorkbenchError
 from workbench.analysis.overoptimization import held_out_peak, path_means, peak_and_fall, rise_and_fall
-from workbench.errors import WorkbenchError
 
 RISE_AND_FALL = [0.0, 0.3, 0.5, 0.2, -0.4]
 

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from workbench.errors import WorkbenchError
-from workbench.explore_study import explore_overoptimization
-from workbench.plots import detection, study_effects
-from workbench.plots import overoptimization as plots
-from workbench.plots.iterated import plot_arms
+from workbench import WorkbenchError
+from workbench.studies.explore_study import explore_overoptimization
+from workbench.studies.iterated.figures import plot_arms
+from workbench.studies.overoptimization import alarm_figures, effect_figures
+from workbench.studies.overoptimization import figures as plots
 
 HOSTILE = "<script>alert('x')</script>"
 LABELS = ("4000 pairs", "250 pairs <b>")
@@ -170,7 +170,7 @@ def sweep():
 
 def test_sweeps_have_a_row_for_the_height_and_one_for_the_place():
     weights = sweep().rename(columns={"pairs": "weights"}).query("optimiser == 'best of n'")
-    figure = study_effects.plot_sweeps({"pairs": sweep(), "weights": weights})
+    figure = effect_figures.plot_sweeps({"pairs": sweep(), "weights": weights})
     thick = [trace for trace in figure.data if trace.name]
     assert [trace.name for trace in figure.data if trace.showlegend is not False] == ["RL", "best of n"]
     assert list(thick[0].y) == pytest.approx([0.3, 1.05]) and list(thick[2].y) == [2.0, 2.0]
@@ -182,7 +182,7 @@ def test_sweeps_have_a_row_for_the_height_and_one_for_the_place():
         and figure.layout.yaxis3.title.text == "√KL of the peak (√nats)"
     )
     with pytest.raises(WorkbenchError, match="at least one factor"):
-        study_effects.plot_sweeps({})
+        effect_figures.plot_sweeps({})
 
 
 def effects(**columns):
@@ -191,7 +191,7 @@ def effects(**columns):
 
 
 def test_effects_have_their_intervals_and_a_title_that_counts_those_beyond_chance():
-    figure = study_effects.plot_effects(effects(), axis="gold")
+    figure = effect_figures.plot_effects(effects(), axis="gold")
     assert "1 of 2 differences are beyond chance; most: min, 0.30" in figure.layout.title.text
     (dots,) = figure.data
     assert list(dots.error_x.array) == pytest.approx([0.2, 0.2]) and list(dots.error_x.arrayminus) == pytest.approx(
@@ -199,26 +199,26 @@ def test_effects_have_their_intervals_and_a_title_that_counts_those_beyond_chanc
     )
     assert "<script" not in str(dots.y) + str(dots.customdata) and figure.layout.xaxis.title.text == "gold"
     assert list(dots.marker.symbol) == ["circle", "circle-open"]
-    none = study_effects.plot_effects(
+    none = effect_figures.plot_effects(
         effects(significant=False), axis="gold"
     )  # not even where an interval leaves out 0
     assert "None of 2 differences is beyond chance" in none.layout.title.text
 
 
 def test_effects_of_a_single_unit_say_that_there_is_no_interval():
-    figure = study_effects.plot_effects(effects(low=math.nan, high=math.nan, significant=False), axis="gold")
+    figure = effect_figures.plot_effects(effects(low=math.nan, high=math.nan, significant=False), axis="gold")
     assert "One unit only" in figure.layout.title.text and "2 differences in a single unit" in figure.layout.title.text
 
 
 def test_a_priced_run_stands_beside_the_path_of_the_free_one():
     free = pd.DataFrame({"kl": [0.0, 4.0], "gold": [0.0, 1.0], "gold_low": [-0.1, 0.9], "gold_high": [0.1, 1.1]})
     ends = pd.DataFrame({"level": ["ppo_kl0.5"], "kl": [1.0], "gold": [0.8], "gold_low": [0.7], "gold_high": [1.0]})
-    figure = study_effects.plot_stopping(free, ends, "t")
+    figure = effect_figures.plot_stopping(free, ends, "t")
     band, line, marker = figure.data[:3]
     assert band.fill == "toself" and list(line.x) == [0, 2]
     assert (marker.name, marker.x[0], marker.y[0]) == ("ppo_kl0.5", 1.0, 0.8)
     assert marker.error_y.array[0] == pytest.approx(0.2) and marker.error_y.arrayminus[0] == pytest.approx(0.1)
-    alone = study_effects.plot_stopping(free.assign(gold_low=math.nan, gold_high=math.nan), ends, "t")
+    alone = effect_figures.plot_stopping(free.assign(gold_low=math.nan, gold_high=math.nan), ends, "t")
     assert "One unit" in alone.layout.title.text
 
 
@@ -232,7 +232,7 @@ def signals(falls=(True, False)):
 
 
 def test_every_measured_signal_has_a_panel_with_its_threshold():
-    figure = detection.plot_signals(signals(), {"kl": 15.0, "length": math.inf, "absent": 1.0})
+    figure = alarm_figures.plot_signals(signals(), {"kl": 15.0, "length": math.inf, "absent": 1.0})
     panels = [note.text for note in figure.layout.annotations]
     assert panels == ["drift of length (tokens)", "KL alone (nats)", "gold reward, unseen"]
     assert [shape.y0 for shape in figure.layout.shapes] == [15.0]
@@ -242,7 +242,7 @@ def test_every_measured_signal_has_a_panel_with_its_threshold():
 
 def test_signals_of_runs_whose_gold_is_unknown_are_drawn_all_the_same():
     unknown = signals(falls=(math.nan, math.nan)).drop(columns="gold")
-    figure = detection.plot_signals(unknown, {})
+    figure = alarm_figures.plot_signals(unknown, {})
     assert [trace.name for trace in figure.data if trace.showlegend] == ["gold unknown"]
     assert "whether their gold falls is not known" in figure.layout.title.text
 
@@ -256,7 +256,7 @@ def test_alarms_show_shares_of_verdicts_and_leads_of_runs_that_fell():
             "lead_steps": [5.0, math.nan, -10.0, math.nan],
         }
     )
-    figure = detection.plot_alarms(alarms, "t")
+    figure = alarm_figures.plot_alarms(alarms, "t")
     bars = {trace.name: dict(zip(trace.y, trace.x, strict=True)) for trace in figure.data if trace.type == "bar"}
     assert bars["in time"] == {"drift of length": 0, "KL alone": 0.5} and bars["late"]["drift of length"] == 0.5
     leads = {trace.y[0]: trace.x[0] for trace in figure.data if trace.type == "scatter" and len(trace.x)}
@@ -268,13 +268,13 @@ def test_alarms_show_shares_of_verdicts_and_leads_of_runs_that_fell():
     [
         (lambda table: plots.plot_pushes(table, table), "plot_pushes"),
         (lambda table: plots.plot_laws(table, table, table), "plot_laws"),
-        (lambda table: study_effects.plot_sweeps({"pairs": table}), "plot_sweeps"),
-        (lambda table: study_effects.plot_effects(table, axis="x"), "plot_effects"),
-        (lambda table: study_effects.plot_score_paths(table, "t"), "plot_score_paths"),
-        (lambda table: study_effects.plot_stopping(table, table, "t"), "plot_stopping"),
+        (lambda table: effect_figures.plot_sweeps({"pairs": table}), "plot_sweeps"),
+        (lambda table: effect_figures.plot_effects(table, axis="x"), "plot_effects"),
+        (lambda table: effect_figures.plot_score_paths(table, "t"), "plot_score_paths"),
+        (lambda table: effect_figures.plot_stopping(table, table, "t"), "plot_stopping"),
         (lambda table: plot_arms(table), "plot_arms"),
-        (lambda table: detection.plot_signals(table, {}), "plot_signals"),
-        (lambda table: detection.plot_alarms(table, "t"), "plot_alarms"),
+        (lambda table: alarm_figures.plot_signals(table, {}), "plot_signals"),
+        (lambda table: alarm_figures.plot_alarms(table, "t"), "plot_alarms"),
     ],
 )
 def test_empty_tables_and_other_tables_get_a_sentence(draw, name):

@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 from synthetic_study import KL, PROMPTS, SAMPLES, law, offset, write_policy, write_pool, write_reward_model, write_study
 
-from workbench.analysis import overoptimization_study as studies
-from workbench.analysis import study_levels
+from workbench import WorkbenchError
 from workbench.analysis.best_of_n import expected_of_best
-from workbench.analysis.frontier import runs_below
-from workbench.errors import WorkbenchError
 from workbench.runs import Run
+from workbench.studies.frontier import runs_below
+from workbench.studies.overoptimization import levels as study_levels
+from workbench.studies.overoptimization import tables as studies
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,14 @@ import pytest
 import torch
 from tiny_models import EOS, FAMILIES, PAD, tiny_model
 
-from workbench.errors import WorkbenchError
-from workbench.packing import collate_demonstrations, collate_packed, pack_documents, target_losses, token_lengths
+from workbench import WorkbenchError
+from workbench.models.packing import (
+    collate_demonstrations,
+    collate_packed,
+    pack_documents,
+    target_losses,
+    token_lengths,
+)
 from workbench.records import CompletionExample
 
 ROWS = [[[4, 5, 6, EOS], [7, 8, EOS], [9, 10, 11, 12, 13, EOS]], [[14, 15, 4, EOS], [16, EOS]]]

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from scipy.optimize import minimize
 
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
+from workbench.analysis.resampling import expanded_levels
 from workbench.feedback.paired_comparison import (
     bradley_terry,
     bradley_terry_scores,
@@ -20,7 +21,6 @@ from workbench.feedback.paired_comparison import (
     win_probabilities,
 )
 from workbench.feedback.plackett_luce import plackett_luce_scores
-from workbench.feedback.resampling import expanded_levels
 
 SCORES = np.array([0.9, 0.2, -0.3, -0.8])
 NAMES = list("abcd")

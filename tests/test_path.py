@@ -9,10 +9,9 @@ import torch
 from policy_gradient_cases import prompts_with, trainer_for
 from tiny_models import EOS, every_completion, plain_logprobs, plain_next_logprobs, tiny_model, word_tokenizer
 
-from workbench.analysis.evaluation import held_out_rows
-from workbench.analysis.path import kl_positions, record_path
 from workbench.records import PromptExample
 from workbench.runs import Run
+from workbench.trainers.evaluation import held_out_rows, kl_positions, record_path
 
 MODELS = {"policy": tiny_model(vocab_size=6, layers=1), "reference": tiny_model(vocab_size=6, layers=1, seed=1)}
 PROMPT = [4, 5]

@@ -9,10 +9,9 @@ import plotly.graph_objects as go
 import pytest
 from scipy import stats
 
-from workbench import plots
+from workbench import WorkbenchError, plots
 from workbench.analysis.best_of_n import best_of_n_curve
 from workbench.analysis.statistics import Interval
-from workbench.errors import WorkbenchError
 from workbench.feedback.agreement import agreement_matrix, labeler_vs_rest
 from workbench.feedback.quality import labeler_summary
 from workbench.plots.theme import (

@@ -23,12 +23,12 @@ from tiny_models import (
 from trainer_checks import continued_rows, rows_equal
 from transformers import AutoModelForTokenClassification
 
-from workbench.batches import collate
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.losses.policy import clipped_surrogate_loss
 from workbench.models import add_lora
+from workbench.models.batches import collate
+from workbench.models.scoring import completion_logprobs, completion_values
 from workbench.records import PromptExample
-from workbench.scoring import completion_logprobs, completion_values
 from workbench.trainers.policy_gradient import PolicyGradientConfig
 
 

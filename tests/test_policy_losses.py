@@ -11,8 +11,7 @@ import torch
 from oracles.tiny_llama import waved_llama_with_padding
 from scipy import special, stats
 
-from workbench.advantages import group_centered, group_relative, leave_one_out, masked_mean
-from workbench.batches import collate
+from workbench.losses.advantages import group_centered, group_relative, leave_one_out, masked_mean
 from workbench.losses.aggregation import completion_means, constant_length, sequence_mean
 from workbench.losses.policy import (
     clipped_surrogate_loss,
@@ -27,7 +26,8 @@ from workbench.losses.policy import (
     policy_gradient_loss,
     sequence_ratio_loss,
 )
-from workbench.scoring import completion_logprobs
+from workbench.models.batches import collate
+from workbench.models.scoring import completion_logprobs
 
 ORACLES = Path(__file__).parent / "oracles"
 TRL = json.loads((ORACLES / "trl_ppo.json").read_text())

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from workbench.clean_notebook import after_saving
+from workbench.pipeline.clean_notebook import after_saving
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -242,14 +242,12 @@ def run_python(code):
 
 
 def light_modules():
-    """Names of every module that promises to do without torch: those that are there."""
-    packages = [
-        path for name in ("feedback", "plots", "analysis") for path in (ROOT / "workbench" / name).rglob("*.py")
-    ]
-    paths = packages + [ROOT / "workbench" / f"{name}.py" for name in ("feedback", "plots", "runs", "cli", "records")]
-    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths if path.exists()]
-    with_torch = {f"workbench.analysis.{name}" for name in ("enumeration", "evaluation", "exact_gradients")}
-    return sorted(name.removesuffix(".__init__") for name in names if name not in with_torch)
+    """Names of every module that promises to do without torch."""
+    folders = ("analysis", "feedback", "pipeline", "plots", "runs")
+    packages = [path for name in folders for path in (ROOT / "workbench" / name).rglob("*.py")]
+    paths = [*packages, ROOT / "workbench" / "cli.py", ROOT / "workbench" / "records.py"]
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
+    return sorted(name.removesuffix(".__init__") for name in names)
 
 
 def test_importing_the_package_is_quick_and_loads_nothing_heavy():

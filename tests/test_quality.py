@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from statsmodels.stats.proportion import proportion_confint
 
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.feedback.agreement import labeler_vs_rest
 from workbench.feedback.quality import (
     attention_checks,

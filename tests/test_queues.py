@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.feedback import queues
 from workbench.feedback.queues import Queue
 from workbench.feedback.store import Store

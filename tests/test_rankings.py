@@ -7,8 +7,7 @@ from collections import Counter
 import pytest
 from datasets import Dataset
 
-from workbench.datasets import to_standard
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.feedback.kinds import KINDS, parse_kinds
 from workbench.feedback.rankings import (
     account,
@@ -23,6 +22,7 @@ from workbench.feedback.rankings import (
     with_ties,
 )
 from workbench.records import Judgement
+from workbench.tasks.columns import to_standard
 
 ITEMS = [
     {"item_id": "i1", "prompt": "p1", "completions": ["good", "bad"], "finished": [True, True]},

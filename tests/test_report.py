@@ -15,10 +15,10 @@ import plotly.graph_objects as go
 import pytest
 from chromium import CHROMIUM
 
-from workbench import cli, markdown, plots, report
+from workbench import WorkbenchError, cli, plots
 from workbench.analysis.statistics import Interval
-from workbench.analysis.story import story
-from workbench.errors import WorkbenchError
+from workbench.pipeline import markdown, report
+from workbench.pipeline.story import story
 
 PLOTLY = "application/vnd.plotly.v1+json"
 EQUATION = (

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from workbench.analysis.reward_study import accuracy_by_size, rank_correlation
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.runs import Run
+from workbench.studies.reward_study import accuracy_by_size, rank_correlation
 
 
 def scored(prompts=6, samples=5) -> pd.DataFrame:

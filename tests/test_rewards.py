@@ -10,10 +10,9 @@ from scipy import optimize, special
 from tiny_models import EOS, FAMILIES, tiny_model, word_tokenizer
 from transformers import AutoModelForSequenceClassification
 
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.models import load_reward_model, load_tokenizer
-from workbench.records import LabelledExample, PairExample
-from workbench.rewards import (
+from workbench.models.rewards import (
     RIDGE,
     EnsembleReward,
     LearnedReward,
@@ -22,6 +21,7 @@ from workbench.rewards import (
     make_pessimistic,
     normalise,
 )
+from workbench.records import LabelledExample, PairExample
 from workbench.trainers.reward_model import RewardModelConfig, RewardModelTrainer
 
 PROMPTS = ["user : what colour is the sky assistant :", "user : thanks assistant :", "the grass"] * 3

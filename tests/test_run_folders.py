@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from workbench.analysis.run_folders import distinct_names, experiment_of, find_runs, mean_over_runs, repetition_of
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.runs import Run
+from workbench.studies.run_folders import distinct_names, experiment_of, find_runs, mean_over_runs, repetition_of
 
 
 def make(folder: Path, *, finished=True) -> Path:

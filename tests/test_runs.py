@@ -18,10 +18,10 @@ import pytest
 import torch
 from tiny_models import tiny_model, word_tokenizer
 
-from workbench import checkpoints, files, progress, provenance, resumable, sinks
-from workbench.errors import NonFiniteLoss, WorkbenchError
-from workbench.run_record import refuse_other_parameters
-from workbench.runs import Run
+from workbench import NonFiniteLoss, WorkbenchError
+from workbench.runs import Run, checkpoints, files, progress, resume, sinks
+from workbench.runs import record as provenance
+from workbench.runs.record import refuse_other_parameters
 
 
 class Walk:
@@ -157,9 +157,9 @@ def test_a_run_killed_after_any_write_ends_with_the_same_bytes(tmp_path, undistu
         for name in real:
             patch.setattr(files, name, counted(name))
         patch.setattr(
-            resumable.Training,
+            resume.Training,
             "save",
-            lambda self, save=resumable.Training.save: len(calls) < moment * 4 and save(self),
+            lambda self, save=resume.Training.save: len(calls) < moment * 4 and save(self),
         )
         with pytest.raises(Killed):
             run_to_the_end(tmp_path / "run", checkpoint_every=3)
@@ -342,7 +342,7 @@ def test_a_used_trainer_in_a_new_training_is_refused(tmp_path):
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path):
     run = Run.open(tmp_path / "run", PARAMETERS)
-    code = "import sys\nfrom workbench import files\nwith files.locked(sys.argv[1]): pass"
+    code = "import sys\nfrom workbench.runs import files\nwith files.locked(sys.argv[1]): pass"
     for _ in run.train(Walk()):
         command = [sys.executable, "-c", code, str(tmp_path / "run" / ".lock")]
         assert "Another process is writing" in subprocess.run(command, capture_output=True, text=True).stderr

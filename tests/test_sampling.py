@@ -9,12 +9,12 @@ import torch
 from scipy import stats
 from tiny_models import BOS, EOS, FAMILIES, PAD, every_completion, plain_logprobs, tiny_model, word_tokenizer
 
-import workbench.sampling
-from workbench.batches import collate
-from workbench.errors import WorkbenchError
+import workbench.models.sampling
+from workbench import WorkbenchError
+from workbench.models.batches import collate
+from workbench.models.sampling import COMPACT_BELOW, completion_texts, eos_token_ids, inverse_cdf, sample
+from workbench.models.scoring import completion_logprobs
 from workbench.records import scores_of
-from workbench.sampling import COMPACT_BELOW, completion_texts, eos_token_ids, inverse_cdf, sample
-from workbench.scoring import completion_logprobs
 
 PROMPTS = [[4, 6, 7, 8], [9], [10, 11, 4, 12, 13, 14], [5, 5], [16, 4, 9]]
 
@@ -142,7 +142,7 @@ def test_a_model_without_eos_is_refused():
 def decoder(request, monkeypatch):
     """Both ways of decoding."""
     if request.param == "the library's way":
-        monkeypatch.setattr("workbench.decoding.FAMILIES", {})
+        monkeypatch.setattr("workbench.models.decoding.FAMILIES", {})
 
 
 def rows_said(model) -> list[int]:
@@ -162,7 +162,7 @@ def test_finished_rows_leave_the_batch_and_nothing_changes(family, decoder, monk
     alive = [int(column.sum()) for column in compacted.completion_mask.T]
     assert sizes[0] == 5 and len(sizes) == len(alive)  # equal prompts are read once
     assert all(size < row / COMPACT_BELOW + 1 for size, row in zip(sizes[1:], alive[1:], strict=True))
-    monkeypatch.setattr(workbench.sampling, "COMPACT_BELOW", 0.0)
+    monkeypatch.setattr(workbench.models.sampling, "COMPACT_BELOW", 0.0)
     sizes.clear()
     whole = sample(model, PROMPTS * 20, max_completion_length=20, generator=generator())
     assert set(sizes[1:]) == {100}

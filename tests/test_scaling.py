@@ -9,8 +9,8 @@ import statsmodels.formula.api as smf
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from workbench.analysis.scaling import effect_of, effects_against, gain_over_stopping, judged_together, mean_effects
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
+from workbench.analysis.effects import effect_of, effects_against, gain_over_stopping, judged_together, mean_effects
 
 UNITS = [(world, seed) for world in range(3) for seed in range(3)]
 

@@ -10,10 +10,9 @@ from transformers import (
     AutoModelForTokenClassification,
 )
 
-from workbench.batches import collate, collate_groups
-from workbench.errors import WorkbenchError
-from workbench.records import Sequences
-from workbench.scoring import (
+from workbench import WorkbenchError
+from workbench.models.batches import collate, collate_groups
+from workbench.models.scoring import (
     completion_logits,
     completion_logprobs,
     completion_states,
@@ -24,6 +23,7 @@ from workbench.scoring import (
     spread,
     token_logprobs,
 )
+from workbench.records import Sequences
 
 PROMPTS = [[4, 6, 7, 8], [9], [10, 11, 4, 12, 13, 14]]
 COMPLETIONS = [[9, 10, EOS], [12, 13, 14, 15, EOS], [16]]

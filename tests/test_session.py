@@ -5,8 +5,8 @@ import random
 
 import pytest
 
+from workbench import WorkbenchError
 from workbench.analysis.statistics import mean_and_error
-from workbench.errors import WorkbenchError
 from workbench.feedback.live import LiveAgreement
 from workbench.feedback.order import shown_order
 from workbench.feedback.queues import Queue

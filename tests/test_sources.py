@@ -15,8 +15,8 @@ import pyarrow.parquet
 import pytest
 from datasets import Dataset, DatasetDict
 
-from workbench.errors import WorkbenchError
-from workbench.sources import read_source
+from workbench import WorkbenchError
+from workbench.tasks.sources import read_source
 
 ROWS = [{"prompt": 'a, "b"\nc', "completion": "é😀"}, {"prompt": "d", "completion": " 72"}]
 
@@ -336,7 +336,7 @@ def test_offline_mode_is_reported_at_once(monkeypatch, tmp_path):
 
 def test_a_hub_dataset_is_asked_for_with_its_config_and_split(monkeypatch):
     asked = []
-    monkeypatch.setattr("workbench.sources.HfApi.dataset_info", lambda *args, **options: asked.append(args[1]))
+    monkeypatch.setattr("workbench.tasks.sources.HfApi.dataset_info", lambda *args, **options: asked.append(args[1]))
 
     def load_dataset(name, config, *, split):
         asked.extend([name, config, split])
@@ -348,7 +348,7 @@ def test_a_hub_dataset_is_asked_for_with_its_config_and_split(monkeypatch):
 
 
 def test_what_the_hub_says_is_passed_on(monkeypatch):
-    monkeypatch.setattr("workbench.sources.HfApi.dataset_info", lambda *args, **options: None)
+    monkeypatch.setattr("workbench.tasks.sources.HfApi.dataset_info", lambda *args, **options: None)
 
     def load_dataset(name, config, *, split):
         raise ValueError("Config name is missing.\nPick one of a, b")

@@ -18,6 +18,7 @@ from simulate_statistics import (
 )
 from statsmodels.stats.multitest import multipletests
 
+from workbench import WorkbenchError
 from workbench.analysis.statistics import (
     MeanCovariance,
     covariance_of_mean,
@@ -28,7 +29,6 @@ from workbench.analysis.statistics import (
     share_interval,
     share_over_units,
 )
-from workbench.errors import WorkbenchError
 
 WORLDS = np.repeat([0, 1, 2], 3)
 

@@ -9,8 +9,8 @@ import pytest
 from datasets import Dataset
 from scipy.stats import binomtest
 
-from workbench.datasets import to_standard
-from workbench.world import WorldError, step_rows
+from workbench.tasks.columns import to_standard
+from workbench.tasks.world import WorldError, step_rows
 
 
 def terms(prompt):

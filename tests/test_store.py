@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.feedback import store as store_module
 from workbench.feedback.exports import export
 from workbench.feedback.salvage import main as salvage_command
@@ -307,7 +307,7 @@ def test_a_full_disk_is_said_and_what_was_saved_stays(store):
 
 READ_ONLY = """
 import os, sys
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.feedback.store import Store
 if os.getuid() == 0:  # whom no folder refuses
     os.setgid(65534); os.setuid(65534)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from workbench.files import repository_root
-from workbench.recipes import Plan, plan_recipe
+from workbench.pipeline.recipes import Plan, plan_recipe
+from workbench.runs.files import repository_root
 
 STUDY = repository_root() / "notebooks" / "recipes" / "study.yaml"
 FIRST_OF_EACH = "other: [101], pairs: [250], size: [llama-32x1], labeler: [ana], kl_coef: [0], ensemble: [uncertainty]"

@@ -8,11 +8,13 @@ import pytest
 from statsmodels.stats.multitest import multipletests
 from synthetic_study import PROMPTS, finished, law, write_policy, write_study
 
-from workbench.analysis import iterated_arms, study_findings, study_levels, study_remedies
-from workbench.analysis.frontier import runs_below
-from workbench.analysis.gallery import hacked_samples
-from workbench.analysis.overoptimization_study import read_study
-from workbench.plots.iterated import plot_arms
+from workbench.studies.frontier import runs_below
+from workbench.studies.iterated import arms
+from workbench.studies.iterated.figures import plot_arms
+from workbench.studies.overoptimization import findings, remedies
+from workbench.studies.overoptimization import levels as study_levels
+from workbench.studies.overoptimization.gallery import hacked_samples
+from workbench.studies.overoptimization.tables import read_study
 
 WHO = {"main": "05_reward_model", "policy": "02_sft"}
 
@@ -39,7 +41,7 @@ def levels(models):
 
 @pytest.fixture(scope="module")
 def curves(study, models):
-    return study_findings.labelled(study_levels.plain_pushes(study.curves), models, **WHO)
+    return findings.labelled(study_levels.plain_pushes(study.curves), models, **WHO)
 
 
 def test_the_main_push_comes_first_and_labels_say_what_was_learned(curves):
@@ -49,17 +51,15 @@ def test_the_main_push_comes_first_and_labels_say_what_was_learned(curves):
 
 def test_another_policy_and_an_unknown_reward_model_are_named():
     table = pd.DataFrame({"reward_model": ["05_rm", "05_rm"], "policy": ["02_sft", "02_small"]})
-    named = study_findings.labelled(
-        table, pd.DataFrame(columns=["reward_model", "label"]), main="05_rm", policy="02_sft"
-    )
+    named = findings.labelled(table, pd.DataFrame(columns=["reward_model", "label"]), main="05_rm", policy="02_sft")
     assert named["label"].tolist() == ["05_rm", "05_rm, policy 02_small"]
     pushes = pd.DataFrame({"run": ["a", "a", "b", "c"], "policy": ["x", "x", "y", "y"]})
-    assert study_findings.main_policy(pushes) == "y"  # of two runs of three
+    assert findings.main_policy(pushes) == "y"  # of two runs of three
 
 
 def test_planted_laws_are_recovered_and_the_right_one_fits_better(curves):
     own = curves[curves["reward_model"] == WHO["main"]]
-    lines, fits = study_findings.fitted_laws(own)
+    lines, fits = findings.fitted_laws(own)
     rl = fits[fits["optimiser"] == "RL"].set_index("better")
     assert rl.loc[True, "law"] == "d (a - b log d)"
     assert (rl.loc[True, "a"], rl.loc[True, "b"]) == pytest.approx((1.0, 0.6), abs=0.02)
@@ -72,14 +72,14 @@ def test_planted_laws_are_recovered_and_the_right_one_fits_better(curves):
 
 def test_too_few_points_are_no_law(curves):
     few = curves[curves["step"] <= 5]
-    assert study_findings.fitted_laws(few[few["optimiser"] == "RL"])[1].empty
+    assert findings.fitted_laws(few[few["optimiser"] == "RL"])[1].empty
 
 
 def test_measured_and_predicted_peaks_stand_beside_each_other(study, curves):
     own = study_levels.plain_pushes(study.peaks)
     own = own[own["reward_model"] == WHO["main"]]
-    _, fits = study_findings.fitted_laws(curves[curves["reward_model"] == WHO["main"]])
-    beside = study_findings.peaks_beside_laws(own, fits)
+    _, fits = findings.fitted_laws(curves[curves["reward_model"] == WHO["main"]])
+    beside = findings.peaks_beside_laws(own, fits)
     table = beside.set_index(["optimiser", "kind"])
     assert table.loc[("RL", "measured"), "kl"] == pytest.approx(4.0)  # of the measured steps the nearest to 3.8
     assert table.loc[("RL", "predicted"), "kl"] == pytest.approx(3.79, abs=0.1)
@@ -87,22 +87,22 @@ def test_measured_and_predicted_peaks_stand_beside_each_other(study, curves):
     for interval, verdict in (((3.0, 5.0), "holds"), ((3.5, 3.9), "excludes"), ((4.1, 9.0), "excludes")):
         rl = beside[beside["optimiser"] == "RL"].copy()
         rl.loc[rl["kind"] == "predicted", ["kl_low", "kl_high"]] = interval
-        (said,) = study_findings.peaks_sentences(rl)
+        (said,) = findings.peaks_sentences(rl)
         assert said.startswith("RL: the law predicts a peak at 3.8 nats (") and "measured it is at 4 nats" in said
         assert said.endswith(f"The predicted interval {verdict} the measured place.")
-    assert study_findings.peaks_sentences(beside[beside["kind"] == "measured"]) == []  # no law has a peak
+    assert findings.peaks_sentences(beside[beside["kind"] == "measured"]) == []  # no law has a peak
 
 
 def test_runs_that_rise_and_fall_are_counted_per_optimiser(study):
-    found = study_findings.risen_and_fallen(study_levels.plain_pushes(study.peaks)).set_index("optimiser")
+    found = findings.risen_and_fallen(study_levels.plain_pushes(study.peaks)).set_index("optimiser")
     assert found.loc["RL", "share"] == 1.0 and found.loc["RL", "drop"] > 0.4
     assert found.loc["RL", "sentence"].startswith("RL: Gold rises")
     unknown = study.peaks.assign(rise=math.nan)
-    assert study_findings.risen_and_fallen(unknown).empty
+    assert findings.risen_and_fallen(unknown).empty
 
 
 def test_slopes_per_doubling_are_those_of_the_planted_peaks(study, levels):
-    effects = study_findings.sweep_effects(study.peaks, levels, policy=WHO["policy"])
+    effects = findings.sweep_effects(study.peaks, levels, policy=WHO["policy"])
     rl = effects[(effects["optimiser"] == "RL") & (effects["factor"] == "pairs")].set_index("outcome")
     # gold at the measured peak: law(1) = 1 for b = .9 and .75, law(4) for b = .6; doublings 0, 2, 4
     heights = [1.0, 1.0, law(np.array([4.0]), 0.6)[0]]
@@ -111,15 +111,15 @@ def test_slopes_per_doubling_are_those_of_the_planted_peaks(study, levels):
     assert rl["units"].eq(4).all() and rl["sentence"].str.contains("per doubling of pairs").all()
     together = multipletests(effects["p_alone"], method="holm")[1]  # of both factors, optimisers and outcomes
     assert len(effects) == 8 and effects["p_value"].tolist() == pytest.approx(list(together))
-    assert study_findings.sweep_effects(study.peaks, {}, policy=WHO["policy"]).empty
+    assert findings.sweep_effects(study.peaks, {}, policy=WHO["policy"]).empty
 
 
 def test_kinds_are_compared_with_their_own_controls(study, levels):
-    table = study_findings.kind_effects(study.peaks, levels, **WHO)
+    table = findings.kind_effects(study.peaks, levels, **WHO)
     assert table["level"].tolist() == ["25% of labels flipped", "only labeler ana"]
     assert table["group"].eq("best of n").all() and table["units"].eq(4).all()
     assert table["value"].iloc[0] < 0 < table["value"].iloc[1]  # noisier than the main one; better than 1000 pairs
-    assert study_findings.kind_effects(study.peaks, {}, **WHO).empty
+    assert findings.kind_effects(study.peaks, {}, **WHO).empty
 
 
 def test_another_policy_is_compared_in_height_and_rise(study, levels, tmp_path):
@@ -127,48 +127,48 @@ def test_another_policy_is_compared_in_height_and_rise(study, levels, tmp_path):
     other = read_study([small]).peaks.assign(policy="02_small")
     other[["peak_gold", "start_gold"]] -= 0.5
     both = pd.concat([study.peaks, other])
-    table = study_findings.kind_effects(both, {}, **WHO).set_index("level")
+    table = findings.kind_effects(both, {}, **WHO).set_index("level")
     assert table.loc["policy 02_small", "value"] == pytest.approx(-0.5, abs=0.03)
     assert table.loc["policy 02_small, over its start", "value"] == pytest.approx(0.0, abs=0.03)
-    places = study_findings.kind_effects(both, {}, **WHO, outcome="peak_root_kl")
+    places = findings.kind_effects(both, {}, **WHO, outcome="peak_root_kl")
     assert places["value"].tolist() == pytest.approx([0.0])
 
 
 def test_a_priced_run_on_the_path_of_the_free_one_gives_nothing_over_stopping(study):
-    free = study_remedies.free_paths(study.curves, **WHO)
-    priced = study_remedies.priced_ends(study.curves, free)
+    free = remedies.free_paths(study.curves, **WHO)
+    priced = remedies.priced_ends(study.curves, free)
     assert priced["level"].eq("ppo_kl0.5").all() and len(priced) == 4
     assert priced["difference"].abs().max() < 0.03
     best = law(np.array([4.0]), 0.6)[0]
     assert priced["against_best"].tolist() == pytest.approx([1.0 - best] * 4, abs=0.03)
-    prices = study_remedies.remedy_effects(priced, "level", study_remedies.PRICE_OUTCOMES)
+    prices = remedies.remedy_effects(priced, "level", remedies.PRICE_OUTCOMES)
     assert prices.set_index("group")["units"].to_dict() == {"at equal KL": 4, "against the free run at its best": 4}
-    sentence = study_remedies.price_sentence(prices)
+    sentence = remedies.price_sentence(prices)
     assert sentence.startswith("Gold against the free run stopped at equal KL: ppo_kl0.5 ")
-    assert study_remedies.priced_ends(study.curves, free.iloc[:0]).empty
+    assert remedies.priced_ends(study.curves, free.iloc[:0]).empty
 
 
 def test_one_unit_has_differences_without_any_verdict():
     row = {"group": "at equal KL", "level": "ppo_kl0.5", "value": -0.25, "low": math.nan, "high": math.nan}
     row["significant"] = False
-    assert study_remedies.price_sentence(pd.DataFrame([row])).endswith("ppo_kl0.5 −0.25")
+    assert remedies.price_sentence(pd.DataFrame([row])).endswith("ppo_kl0.5 −0.25")
     known = pd.DataFrame([row | {"low": -0.4, "high": -0.1}])  # alone beyond chance, but not beside the other prices
-    assert study_remedies.price_sentence(known).endswith("ppo_kl0.5 −0.25 (within chance)")
+    assert remedies.price_sentence(known).endswith("ppo_kl0.5 −0.25 (within chance)")
     both = pd.concat([known, known.assign(level="ppo-kl0.1", value=0.5)])
-    assert study_remedies.price_sentence(both).endswith("ppo_kl0.5 −0.25, ppo-kl0.1 +0.50 (all within chance)")
+    assert remedies.price_sentence(both).endswith("ppo_kl0.5 −0.25, ppo-kl0.1 +0.50 (all within chance)")
     both["significant"] = [True, False]
-    assert study_remedies.price_sentence(both).endswith("ppo_kl0.5 −0.25, ppo-kl0.1 +0.50 (within chance)")
+    assert remedies.price_sentence(both).endswith("ppo_kl0.5 −0.25, ppo-kl0.1 +0.50 (within chance)")
 
 
 def test_ensembles_under_rl_save_what_was_planted(study):
-    table = study_remedies.ensemble_runs(study, **WHO)
+    table = remedies.ensemble_runs(study, **WHO)
     assert len(table) == 8 and set(table["how"]) == {"mean", "min"}
     ends, peaks = law(np.array([16.0]), 0.6)[0], law(np.array([4.0]), 0.6)[0]
     better_end, better_peak = law(np.array([16.0]), 0.5)[0], law(np.array([9.0]), 0.5)[0]
     assert table["saved"].tolist() == pytest.approx([peaks - ends - (better_peak - better_end)] * 8, abs=0.03)
     assert table["end"].tolist() == pytest.approx([better_end - ends] * 8, abs=0.03)
     assert table["difference"].tolist() == pytest.approx(table["end"].tolist(), abs=1e-9)  # both end at 16 nats
-    assert study_remedies.ensemble_runs(study, main="absent", policy="02_sft").empty
+    assert remedies.ensemble_runs(study, main="absent", policy="02_sft").empty
 
 
 def test_an_ensemble_that_paid_for_kl_is_not_taken_for_a_free_one(folder, study, tmp_path):
@@ -176,29 +176,29 @@ def test_an_ensemble_that_paid_for_kl_is_not_taken_for_a_free_one(folder, study,
     priced = write_policy(tmp_path, "06_priced_mean", "_world0_seed0", members, kl_coef=0.5, ensemble="mean", gold=True)
     both = read_study([*runs_below(str(folder)), priced])
     assert len(both.peaks) == len(study.peaks) + 1
-    pd.testing.assert_frame_equal(study_remedies.ensemble_runs(both, **WHO), study_remedies.ensemble_runs(study, **WHO))
+    pd.testing.assert_frame_equal(remedies.ensemble_runs(both, **WHO), remedies.ensemble_runs(study, **WHO))
 
 
 def test_effects_of_ensembles_are_named_by_optimiser_and_members(study, models):
     sets = study_levels.member_sets(models, WHO["main"])
-    effects = study_remedies.ensemble_effects(study, sets, **WHO, coef=0.5)
+    effects = remedies.ensemble_effects(study, sets, **WHO, coef=0.5)
     assert {"RL: mean", "RL: min", "best of n, bases: min", "best of n, split: uncertainty"} <= set(effects["level"])
     saved = effects[(effects["level"] == "RL: mean") & (effects["group"] == "less fall from the peak")].iloc[0]
-    table = study_remedies.ensemble_runs(study, **WHO)
+    table = remedies.ensemble_runs(study, **WHO)
     mean = table[table["how"] == "mean"]
     assert saved["share"] == pytest.approx(mean["saved"].sum() / mean["drop"].sum())
-    assert f"RL: mean saves {saved['share']:.0%} of the fall" in study_remedies.ensemble_sentence(effects)
+    assert f"RL: mean saves {saved['share']:.0%} of the fall" in remedies.ensemble_sentence(effects)
     rows = pd.DataFrame([saved.to_dict() | {"share": share} for share in (-0.001, -0.2)])
-    said = study_remedies.ensemble_sentence(rows)
+    said = remedies.ensemble_sentence(rows)
     assert "saves nothing of the fall" in said and "adds 20% to the fall" in said
-    assert study_remedies.ensemble_effects(study, {}, main="absent", policy="02_sft", coef=0.5).empty
-    errors = study_remedies.errors_over_units(study, sets, policy="02_sft")
+    assert remedies.ensemble_effects(study, {}, main="absent", policy="02_sft", coef=0.5).empty
+    errors = remedies.errors_over_units(study, sets, policy="02_sft")
     assert errors["members"].tolist() == ["seeds", "split", "bases"] and errors["units"].eq(4).all()
 
 
 def test_ensembles_of_a_pool_are_compared_with_the_mean_of_their_members(study, models):
     sets = study_levels.member_sets(models, WHO["main"])
-    table = study_remedies.pool_ensembles(study, sets, policy=WHO["policy"], coef=0.5)
+    table = remedies.pool_ensembles(study, sets, policy=WHO["policy"], coef=0.5)
     row = table[
         (table["world"] == 1) & (table["seed"] == 0) & (table["members"] == "split") & (table["how"] == "min")
     ].iloc[0]
@@ -213,7 +213,7 @@ def test_ensembles_of_a_pool_are_compared_with_the_mean_of_their_members(study, 
 
 def test_only_runs_with_judges_are_watched_and_those_that_fall_are_known(study, models):
     sets = study_levels.member_sets(models, WHO["main"])
-    signals, outcomes = study_remedies.watched(study, sets, **WHO, tolerance=0.05)
+    signals, outcomes = remedies.watched(study, sets, **WHO, tolerance=0.05)
     assert {"disagreement", "split_gap", "length", "repetition", "kl"} <= set(signals)
     assert signals.groupby("run")["falls"].first().groupby(lambda run: run.split("_world")[0]).all().to_dict() == {
         "06_ppo_kl0": True,
@@ -278,9 +278,9 @@ def test_fresh_labels_are_compared_with_the_control_of_their_unit(tmp_path):
         unit = f"_world0_seed{seed}"
         runs += [write_arm(tmp_path, "none", unit, -0.5 - seed, accuracy=0.4)]
         runs += [write_arm(tmp_path, "fresh", unit, -0.5 - seed + gap, accuracy=0.7)]
-    curves, ends = iterated_arms.iterated_arms(runs)
+    curves, ends = arms.iterated_arms(runs)
     assert len(curves) == 12 and set(curves["label"]) == {"fresh labels", "none fresh, refitted"}
-    effects = iterated_arms.arm_effects(ends).set_index("group")
+    effects = arms.arm_effects(ends).set_index("group")
     assert effects["level"].eq("fresh labels").all() and effects["units"].eq(2).all()
     assert effects.loc["gold at the end", "value"] == pytest.approx(0.5)
     assert effects.loc["less fall from the peak", "value"] == pytest.approx(0.5)
@@ -289,7 +289,7 @@ def test_fresh_labels_are_compared_with_the_control_of_their_unit(tmp_path):
 
 def test_arms_are_drawn_along_training_with_their_means(tmp_path):
     runs = [write_arm(tmp_path, "fresh", f"_world0_seed{seed}", end) for seed, end in enumerate((0.2, 0.6))]
-    figure = plot_arms(iterated_arms.iterated_arms([*runs, write_arm(tmp_path, "none", "_world0_seed0", -0.5)])[0])
+    figure = plot_arms(arms.iterated_arms([*runs, write_arm(tmp_path, "none", "_world0_seed0", -0.5)])[0])
     drawn = {axis: [trace for trace in figure.data if trace.yaxis == axis] for axis in ("y", "y2")}
     means = {trace.name: list(trace.y) for trace in drawn["y"] if trace.line.width == 3}
     rows = 0.1 * (PROMPTS - 1) / 2  # what the prompts add
@@ -301,9 +301,9 @@ def test_arms_are_drawn_along_training_with_their_means(tmp_path):
 
 def test_arms_without_a_control_or_accuracy_and_folders_without_arms(tmp_path):
     fresh = write_arm(tmp_path, "fresh", "_world0_seed0", 0.5, accuracy=None)
-    _, ends = iterated_arms.iterated_arms([fresh])
-    assert math.isnan(ends["accuracy"].iloc[0]) and iterated_arms.arm_effects(ends).empty
+    _, ends = arms.iterated_arms([fresh])
+    assert math.isnan(ends["accuracy"].iloc[0]) and arms.arm_effects(ends).empty
     control = write_arm(tmp_path, "none", "_world0_seed1", 0.5)  # of another unit
-    assert iterated_arms.arm_effects(iterated_arms.iterated_arms([fresh, control])[1]).empty
-    curves, ends = iterated_arms.iterated_arms([])
+    assert arms.arm_effects(arms.iterated_arms([fresh, control])[1]).empty
+    curves, ends = arms.iterated_arms([])
     assert curves.empty and ends.empty

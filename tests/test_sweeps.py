@@ -13,13 +13,14 @@ import pandas as pd
 import pytest
 from test_cli import RUN_DIR, write_notebook
 
-from workbench import cli, files, notebooks, recipes
-from workbench.analysis.frontier import SEED
-from workbench.errors import WorkbenchError
-from workbench.grids import read_values
-from workbench.ledger import seconds_left
-from workbench.notebooks import Parameter
-from workbench.sweeps import Sweep, plan_sweep, sweep_table
+from workbench import WorkbenchError, cli
+from workbench.pipeline import notebooks, recipes
+from workbench.pipeline.grids import read_values
+from workbench.pipeline.ledger import seconds_left
+from workbench.pipeline.notebooks import Parameter
+from workbench.pipeline.sweeps import Sweep, plan_sweep, sweep_table
+from workbench.runs import files
+from workbench.studies.frontier import SEED
 
 MODEL = 'model: str = "runs/elsewhere/02_sft"\nseed: int = 0\n'
 POLICY = MODEL + 'reward_model: str = "runs/elsewhere/05_reward_model"\nkl_coef: float = 0.15\nwhiten: bool = False\n'

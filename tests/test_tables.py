@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.feedback.agreement import agreement_matrix, common_items, labeler_vs_rest, pairwise_agreement
 from workbench.feedback.dawid_skene import dawid_skene, labeler_reliability
 from workbench.feedback.habits import choice_shares

@@ -6,11 +6,11 @@ import random
 import pandas as pd
 import pytest
 
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.runs import Run
-from workbench.sources import read_source
 from workbench.tasks import open_task, task_inputs
-from workbench.world import NOISE_PANEL, PANEL
+from workbench.tasks.sources import read_source
+from workbench.tasks.world import NOISE_PANEL, PANEL
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 

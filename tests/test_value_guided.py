@@ -4,13 +4,12 @@ import pytest
 import torch
 from tiny_models import EOS, FAMILIES, PAD, plain_logprobs, plain_next_logprobs, tiny_model, word_tokenizer
 
-from workbench import models
-from workbench.analysis.evaluation import sequence_kl
-from workbench.batches import collate
-from workbench.errors import WorkbenchError
-from workbench.sampling import sample
-from workbench.scoring import completion_logprobs
-from workbench.value_guided import guide
+from workbench import WorkbenchError, models
+from workbench.models.batches import collate
+from workbench.models.sampling import sample
+from workbench.models.scoring import completion_logprobs
+from workbench.models.value_guided import guide
+from workbench.trainers.evaluation import sequence_kl
 
 
 def guided(family="llama", beta=2.0, **sizes):

@@ -11,8 +11,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from workbench.processes import Processes
-from workbench.warm_start import WarmStart, imported_by, is_possible
+from workbench.pipeline.warm_start import WarmStart, imported_by, is_possible
+from workbench.pipeline.workers import Processes
 
 pytestmark = pytest.mark.skipif(not is_possible(), reason="only Linux forks what it has imported")
 
@@ -73,7 +73,7 @@ def test_stages_share_nothing_but_what_was_imported(warm, tmp_path):
 def test_a_notebook_that_fails_says_so_as_it_does_in_a_process_of_its_own(warm, tmp_path, monkeypatch):
     notebook = write_notebook(tmp_path / "bad.ipynb", "import missing_module_of_this_test")
     code, _, sentence = run(warm, notebook, tmp_path / "warm")
-    monkeypatch.setattr("workbench.processes.is_possible", lambda: False)
+    monkeypatch.setattr("workbench.pipeline.workers.is_possible", lambda: False)
     cold_code, cold_sentence = Processes(1).run_process(job(notebook, tmp_path / "cold"), lambda line: None)
     assert code == cold_code == 1
     assert "missing_module_of_this_test" in sentence

@@ -12,14 +12,14 @@ import ipywidgets
 import mistune
 import pytest
 
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.feedback import store as store_module
-from workbench.feedback import widgets
+from workbench.feedback import widget as widgets
 from workbench.feedback.queues import Queue
 from workbench.feedback.store import Store
-from workbench.feedback.widgets import annotate, keyed
-from workbench.feedback.widgets.button_forms import STRENGTHS
-from workbench.feedback.widgets.markup import DEEPEST, LONGEST, markup
+from workbench.feedback.widget import annotate, keyed
+from workbench.feedback.widget.button_forms import STRENGTHS
+from workbench.feedback.widget.markup import DEEPEST, LONGEST, markup
 
 SOURCES = Path(widgets.__file__).parent
 SCRIPT = "<script>window.ran = true</script><img src=x onerror='window.ran = true'>"
@@ -710,5 +710,5 @@ def test_buttons_rate_with_a_flag_of_ones_own_that_stays_for_the_next_item(path)
 
 def test_buttons_are_shown_where_anywidget_is_not_installed(path, monkeypatch):
     monkeypatch.setitem(sys.modules, "anywidget", None)
-    monkeypatch.delitem(sys.modules, "workbench.feedback.widgets.keyed")
+    monkeypatch.delitem(sys.modules, "workbench.feedback.widget.keyed")
     assert type(widget_of(path)).__name__ == "AnnotationButtons"

@@ -9,9 +9,9 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from workbench.analysis.win_rates import judge_column, meetings, outcomes, scored, strengths, win_rates
-from workbench.errors import WorkbenchError
-from workbench.plots.win_rates import plot_strengths, plot_win_rates
+from workbench import WorkbenchError
+from workbench.studies.comparison.win_rate_figures import plot_strengths, plot_win_rates
+from workbench.studies.comparison.win_rates import judge_column, meetings, outcomes, scored, strengths, win_rates
 
 HOSTILE = "<script>x</script>"
 

@@ -10,8 +10,8 @@ import pytest
 import yaml
 from transformers import AutoTokenizer
 
-from workbench.files import repository_root
-from workbench.world import World, WorldError, build_tokenizer
+from workbench.runs.files import repository_root
+from workbench.tasks.world import World, WorldError, build_tokenizer
 
 KINDS = ("suggest", "qa", "harm", "math")
 SUGGEST = "user : i want a lunch with rice and egg . assistant :"

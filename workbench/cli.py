@@ -9,16 +9,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from workbench.errors import WorkbenchError
-from workbench.executors import dask_executor
-from workbench.exit_codes import BAD_INPUT, DONE, STOPPED
-from workbench.files import resolve, shown, user_path
-from workbench.notebooks import find, notebook_paths, read_notebook
-from workbench.recipe_files import read_recipe
-from workbench.recipes import Plan, plan_notebook, plan_recipe, recipe_paths
-from workbench.run_record import refuse_other_report
-from workbench.schedule import run_plan
-from workbench.sweeps import plan_sweep, run_sweep
+from workbench import BAD_INPUT, DONE, STOPPED, WorkbenchError
+from workbench.pipeline.cluster import dask_executor
+from workbench.pipeline.notebooks import find, notebook_paths, read_notebook
+from workbench.pipeline.recipe_files import read_recipe
+from workbench.pipeline.recipes import Plan, plan_notebook, plan_recipe, recipe_paths
+from workbench.pipeline.schedule import run_plan
+from workbench.pipeline.sweeps import plan_sweep, run_sweep
+from workbench.runs.files import resolve, shown, user_path
+from workbench.runs.record import refuse_other_report
 
 ABOUT = "Run the workbench's notebooks with checked parameters, and show what came out."
 EXAMPLES = """examples:
@@ -187,7 +186,7 @@ def report_command(options: argparse.Namespace) -> int:
     only = [name.strip() for name in options.only.split(",") if name.strip()]
     write_report(folder, only=only)
     if options.pictures:
-        from workbench.pictures import write_pictures
+        from workbench.pipeline.pictures import write_pictures
 
         first = [folder / "00_tour" if (folder / "00_tour").is_dir() else folder]
         for stage in [folder / name for name in only] or first:
@@ -197,7 +196,7 @@ def report_command(options: argparse.Namespace) -> int:
 
 def write_report(folder: Path, *, only: Sequence[str]) -> None:
     """Write the report, of the stages in `only` or of all, and print where it is."""
-    from workbench import report  # seconds of imports that only this command needs
+    from workbench.pipeline import report  # seconds of imports that only this command needs
 
     print(f"report: {report.write_report(folder, only=only)}")
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Self
 
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 
 if TYPE_CHECKING:
     from torch import Tensor

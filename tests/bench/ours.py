@@ -13,12 +13,13 @@ import cases
 import torch
 import transformers
 
-from workbench import models, sampling, scoring
-from workbench.batches import collate
-from workbench.packing import collate_demonstrations, token_lengths
+from workbench import models
+from workbench.models import sampling, scoring
+from workbench.models.batches import collate
+from workbench.models.packing import collate_demonstrations, token_lengths
+from workbench.models.rewards import LearnedReward, raw_rewards
+from workbench.models.scoring import completion_logprobs
 from workbench.records import CompletionExample, PairExample, PromptExample, Rollout
-from workbench.rewards import LearnedReward, raw_rewards
-from workbench.scoring import completion_logprobs
 from workbench.trainers import policy_gradient
 from workbench.trainers.direct_alignment import DirectAlignmentConfig, DirectAlignmentTrainer
 from workbench.trainers.language_model import LanguageModelConfig, LanguageModelTrainer

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from workbench.feedback import widgets
+from workbench.feedback import widget as widgets
 from workbench.feedback.store import Store
 
 expect = pytest.importorskip("playwright.sync_api", reason="PLAYWRIGHT IS MISSING: no browser is tested").expect
@@ -53,7 +53,7 @@ START = f"""
 import os
 import time
 from workbench.feedback.queues import Queue
-from workbench.feedback.widgets import annotate
+from workbench.feedback.widget import annotate
 
 def texts(size, count=12):
     return [{{"item_id": f"item-{{number}}", "prompt": f"prompt {{number}}",

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from workbench import WorkbenchError
 from workbench.analysis.statistics import finite_array, mean_and_error
-from workbench.errors import WorkbenchError
 
 
 def best_of_n_kl(n: int) -> float:

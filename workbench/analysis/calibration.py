@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from workbench import WorkbenchError
 from workbench.analysis.statistics import MeanAndError, finite_array, mean_and_error
-from workbench.errors import WorkbenchError
 
 
 def pair_probabilities(margins, labels) -> tuple[np.ndarray, np.ndarray]:

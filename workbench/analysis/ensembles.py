@@ -8,8 +8,8 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from workbench import WorkbenchError
 from workbench.analysis.statistics import finite_array
-from workbench.errors import WorkbenchError
 
 # what each row of scores (K members, N completions) becomes, given the weight of the uncertainty
 ENSEMBLES: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from workbench import WorkbenchError
 from workbench.analysis.statistics import (
     Interval,
     MeanCovariance,
@@ -22,7 +23,6 @@ from workbench.analysis.statistics import (
     ratio_interval,
     student_quantile,
 )
-from workbench.errors import WorkbenchError
 
 FORMS = ("best_of_n", "rl")
 

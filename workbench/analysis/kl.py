@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from workbench import WorkbenchError
 from workbench.analysis.statistics import MeanAndError, finite_array, mean_and_error
-from workbench.errors import WorkbenchError
 
 ESTIMATORS = {"exact": "kl", "k1": "kl_k1", "k3": "kl_k3"}  # column of each in a table of completions
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from workbench import WorkbenchError
 from workbench.analysis.peaks import crossfit_peak
 from workbench.analysis.statistics import Interval, interval_over_units, mean_and_error, share_over_units
-from workbench.errors import WorkbenchError
 
 SCORES = ("kl", "kl_k1", "kl_k3", "proxy", "gold", "completion_length", "finished")
 SCORE_PREFIXES = ("gold_", "judge_")

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from workbench import WorkbenchError
 from workbench.analysis.statistics import Interval, finite_array, student_quantile
-from workbench.errors import WorkbenchError
 
 PARTS, SPLITS, RESAMPLES = 3, 7, 200
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 
 
 class MeanAndError(NamedTuple):

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workbench.errors import WorkbenchError
-from workbench.feedback.resampling import expanded_levels
+from workbench import WorkbenchError
+from workbench.analysis.resampling import expanded_levels
 from workbench.feedback.tables import names_in
 
 NEWTON_STEPS, HALVINGS = 200, 40

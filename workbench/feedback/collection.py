@@ -9,12 +9,12 @@ from typing import Any
 
 from IPython.display import display
 
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.feedback.queues import Queue
 from workbench.feedback.store import Store
 from workbench.feedback.validity import labeler_name
-from workbench.files import shown
 from workbench.records import Judgement
+from workbench.runs.files import shown
 
 WHO = ("simulated", "human", "mixed")
 Items = Sequence[Mapping[str, Any]]
@@ -50,7 +50,7 @@ class Collection:
         """
         if self.labelers == "simulated":
             return None
-        from workbench.feedback.widgets import annotate  # a batch run needs no widgets
+        from workbench.feedback.widget import annotate  # a batch run needs no widgets
 
         others = max((len(judged) for judged in self._by_item(kind, items).values()), default=0)
         order = {"order": "uncertain", "priorities": priorities} if priorities else {"order": "fewest"}

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from workbench.errors import WorkbenchError
-from workbench.feedback.resampling import expanded_levels
+from workbench import WorkbenchError
+from workbench.analysis.resampling import expanded_levels
 from workbench.feedback.verdicts import Labels, labels_of, require_common_items
 
 SMALLEST = 1e-300  # instead of a probability of 0, which has no logarithm

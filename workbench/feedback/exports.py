@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.feedback.rankings import (
     Rows,
     account,
@@ -40,8 +40,8 @@ from workbench.feedback.rankings import (
     with_ties,
 )
 from workbench.feedback.validity import jsonable, require_items
-from workbench.files import read_json_lines, replace_file, resolve, shown
 from workbench.records import Judgement
+from workbench.runs.files import read_json_lines, replace_file, resolve, shown
 
 MIDDLE = 4.0  # of ratings from 1 to 7
 

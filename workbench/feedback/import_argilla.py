@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.feedback.import_records import (
     SIDES,
     Feedback,
@@ -21,7 +21,7 @@ from workbench.feedback.import_records import (
     with_repeats,
 )
 from workbench.feedback.validity import require_kind
-from workbench.files import shown
+from workbench.runs.files import shown
 
 UNSAID = ("draft", "discarded")  # responses that are no answers
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.feedback.import_records import (
     SIDES,
     Feedback,

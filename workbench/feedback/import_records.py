@@ -17,11 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.feedback.tables import name_of
 from workbench.feedback.validity import labeler_name, require_items, require_verdict
-from workbench.files import parse_json, resolve, shown
 from workbench.records import Judgement
+from workbench.runs.files import parse_json, resolve, shown
 
 Records = list[tuple[str, dict[str, Any]]]  # where it stands, for messages, and what it says
 Feedback = tuple[list[dict[str, Any]], list[Judgement]]

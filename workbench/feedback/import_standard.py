@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.feedback.import_records import (
     Feedback,
     Records,

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 
 NOT_AN_ITEM_COLUMN = ("prompt_index", "completion", "finished", "logprob", "prompt_messages")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 
 KINDS = ("pairs", "margins", "rankings", "ratings", "steps")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 
 
 def require_linked(names: Sequence, above: np.ndarray) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import pandas as pd
 
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.feedback.rankings import groups_and_rest, judged
 from workbench.records import Judgement
 

@@ -15,16 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from workbench import WorkbenchError
 from workbench.analysis.statistics import Interval
-from workbench.errors import WorkbenchError
-from workbench.feedback.choices import (
-    Choices,
-    choices_made,
-    cluster_of,
-    intervals,
-    most_likely,
-    require_prior,
-)
+from workbench.feedback.choices import Choices, choices_made, cluster_of, intervals, most_likely, require_prior
 from workbench.feedback.linked import require_linked
 from workbench.feedback.tables import read, require_columns
 

@@ -20,15 +20,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workbench.errors import WorkbenchError
-from workbench.feedback.choices import (
-    Choices,
-    choices_made,
-    cluster_of,
-    intervals,
-    most_likely,
-    require_prior,
-)
+from workbench import WorkbenchError
+from workbench.feedback.choices import Choices, choices_made, cluster_of, intervals, most_likely, require_prior
 from workbench.feedback.linked import require_linked
 from workbench.feedback.named_rankings import completion_rankings
 from workbench.feedback.tables import of_one_sort, read, require_columns

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.feedback.agreement import labeler_vs_rest
 from workbench.feedback.tables import name_of, read
 from workbench.feedback.verdicts import is_verdict, parts_of, read_judgements

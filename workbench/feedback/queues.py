@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.feedback.desk import Desk
 from workbench.feedback.rankings import is_check
 from workbench.feedback.store import Store

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
 from typing import Any
 
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.feedback.validity import STRENGTHS, require_verdict
 from workbench.records import Judgement
 

@@ -12,10 +12,9 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import WorkbenchError
-from workbench.exit_codes import BAD_INPUT, DONE
+from workbench import BAD_INPUT, DONE, WorkbenchError
 from workbench.feedback.store import Store
-from workbench.files import resolve, shown
+from workbench.runs.files import resolve, shown
 
 KEYS = {"item": "position", "judgement": "seq"}
 PROBED = 1_000_000  # numbers tried where the damage hides how many rows there were

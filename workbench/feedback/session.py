@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.feedback.desk import Desk
 from workbench.feedback.order import shown_order
 from workbench.feedback.queues import Queue, Turn

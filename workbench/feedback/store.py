@@ -18,11 +18,11 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.feedback.store_schema import APPLICATION_ID, COLUMNS, JUDGEMENT_FIELDS, SCHEMA, SCHEMA_VERSION
 from workbench.feedback.validity import jsonable, labeler_name, require_items, require_kind, require_verdict
-from workbench.files import file_system, resolve, shown, whole_characters
 from workbench.records import Judgement
+from workbench.runs.files import file_system, resolve, shown, whole_characters
 
 BUSY_SECONDS = 10  # that a writer waits for another
 # File systems of this machine; write-ahead logging needs memory that all readers share, which a network can not give.

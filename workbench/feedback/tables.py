@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workbench.errors import WorkbenchError
-from workbench.files import WIDTHLESS, whole_characters
+from workbench import WorkbenchError
+from workbench.runs.files import WIDTHLESS, whole_characters
 
 NOTHING = {"nan", "NaN", "NAN", "None", "<NA>", "NaT", "null"}  # what a missing value leaves where it became text
 NUMBER = re.compile(r"[+-]?(inf|Infinity|(\d+|\d*\.\d+|\d+\.\d*)([eE][+-]?\d+)?)")

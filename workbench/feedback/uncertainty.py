@@ -9,7 +9,7 @@ from itertools import combinations
 
 import numpy as np
 
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 
 
 def ensemble_disagreement(scores: np.ndarray) -> np.ndarray:

@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.feedback.tables import LARGEST, name_of
-from workbench.files import whole_characters
 from workbench.records import Judgement, is_message
+from workbench.runs.files import whole_characters
 
 FEWEST = {"pair": 2, "ranking": 2, "best_of": 2, "rating": 1, "correction": 1}  # completions of an item
 MOST = {"pair": 2}

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.feedback.tables import read
 from workbench.feedback.validity import VERDICTS
 

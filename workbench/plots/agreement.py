@@ -10,8 +10,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from workbench import WorkbenchError
 from workbench.analysis.statistics import Interval
-from workbench.errors import WorkbenchError
 from workbench.plots.theme import GREY, PALETTE, SYMBOLS, error_bar, headline_of, heat_look, require_columns, styled
 
 MATRIX_READING = "Share of common items with the same verdict, a tie against a choice counting half. 50% is guessing."

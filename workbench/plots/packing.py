@@ -7,7 +7,7 @@ import html
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 from workbench.plots.theme import GREY, PALETTE, require_columns, styled, transparent
 
 

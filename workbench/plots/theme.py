@@ -13,7 +13,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from scipy import special
 
-from workbench.errors import WorkbenchError
+from workbench import WorkbenchError
 
 GROUND, INK = "white", "#3D4350"  # a figure brings its own ground, so that it reads alike on light and dark pages
 # As far apart as Okabe and Ito's for any colour vision, and 3 : 1 or more with white and with the dark of notebooks

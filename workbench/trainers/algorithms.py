@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from workbench.advantages import (
+from workbench import WorkbenchError
+from workbench.losses import aggregation
+from workbench.losses.advantages import (
     batch_normalised_returns,
     gae,
     group_centered,
@@ -23,8 +25,6 @@ from workbench.advantages import (
     masked_mean,
     reward_to_go,
 )
-from workbench.errors import WorkbenchError
-from workbench.losses import aggregation
 from workbench.losses.policy import (
     clipped_surrogate_loss,
     kl_k1,

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from workbench.errors import WorkbenchError
-from workbench.models import without_dropout
-from workbench.optimization import require_positive
+from workbench import WorkbenchError
+from workbench.models.load import without_dropout
+from workbench.models.sampling import reward_arguments, sample
 from workbench.records import PromptExample, scores_of
-from workbench.sampling import reward_arguments, sample
+from workbench.trainers.optimization import require_positive
 from workbench.trainers.stateful import Stateful
 
 

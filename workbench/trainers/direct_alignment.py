@@ -8,7 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from workbench.alignment_data import (
+from workbench import WorkbenchError
+from workbench.losses import direct
+from workbench.losses.aggregation import per_token
+from workbench.losses.log_ratio import log_ratio
+from workbench.losses.reference_free import cpo_loss, nll_loss, orpo_loss, rrhf_loss, simpo_loss, slic_loss
+from workbench.models.load import model_context, without_dropout
+from workbench.records import Sequences
+from workbench.trainers.alignment_data import (
     DATA,
     Arguments,
     RememberedLogprobs,
@@ -17,15 +24,8 @@ from workbench.alignment_data import (
     require_kind,
     summed_logprobs,
 )
-from workbench.epochs import EpochBatches
-from workbench.errors import WorkbenchError
-from workbench.losses import direct
-from workbench.losses.aggregation import per_token
-from workbench.losses.log_ratio import log_ratio
-from workbench.losses.reference_free import cpo_loss, nll_loss, orpo_loss, rrhf_loss, simpo_loss, slic_loss
-from workbench.models import model_context, without_dropout
-from workbench.optimization import Descent, require_examples, require_in, require_positive
-from workbench.records import Sequences
+from workbench.trainers.epochs import EpochBatches
+from workbench.trainers.optimization import Descent, require_examples, require_in, require_positive
 from workbench.trainers.stateful import Stateful
 
 

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workbench.advantages import masked_variance
+from workbench import NonFiniteLoss
 from workbench.analysis.kl import sequence_kl_summary
-from workbench.errors import NonFiniteLoss
+from workbench.losses.advantages import masked_variance
 from workbench.losses.policy import kl_k1
-from workbench.optimization import tensors_of
 from workbench.records import PromptExample, ScoredRollout
+from workbench.trainers.optimization import tensors_of
 
 if TYPE_CHECKING:
     from workbench.trainers.policy_gradient_config import PolicyGradientConfig

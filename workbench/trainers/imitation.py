@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench import WorkbenchError
 from workbench.analysis.kl import sequence_kl_summary
-from workbench.batches import collate, length_bucketed_batches
-from workbench.control_tokens import BAD_GOOD, QUANTILES, conditioned, quantile_indices, unconditioned
-from workbench.epochs import EpochBatches
-from workbench.errors import WorkbenchError
 from workbench.losses.policy import exact_kl, kl_k1
-from workbench.models import without_dropout
-from workbench.optimization import Descent, require_in, require_positive
+from workbench.models.batches import collate, length_bucketed_batches
+from workbench.models.control_tokens import BAD_GOOD, QUANTILES, conditioned, quantile_indices, unconditioned
+from workbench.models.load import without_dropout
+from workbench.models.sampling import reward_arguments, sample
+from workbench.models.scoring import completion_logprobs, counted_logits, token_logprobs
 from workbench.records import CompletionExample, PromptExample, Rollout, scores_of
-from workbench.sampling import reward_arguments, sample
-from workbench.scoring import completion_logprobs, counted_logits, token_logprobs
+from workbench.trainers.epochs import EpochBatches
+from workbench.trainers.optimization import Descent, require_in, require_positive
 from workbench.trainers.stateful import Stateful
 
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
-from workbench.epochs import EpochBatches
-from workbench.models import without_dropout
-from workbench.optimization import Descent, require_examples, require_in, require_positive
-from workbench.packing import TokenBatch, target_losses
+from workbench.models.load import without_dropout
+from workbench.models.packing import TokenBatch, target_losses
+from workbench.trainers.epochs import EpochBatches
+from workbench.trainers.optimization import Descent, require_examples, require_in, require_positive
 from workbench.trainers.stateful import Stateful
 
 

@@ -13,24 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.advantages import adaptive_kl_coef, masked_mean, masked_rescale, masked_whiten, token_rewards
-from workbench.analysis.evaluation import held_out_kl
-from workbench.epochs import EpochBatches
+from workbench.losses.advantages import adaptive_kl_coef, masked_mean, masked_rescale, masked_whiten, token_rewards
 from workbench.losses.policy import clipped_value_loss, entropy, exact_kl, kl_k2
-from workbench.models import frozen, without_dropout
-from workbench.optimization import (
-    Descent,
-    add_gradients,
-    forget_gradients,
-    linear_schedule,
-    require_examples,
-    step_together,
-)
-from workbench.packing import collate_demonstrations, target_losses, token_lengths
+from workbench.models.load import frozen, without_dropout
+from workbench.models.packing import collate_demonstrations, target_losses, token_lengths
+from workbench.models.sampling import keep_allowed, masked_sample, reward_arguments, sample
+from workbench.models.scoring import completion_values, counted_logits, spread, token_logprobs
 from workbench.records import CompletionExample, PromptExample, Rollout, Sequences, scores_of
-from workbench.sampling import keep_allowed, masked_sample, reward_arguments, sample
-from workbench.scoring import completion_values, counted_logits, spread, token_logprobs
 from workbench.trainers.algorithms import ALGORITHMS, SAMPLED_KL, adapted_penalty_coef
+from workbench.trainers.epochs import EpochBatches
+from workbench.trainers.evaluation import held_out_kl
 from workbench.trainers.experience import (
     Experience,
     Samples,
@@ -42,6 +34,14 @@ from workbench.trainers.experience import (
     joined,
     require_finite,
     rows_of_groups,
+)
+from workbench.trainers.optimization import (
+    Descent,
+    add_gradients,
+    forget_gradients,
+    linear_schedule,
+    require_examples,
+    step_together,
 )
 from workbench.trainers.policy_gradient_config import PolicyGradientConfig, require_models, require_texts
 from workbench.trainers.stateful import Stateful

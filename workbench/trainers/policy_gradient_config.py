@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from workbench.errors import WorkbenchError
-from workbench.optimization import require_in, require_positive
+from workbench import WorkbenchError
 from workbench.trainers.algorithms import SAMPLED_KL, Algorithm, find_algorithm
+from workbench.trainers.optimization import require_in, require_positive
 
 CHOICES = {"kl_in": ("reward", "loss"), "kl_estimator": (*SAMPLED_KL, "exact")}
 

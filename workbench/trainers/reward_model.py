@@ -5,17 +5,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from workbench.advantages import masked_mean
-from workbench.batches import collate_groups, collate_pairs
-from workbench.epochs import EpochBatches
-from workbench.errors import WorkbenchError
-from workbench.examples import Examples
-from workbench.models import without_dropout
-from workbench.objectives import OBJECTIVES, centering, objective_named
-from workbench.optimization import Descent, require_examples, require_in, require_positive
+from workbench import WorkbenchError
+from workbench.losses.advantages import masked_mean
+from workbench.models.batches import collate_groups, collate_pairs
+from workbench.models.examples import Examples
+from workbench.models.load import without_dropout
+from workbench.models.rewards import raw_rewards
+from workbench.models.scoring import ban_unsayable, completion_states, token_logprobs
 from workbench.records import PairExample, Sequences
-from workbench.rewards import raw_rewards
-from workbench.scoring import ban_unsayable, completion_states, token_logprobs
+from workbench.trainers.epochs import EpochBatches
+from workbench.trainers.objectives import OBJECTIVES, centering, objective_named
+from workbench.trainers.optimization import Descent, require_examples, require_in, require_positive
 from workbench.trainers.stateful import Stateful
 
 

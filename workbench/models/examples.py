@@ -1,0 +1,249 @@
+"""Rows in the standard columns -> examples as token ids, with a report of what had to be cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, Any
+
+from workbench import WorkbenchError
+from workbench.models.batches import answer_spans, read_prompts
+from workbench.models.chat_templates import end_ids, turn_of
+from workbench.models.control_tokens import control_token_ids
+from workbench.models.tokenization import (
+    Prompts,
+    TokenizationReport,
+    refuse_inside,
+    tokenized_completions,
+    tokenized_prompts,
+)
+from workbench.records import (
+    CompletionExample,
+    LabelledExample,
+    PairExample,
+    PromptExample,
+    RankingExample,
+    StepwiseExample,
+)
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+
+class Examples(list):
+    """A list of examples with the report of how they were made and, for each, the number of its row in the dataset."""
+
+    def __init__(self, examples: list, report: TokenizationReport, rows: Sequence[int]):
+        super().__init__(examples)
+        self.report, self.rows = report, list(rows)
+
+
+def prompt_examples(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, *, max_prompt_length: int, context: int = 0
+) -> Examples:
+    """PromptExamples of a dataset with a `prompt` column; lengths in tokens, `context` 0 where the model's is unknown.
+
+    In `row` a conversation is replaced by its rendered text, which is what a reward function reads; its messages go
+    with it as `prompt_messages`, for those who render it otherwise.
+    """
+    prompts = tokenized_prompts(dataset, tokenizer, max_prompt_length, context)
+    examples = [
+        PromptExample(
+            prompt_ids=ids,
+            row=row if row["prompt"] == text else {**row, "prompt": text, "prompt_messages": row["prompt"]},
+        )
+        for ids, row, text in zip(prompts.ids, dataset, prompts.asked.texts, strict=True)
+    ]
+    return Examples(examples, prompts.report, range(len(examples)))
+
+
+def completion_examples(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_prompt_length: int,
+    max_completion_length: int,
+    context: int = 0,
+) -> Examples:
+    """CompletionExamples of a dataset with `prompt` and `completion`; lengths in tokens, `context` 0 where unknown."""
+    prompts = tokenized_prompts(dataset, tokenizer, max_prompt_length, context)
+    completions, cut = tokenized_completions(dataset["completion"][:], tokenizer, prompts, max_completion_length)
+    examples = [
+        CompletionExample(prompt_ids=prompt, completion_ids=completion)
+        for prompt, completion in zip(prompts.ids, completions, strict=True)
+    ]
+    return Examples(examples, _report(prompts, max_completion_length, cut_completions=cut), range(len(examples)))
+
+
+def pair_examples(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_prompt_length: int,
+    max_completion_length: int,
+    context: int = 0,
+) -> Examples:
+    """PairExamples of a dataset with `prompt`, `chosen`, `rejected`, perhaps `margin` and `preference`; in tokens.
+
+    A pair whose completions are equal once cut is dropped and counted; WorkbenchError when none is left.
+    """
+    prompts = tokenized_prompts(dataset, tokenizer, max_prompt_length, context)
+    sides = [dataset["chosen"][:], dataset["rejected"][:]]
+    (chosen, rejected), cut = _several_completions(sides, tokenizer, prompts, max_completion_length)
+    margins, preferences = _given(dataset, "margin", 0.0), _given(dataset, "preference", 1.0)
+    examples = [
+        PairExample(prompt_ids=prompt, chosen_ids=better, rejected_ids=worse, margin=margin, preference=preference)
+        for prompt, better, worse, margin, preference in zip(
+            prompts.ids, chosen, rejected, margins, preferences, strict=True
+        )
+    ]
+    rows = [row for row, example in enumerate(examples) if example.chosen_ids != example.rejected_ids]
+    _require_some(rows, f"All pairs are equal in {prompts.shortage(max_completion_length)}")
+    report = _report(prompts, max_completion_length, cut_completions=cut, dropped_pairs=len(dataset) - len(rows))
+    return Examples([examples[row] for row in rows], report, rows)
+
+
+def ranking_examples(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_prompt_length: int,
+    max_completion_length: int,
+    context: int = 0,
+) -> Examples:
+    """RankingExamples of a dataset with `prompt`, K `completions` (one K for all rows) and `ranking`; in tokens.
+
+    A ranking of which two completions are equal once cut is dropped and counted; WorkbenchError when none is left.
+    """
+    prompts = tokenized_prompts(dataset, tokenizer, max_prompt_length, context)
+    rankings = dataset["ranking"][:]
+    places = [list(column) for column in zip(*dataset["completions"][:], strict=True)]
+    columns, cut = _several_completions(places, tokenizer, prompts, max_completion_length)
+    groups = [list(group) for group in zip(*columns, strict=True)]
+    rows = [row for row, group in enumerate(groups) if len(set(map(tuple, group))) == len(group)]
+    _require_some(rows, f"All rankings have equal completions in {prompts.shortage(max_completion_length)}")
+    examples = [
+        RankingExample(prompt_ids=prompts.ids[row], completion_ids=groups[row], ranking=rankings[row]) for row in rows
+    ]
+    dropped = len(dataset) - len(rows)
+    return Examples(
+        examples, _report(prompts, max_completion_length, cut_completions=cut, dropped_rankings=dropped), rows
+    )
+
+
+def labelled_examples(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, *, column: str = "label", **limits: int
+) -> Examples:
+    """LabelledExamples of a dataset with `prompt`, `completion` and a truth value or number in `column`.
+
+    `limits` as `completion_examples` takes them.
+    """
+    written = completion_examples(dataset, tokenizer, **limits)
+    labels = zip(written, dataset[column][:], strict=True)
+    examples = [LabelledExample(**vars(example), label=float(label)) for example, label in labels]
+    return Examples(examples, written.report, written.rows)
+
+
+def stepwise_examples(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_prompt_length: int,
+    max_completion_length: int,
+    context: int = 0,
+) -> Examples:
+    """StepwiseExamples of a dataset with `prompt`, `completions` (steps, joined as they are) and `labels`; in tokens.
+
+    Steps that do not fit whole are dropped and counted, and so are rows of which no step fits; WorkbenchError when none
+    is left, and where two steps share a token.
+    """
+    prompts = tokenized_prompts(dataset, tokenizer, max_prompt_length, context)
+    steps, labels = dataset["completions"][:], dataset["labels"][:]
+    whole = ["".join(texts) for texts in steps]
+    kept, cut = tokenized_completions(whole, tokenizer, prompts, max_completion_length)
+    parts = list(map(_whole_steps, kept, _step_ends(steps, answer_spans(tokenizer, prompts.asked, whole))))
+    rows = [row for row, fitting in enumerate(parts) if fitting]
+    _require_some(rows, f"All first steps are longer than {prompts.shortage(max_completion_length)}")
+    examples = [
+        StepwiseExample(prompt_ids=prompts.ids[row], step_ids=parts[row], labels=labels[row][: len(parts[row])])
+        for row in rows
+    ]
+    dropped = sum(map(len, steps)) - sum(map(len, parts))
+    return Examples(examples, _report(prompts, max_completion_length, cut_completions=cut, dropped_steps=dropped), rows)
+
+
+def _whole_steps(ids: list[int], ends: list[int]) -> list[list[int]]:
+    """The steps of a completion that fit whole into its `ids`; EOS belongs to the last of all."""
+    fitting = [end for end in ends if end <= len(ids)]
+    if len(fitting) == len(ends):
+        fitting[-1] = len(ids)
+    return [ids[start:end] for start, end in pairwise([0, *fitting])]
+
+
+def _step_ends(steps: list[list[str]], spans: list[list[int]]) -> list[list[int]]:
+    """For each row, how many tokens of its whole text each step and those before it take.
+
+    The whole is tokenised at once, as a policy's completion is: steps tokenised apart may have other tokens. `spans`
+    says where its tokens stop, in characters.
+    """
+    rows = []
+    for row, (texts, stops) in enumerate(zip(steps, spans, strict=True)):
+        ends = [sum(stop <= end for stop in stops) for end in accumulate(map(len, texts))]
+        shared = next((step for step, (start, end) in enumerate(pairwise([0, *ends])) if start == end), None)
+        if shared is not None:
+            raise WorkbenchError(
+                f"Row {row}: step {shared} (the first is 0) has no token that ends in it, so nothing marks where it "
+                "ends: start each step with a space or a line break, or join it with its neighbour."
+            )
+        rows.append(ends)
+    return rows
+
+
+def _several_completions(
+    columns: list[list], tokenizer: PreTrainedTokenizerBase, prompts: Prompts, max_length: int
+) -> tuple[list[list[list[int]]], int]:
+    """`tokenized_completions` of each column of answers, and how many were cut in all of them together."""
+    found = [tokenized_completions(column, tokenizer, prompts, max_length) for column in columns]
+    return [completions for completions, _ in found], sum(cut for _, cut in found)
+
+
+def _report(prompts: Prompts, max_completion_length: int, **cut: int) -> TokenizationReport:
+    return replace(prompts.report, max_completion_length=max_completion_length, **cut)
+
+
+def _require_some(rows: list[int], otherwise: str) -> None:
+    """Refuse a dataset of which nothing is left."""
+    if not rows:
+        raise WorkbenchError(f"{otherwise}.")
+
+
+def _given(dataset: Dataset, column: str, otherwise: float) -> list[float]:
+    """The numbers of an optional column, `otherwise` where nobody gave one."""
+    given = dataset[column][:] if column in dataset.column_names else [None] * len(dataset)
+    return [otherwise if value is None else float(value) for value in given]
+
+
+def pair_completions(rows: Dataset) -> list[dict[str, Any]]:
+    """Both completions of every comparison as a reward function reads them: rows prompt, completion, finished."""
+    sides = ((row, side) for row in rows for side in ("chosen", "rejected"))
+    return [{"prompt": row["prompt"], "completion": row[side], "finished": True} for row, side in sides]
+
+
+def text_documents(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """Token ids of each row of `text`, ending with EOS; empty rows, separators in many corpora, are left out.
+
+    WorkbenchError for a row with BOS, padding or control inside, or EOS where it does not end the turns of a chat.
+    """
+    eos, bos = end_ids(tokenizer)[0], tokenizer.bos_token_id
+    banned = {tokenizer.pad_token_id, bos, *control_token_ids(tokenizer)}
+    banned |= set() if turn_of(tokenizer).end == tokenizer.eos_token else {eos}
+    rows = [row for row, text in enumerate(dataset["text"][:]) if text.strip()]
+    if not rows:
+        raise WorkbenchError(f"All {len(dataset)} rows of column 'text' are empty: give documents with text in them.")
+    documents = read_prompts(tokenizer, [dataset["text"][row] for row in rows]).ids
+    documents = [ids if ids[-1:] == [eos] else [*ids, eos] for ids in documents]
+    for row, ids in zip(rows, documents, strict=True):
+        refuse_inside(row, "its text", ids[ids[0] == bos : -1], banned, tokenizer)
+    return documents

@@ -1,0 +1,240 @@
+"""Rewards: any callable `(prompts, completions, *, finished, **columns) -> list[float]`.
+
+The learned one reads texts and conversations with its own tokenizer and template, so it can serve a policy with others.
+What kind of reward model it is stands in the model's config, and what it doubts in its weights, so that both travel
+with its folder.
+"""
+
+from itertools import combinations
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from torch import Tensor
+
+from workbench import WorkbenchError
+from workbench.analysis.ensembles import ensemble_scores
+from workbench.models.batches import collate, collate_groups, cut_prompt, encode_texts
+from workbench.models.chat_templates import Messages, rendered, turn_of
+from workbench.models.load import frozen, load_own_tokenizer, load_reward_model, model_context
+from workbench.models.scoring import completion_states, scalar_head
+from workbench.records import Sequences
+
+RIDGE = 0.01  # lambda of the pessimistic reward, in mean squared feature differences: what nothing was compared on
+
+
+class LearnedReward:
+    """A reward model as a reward: its output at mean 0 and standard deviation 1 on reference samples.
+
+    The shift and scale live in the model's config (`reward_mean`, `reward_std`), so that they travel with its folder.
+    So do the limits of its training (`max_prompt_length`, `max_completion_length`), to which texts are cut again.
+    """
+
+    def __init__(self, model, tokenizer, *, max_length: int, batch_size: int = 512):
+        self.model, self.tokenizer = _with_doubts(model), tokenizer
+        self.max_length, self.batch_size = max_length, batch_size  # tokens of prompt + completion; rows per forward
+
+    def __call__(self, prompts, completions, *, finished, prompt_messages=(), **columns) -> list[float]:
+        raw = self.raw(prompts, completions, finished=finished, prompt_messages=prompt_messages)
+        config = self.model.config
+        return ((raw - getattr(config, "reward_mean", 0.0)) / getattr(config, "reward_std", 1.0)).tolist()
+
+    def _own(self, text: str, messages: Messages) -> str | Messages:
+        """The text where this template would write it, too, so that a completion goes on from it; else the messages."""
+        marked = bool(turn_of(self.tokenizer).request.strip())  # or nobody would know it for a template's work
+        return text if marked and rendered(messages, self.tokenizer, row=0, ask=True) == text else messages
+
+    def _cut(self, prompt: list[int], completion: list[int]) -> tuple[list[int], list[int]]:
+        """Both as training cut them where that is known, and in any case to `max_length`; a prompt keeps its end."""
+        config, context = self.model.config, model_context(self.model) or float("inf")
+        if getattr(config, "max_prompt_length", 0):
+            prompt = cut_prompt(prompt, config.max_prompt_length, self.tokenizer)
+            return prompt, completion[: min(config.max_completion_length, context - len(prompt))]
+        room = min(self.max_length, context)
+        completion = completion[: room - 1]  # the prompt keeps one token or more
+        return cut_prompt(prompt, room - len(completion), self.tokenizer), completion
+
+    @torch.no_grad()
+    def raw(self, prompts, completions, *, finished, prompt_messages=()) -> Tensor:
+        """Unnormalised outputs, (N,) fp32: the unit of the training loss, in which differences are log-odds.
+
+        `prompts` and `completions` are texts, or conversations and what is added to them; `prompt_messages` are the
+        conversations behind texts that another template may have written.
+        """
+        asked = {text: told for text, told in zip(prompts, prompt_messages, strict=False) if isinstance(told, list)}
+        own = {text: self._own(text, told) for text, told in asked.items()}  # each is written once
+        prompts = [own.get(text, text) for text in prompts] if own else list(prompts)
+        read = encode_texts(self.tokenizer, prompts, list(completions), list(finished))
+        prompt_ids, completion_ids = zip(*map(self._cut, *read), strict=True) if prompts else ((), ())
+        order = sorted(range(len(prompts)), key=lambda row: len(prompt_ids[row]) + len(completion_ids[row]))
+        scores = torch.zeros(len(prompts))
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            ids = [prompt_ids[row] for row in rows], [completion_ids[row] for row in rows]
+            batch = collate(*ids, pad_id=self.tokenizer.pad_token_id)
+            scores[rows] = raw_rewards(self.model, batch.to(self.model.device)).cpu()
+        return scores
+
+
+class EnsembleReward:
+    """Several rewards as one: their mean, the worst of them, or their mean less what they disagree on.
+
+    `how` and `coef` are those of `ensemble_scores` (Coste et al. 2023). Members are on one scale: each scores the
+    starting policy's samples with mean 0 and standard deviation 1.
+    """
+
+    def __init__(self, members: list[LearnedReward], *, how: str, coef: float):
+        self.members, self.how, self.coef = members, how, coef
+
+    def __call__(self, prompts, completions, *, finished, **columns) -> list[float]:
+        scores = [member(prompts, completions, finished=finished, **columns) for member in self.members]
+        return ensemble_scores(scores, self.how, coef=self.coef).tolist()
+
+
+def learned_rewards(sources: str, tokenizer, *, max_length: int, device: str = "cpu") -> dict[str, LearnedReward]:
+    """The reward models that `sources` names, with commas, by the names of their folders; none for "".
+
+    Each reads with its own tokenizer, whatever the policy's family; `tokenizer` is for a folder that holds none. Where
+    `max_length` is more than one was trained to read, that is said.
+    """
+    rewards = {}
+    for source in filter(None, map(str.strip, sources.split(","))):
+        own = load_own_tokenizer(source) or tokenizer
+        model = frozen(load_reward_model(source, own, device=device))
+        name = Path(source).name
+        if name in rewards:
+            raise WorkbenchError(f"{sources!r} names two reward models {name!r}: rename one of the folders.")
+        rewards[name] = LearnedReward(model, own, max_length=max_length)
+        limits = [getattr(model.config, f"max_{part}_length", 0) for part in ("prompt", "completion")]
+        if 0 < sum(limits) < max_length:
+            print(f"{name} reads {limits[0]} tokens of a prompt and {limits[1]} of a completion, as in its training.")
+    return rewards
+
+
+def normalise(reward: LearnedReward, prompts, completions, *, finished, prompt_messages=()) -> dict[str, float]:
+    """Set the model's shift and scale so that these reference samples score mean 0 and standard deviation 1.
+
+    Ziegler et al. 2019 normalise on samples of the starting policy; the KL coefficient has a meaning only in this unit.
+    Returns the raw mean and standard deviation. Raises WorkbenchError where the raw scores do not vary.
+    """
+    raw = reward.raw(prompts, completions, finished=finished, prompt_messages=prompt_messages)
+    mean, std = raw.mean().item(), raw.std().item() if len(raw) > 1 else 0.0
+    if not std > 0:
+        raise WorkbenchError(
+            f"The reward model gives all {len(raw)} reference samples {mean:.3g}: train it longer or give more samples."
+        )
+    reward.model.config.reward_mean, reward.model.config.reward_std = mean, std
+    return {"reward_mean": mean, "reward_std": std}
+
+
+def raw_rewards(model, sequences: Sequences, *, group_size: int = 1) -> Tensor:
+    """One reward per row, (B,) fp32, in log-odds: that of the whole completion, whatever kind of model it is.
+
+    The head's output at the last token; of a process reward model (`config.step_end_ids`) the log-odds that all steps
+    are right; of a pessimistic one (`config.pessimism`) the lower end of its confidence interval.
+    """
+    states = completion_states(model, sequences, group_size=group_size)
+    if getattr(model.config, "step_end_ids", None):
+        return all_right(scalar_outputs(model, states), step_ends(sequences, model.config))
+    last = last_states(states, sequences)
+    if getattr(model.config, "pessimism", 0) and hasattr(model, "doubt_root"):
+        return lower_confidence(
+            last.float(),
+            scalar_head(model).weight[0].float(),
+            centre=model.doubt_centre,
+            root=model.doubt_root,
+            radius=model.config.pessimism,
+        )
+    return scalar_outputs(model, last)
+
+
+def scalar_outputs(model, states: Tensor) -> Tensor:
+    """The head's output on states (..., d), fp32 (...)."""
+    return scalar_head(model)(states)[..., 0].float()
+
+
+def last_states(states: Tensor, sequences: Sequences) -> Tensor:
+    """Of states (B, R+1, d) those at the last token of each row, (B, d); an empty completion's is its prompt's last."""
+    return states[torch.arange(len(states), device=states.device), sequences.completion_mask.sum(1)]
+
+
+def step_ends(sequences: Sequences, config) -> Tensor:
+    """Where steps end, (B, R+1) beside `completion_states`: at each of `config.step_end_ids`, and at the last token.
+
+    A mark right before the last token ends no step of its own where that token is EOS. An empty completion is one step.
+    """
+    mask, tokens = sequences.completion_mask, sequences.completions
+    marks = torch.isin(tokens, torch.tensor(config.step_end_ids, device=tokens.device)) & mask
+    last = mask & ~F.pad(mask[:, 1:], (0, 1))
+    ends = torch.tensor(config.eos_token_id, device=tokens.device)  # one or several
+    before_eos = F.pad((last & torch.isin(tokens, ends))[:, 1:], (0, 1))
+    return torch.cat([~mask.any(1, keepdim=True), last | (marks & ~before_eos)], dim=1)
+
+
+def all_right(log_odds: Tensor, mask: Tensor) -> Tensor:
+    """Log-odds that all steps of a row are right, (B,), where the steps' own `log_odds` (B, S) are independent.
+
+    The product of step probabilities, as Lightman et al. 2023, section 2.6 score a solution (the minimum is their other
+    choice), in the unit of every other reward. `mask` (B, S) says what is a step, one or more per row.
+    """
+    cost = torch.where(mask, F.softplus(-log_odds), 0).sum(1).clamp(min=torch.finfo(log_odds.dtype).tiny)
+    return -cost - torch.log(-torch.expm1(-cost))  # finite, even where every step is certain
+
+
+def lower_confidence(features: Tensor, theta: Tensor, *, centre: Tensor, root: Tensor, radius: float) -> Tensor:
+    """The least reward of features (B, d) that any linear reward near `theta` (d,) gives, (B,), relative to `centre`.
+
+    theta.(phi - v) - B ||phi - v|| in the norm of Sigma's inverse: the minimum over the ellipsoid of all parameters
+    within `radius` B of theta in the norm of Sigma. `root` (d, d) is the inverse of Sigma's Cholesky factor. Zhu, Jiao
+    and Jordan 2023, section 3.2, who take the minimum of a policy's mean; here it is taken per completion, which is
+    lower still.
+    """
+    offsets = features - centre
+    return offsets @ theta - radius * (offsets @ root.T).norm(dim=1)
+
+
+@torch.no_grad()
+def make_pessimistic(
+    model, prompt_ids: list[list[int]], completions: list[list[list[int]]], *, radius: float, batch_size: int = 64
+) -> None:
+    """Make a reward model that was trained on these comparisons doubt what they do not cover.
+
+    `completions` holds the K >= 2 compared completions of each prompt. Features are the last layer at the last token;
+    Sigma is the mean of the outer products of their differences, plus `RIDGE` of its mean diagonal; v is their mean.
+    """
+    if not radius > 0:
+        raise WorkbenchError(f"pessimism is {radius}: give a radius above 0, or 0 to leave the reward as it is.")
+    features, differences = [], []
+    for start in range(0, len(completions), batch_size):
+        groups = completions[start : start + batch_size]
+        batch = collate_groups(prompt_ids[start : start + batch_size], groups, pad_id=model.config.pad_token_id)
+        batch = batch.to(model.device)
+        last = last_states(completion_states(model, batch), batch).float()
+        features.append(last)
+        for group in last.split([len(group) for group in groups]):
+            differences += [first - second for first, second in combinations(group, 2)]
+    differences = torch.stack(differences)
+    sigma = differences.T @ differences / len(differences)
+    sigma += RIDGE * sigma.diagonal().mean() * torch.eye(len(sigma), device=sigma.device)
+    model.config.pessimism = radius
+    model.register_buffer("doubt_centre", torch.cat(features).mean(0))
+    model.register_buffer("doubt_root", torch.linalg.inv(torch.linalg.cholesky(sigma)))
+
+
+def _with_doubts(model):
+    """The model with what it doubts, which the library's loader leaves in the folder's weights: not its own names."""
+    if getattr(model.config, "pessimism", 0) and not hasattr(model, "doubt_root"):
+        found = {}
+        for path in sorted(Path(model.name_or_path).glob("*.safetensors")):
+            with safe_open(path, framework="pt") as weights:
+                names = weights.keys()
+                found |= {name: weights.get_tensor(name) for name in names if name.startswith("doubt_")}
+        if set(found) != {"doubt_centre", "doubt_root"}:
+            raise WorkbenchError(
+                f"The reward model of {model.name_or_path!r} is pessimistic, but its weights hold no doubt_root: load "
+                "it from the folder that 05_reward_model made."
+            )
+        for name, value in found.items():
+            model.register_buffer(name, value.to(model.device))
+    return model

@@ -1,0 +1,1 @@
+"""Running notebooks: recipes, sweeps, processes, the report."""

@@ -1,0 +1,271 @@
+"""Plans: one notebook or a recipe of several, with presets and given parameters, checked before anything starts."""
+
+import fnmatch
+import functools
+import glob
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from workbench import WorkbenchError
+from workbench.pipeline.notebooks import (
+    Notebook,
+    Value,
+    checked,
+    find,
+    nearest,
+    notebook_paths,
+    read_notebook,
+    unknown_parameter,
+)
+from workbench.pipeline.recipe_files import read_mapping, read_recipe
+from workbench.runs.files import refuse_everything, repository_root, resolve, shown
+
+# Parameters that name what a notebook reads: runs, model folders and Hub ids, files and folders of data.
+SOURCES = (
+    *("model", "tokenizer", "reward_model", "judges", "judge", "policy", "dataset", "comparisons", "ptx_dataset"),
+    *("lexicon", "feedback", "ask_first", "study_runs", "runs"),
+)
+MODELS = ("model", "reward_model", "policy")
+ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".gz", ".txt", ".yaml")
+MAKE = {"tour": "`make run`", "study": "`make study`"}  # the recipes that make knows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One notebook with its parameters and the folder that its results go to."""
+
+    name: str
+    notebook: Notebook
+    folder: Path
+    given: dict[str, Value]  # parameters that were set by recipe, preset or command line
+    inputs: tuple[Path, ...]  # paths that its parameters point at
+    needs: tuple[str, ...]  # earlier stages that these paths lie in
+
+    @property
+    def values(self) -> dict[str, Value]:
+        """Every parameter with the value that the notebook will see."""
+        return self.notebook.defaults | self.given
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One stage of a recipe before it has its folder."""
+
+    name: str
+    notebook: Notebook
+    given: dict[str, Value]  # parameters that recipe and preset set; {out} stands for the folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The stages of one command, in order."""
+
+    name: str
+    folder: Path
+    stages: tuple[Stage, ...]
+    jobs: int  # stages that may run side by side
+    report: bool  # whether the report is written at the end
+    shown: tuple[str, ...] = ()  # stages that it shows, all where it is empty
+
+
+def plan_notebook(path: Path, *, assignments: list[str], out: str, preset_name: str) -> Plan:
+    """Plan of one notebook: default < preset < -p; `out` "" leaves the notebook's own run_dir."""
+    notebook = read_notebook(path)
+    given = checked(notebook, preset(preset_name).get(notebook.name, {}), f"preset {preset_name}")
+    given |= checked(notebook, dict(split_assignment(text) for text in assignments), "-p")
+    if out and "run_dir" in notebook.parameters:
+        given["run_dir"] = out
+    folder = resolve(out or (notebook.defaults | given).get("run_dir", f"runs/{notebook.name}"))
+    check_folder(folder)
+    inputs = input_paths(notebook.defaults | given, folder)
+    stage = Stage(name=notebook.name, notebook=notebook, folder=folder, given=given, inputs=inputs, needs=())
+    return Plan(name=notebook.name, folder=folder, stages=(stage,), jobs=1, report=False)
+
+
+def plan_recipe(path: Path, *, assignments: list[str], out: str, preset_name: str) -> Plan:
+    """Plan of a recipe: default < recipe < preset < -p; `out` "" leaves the recipe's own folder."""
+    recipe = read_recipe(path, preset_name)
+    out = out or recipe["out"]
+    entries = recipe_entries(recipe, path, preset_name)
+    check_folder(resolve(out))
+    names = [entry.name for entry in entries]
+    extra = assigned(assignments, {entry.name: entry.notebook for entry in entries})
+    stages = []
+    for entry in entries:
+        given = entry.given | checked(entry.notebook, extra[entry.name], "-p")
+        stages.append(placed_stage(entry.name, entry.notebook, given=given, out=out, names=names))
+    return Plan(
+        name=recipe["name"],
+        folder=resolve(out),
+        stages=tuple(stages),
+        jobs=recipe.get("jobs", 1),
+        report=bool(recipe.get("report", False)),
+        shown=tuple(recipe["report"]) if isinstance(recipe.get("report"), list) else (),
+    )
+
+
+def recipe_entries(recipe: dict, path: Path, preset_name: str) -> list[Entry]:
+    """The stages of a recipe that `read_recipe` read at `path`, with what recipe and preset set."""
+    chosen, entries, read = preset(preset_name), [], functools.cache(read_notebook)
+    for stage in recipe["stages"]:
+        notebook = read(find_notebook(stage["notebook"], path))
+        given = checked(notebook, stage.get("parameters") or {}, f"stage {stage['name']} of {path.name}")
+        given |= checked(notebook, chosen.get(notebook.name, {}), f"preset {preset_name}")
+        entries.append(Entry(name=stage["name"], notebook=notebook, given=given))
+    return entries
+
+
+def recipe_paths() -> list[Path]:
+    """The recipes of the repository."""
+    return sorted((repository_root() / "notebooks" / "recipes").glob("*.yaml"))
+
+
+def preset(name: str) -> dict[str, dict[str, Value]]:
+    """Parameters of one preset by notebook name, none for the name ""; WorkbenchError lists the presets that exist."""
+    path = repository_root() / "notebooks" / "presets.yaml"
+    known = read_mapping(path) if path.exists() else {}
+    if name and name not in known:
+        choices = ", ".join(known) or "none (notebooks/presets.yaml is missing)"
+        raise WorkbenchError(f"There is no preset {name!r}{nearest(name, known)}: choose one of {choices}.")
+    chosen = known.get(name) or {}
+    if not isinstance(chosen, dict) or not all(isinstance(given or {}, dict) for given in chosen.values()):
+        raise WorkbenchError(f"Preset {name} of {shown(path)} must map names of notebooks to `name: value` lines.")
+    return {notebook: given or {} for notebook, given in chosen.items()}
+
+
+def find_notebook(text: str, recipe: Path) -> Path:
+    """A recipe's notebook: a name, or a path that starts at the recipe's folder or at the repository root."""
+    beside = recipe.parent / text
+    path = beside.resolve() if beside.is_file() else find(text, recipe_paths())
+    if path.suffix != ".ipynb":
+        raise WorkbenchError(f"{text} is a recipe and {shown(recipe)} needs a notebook: see `workbench list`.")
+    return path
+
+
+def split_assignment(text: str) -> tuple[str, str]:
+    """`-p name=value` as its two sides; WorkbenchError where one is missing."""
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise WorkbenchError(f"-p {text} is not of the form name=value: write for example -p kl_coef=0.05.")
+    return name, value
+
+
+def assigned(assignments: list[str], notebooks: dict[str, Notebook]) -> dict[str, dict[str, str]]:
+    """By stage: `-p name=value` for every stage that has the parameter, `-p STAGE.name=value` for one."""
+    given: dict[str, dict[str, str]] = {stage: {} for stage in notebooks}
+    for text in assignments:
+        target, value = split_assignment(text)
+        for owner in owners_of(target, notebooks, f"-p {text}"):
+            given[owner][target.rpartition(".")[2]] = value
+    return given
+
+
+def owners_of(target: str, notebooks: dict[str, Notebook], source: str) -> list[str]:
+    """The stages that have the parameter `name` or `STAGE.name`; WorkbenchError where there is none."""
+    stage, _, name = target.rpartition(".")
+    if stage and stage not in notebooks:
+        choices = f"{nearest(stage, notebooks)}: its stages are {', '.join(notebooks)}"
+        raise WorkbenchError(f"{source} names no stage of the recipe{choices}.")
+    if name == "run_dir":
+        raise WorkbenchError(f"{source} would take a stage out of the recipe's folder: use --out.")
+    asked = [stage] if stage else list(notebooks)
+    owners = [owner for owner in asked if name in notebooks[owner].parameters]
+    if not owners:
+        known = dict.fromkeys(key for owner in asked for key in notebooks[owner].parameters)
+        raise unknown_parameter(
+            name, known, f"{source}: {asked[0] if len(asked) == 1 else 'Every stage of the recipe'}"
+        )
+    return owners
+
+
+def placed_stage(name: str, notebook: Notebook, *, given: dict[str, Value], out: str, names: list[str]) -> Stage:
+    """The stage in its folder below `out`, with `{out}` replaced and the stages that it builds on."""
+    root = resolve(out)
+    if "run_dir" in notebook.parameters:
+        given = given | {"run_dir": f"{{out}}/{name}"}
+    inputs = input_paths(replace_out(notebook.defaults | given, str(root)), root / name)
+    needs = needed_stages(name, inputs, out=root, names=names)
+    given = replace_out(given, out)
+    return Stage(name=name, notebook=notebook, folder=root / name, given=given, inputs=inputs, needs=needs)
+
+
+def replace_out(given: dict[str, Value], out: str) -> dict[str, Value]:
+    return {key: value.replace("{out}", out) if isinstance(value, str) else value for key, value in given.items()}
+
+
+def input_paths(values: dict[str, Value], own: Path) -> tuple[Path, ...]:
+    """Paths that the text parameters could mean (lists are split at commas), the stage's own folder left out."""
+    pieces = [piece.strip() for value in values.values() if isinstance(value, str) for piece in value.split(",")]
+    # A word such as "world" is the name of something, not the folder of that name.
+    named = [piece for piece in pieces if "/" in piece or Path(piece).suffix]
+    paths = [Path(os.path.normpath(resolve(piece))) for piece in named]
+    return tuple(path for path in dict.fromkeys(paths) if path != own)
+
+
+def needed_stages(stage: str, inputs: tuple[Path, ...], *, out: Path, names: list[str]) -> tuple[str, ...]:
+    """Earlier stages that the inputs lie in, contain or match; WorkbenchError where one comes later."""
+    earlier, needed = names[: names.index(stage)], set()
+    for path in inputs:
+        within = path.relative_to(out).parts[:1] if path.is_relative_to(out) else ()
+        if later := set(within) & set(names) - {*earlier, stage}:
+            name = later.pop()
+            raise WorkbenchError(f"Stage {stage} reads stage {name}, which comes after it: list {name} first.")
+        if set(within) & set(earlier):
+            needed.add(within[0])
+        elif set("*?[") & set(str(path)) or out.is_relative_to(path):
+            needed.update(name for name in earlier if _reaches(path, out / name))
+    return tuple(name for name in earlier if name in needed)
+
+
+def refuse_missing_inputs(stage: Stage) -> None:
+    """WorkbenchError where a parameter of `SOURCES` names a file or folder that neither is there nor is made before."""
+    made = [stage.folder.parent / need for need in stage.needs]
+    for name in SOURCES:
+        for path in input_paths({name: stage.values.get(name, "")}, stage.folder):
+            refuse_everything(path)
+            problem = "" if path.exists() or glob.glob(str(path), recursive=True) else "does not exist"
+            if name in MODELS and (path / "run.json").exists() and not (path / "model").exists():
+                problem = "holds a run without a model"
+            if problem and not any(_reaches(path, folder) for folder in made) and not _may_be_hub_id(path):
+                raise WorkbenchError(
+                    f"{shown(path)} {problem}, and {stage.name} reads it ({name}): {how_to_make(path)}."
+                )
+
+
+def _reaches(path: Path, folder: Path) -> bool:
+    """Whether a path lies in a folder, holds it or is a pattern that it fits."""
+    return path.is_relative_to(folder) or folder.is_relative_to(path) or fnmatch.fnmatchcase(str(folder), str(path))
+
+
+def _may_be_hub_id(path: Path) -> bool:
+    """Whether a path that is not there could be OWNER/NAME: two words, no file's ending, no folder of this name."""
+    root = repository_root()
+    parts = path.relative_to(root).parts if path.is_relative_to(root) else ()
+    ending = path.suffix.lower() in ENDINGS
+    return len(parts) < 3 and bool(parts) and not ending and parts[0] != "runs" and not (root / parts[0]).exists()
+
+
+def how_to_make(path: Path) -> str:
+    """The command that makes a path that is missing, where a notebook or recipe of the repository does."""
+    ways = []
+    for notebook in map(read_notebook, notebook_paths()):
+        own = resolve(str(notebook.defaults.get("run_dir", f"runs/{notebook.name}")))
+        if path.is_relative_to(own):
+            ways.append(f"`workbench run {notebook.name}`")
+        elif notebook.name in (path.name, path.parent.name):
+            out = path if path.name == notebook.name else path.parent
+            ways.append(f"`workbench run {notebook.name} --out {shown(out)}`")
+    for recipe in recipe_paths():
+        if path.is_relative_to(resolve(read_recipe(recipe)["out"])):
+            ways.append(MAKE.get(recipe.stem, f"`workbench run {recipe.stem}`"))
+    return f"make it with {' or '.join(ways)}" if ways else "check the path (relative ones start at the repository)"
+
+
+def check_folder(folder: Path) -> None:
+    """WorkbenchError where the folder, or the nearest one above it that exists, cannot be written to."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir():
+        raise WorkbenchError(f"{shown(existing)} is a file: choose another output folder with --out.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise WorkbenchError(f"{shown(existing)} cannot be written to: choose another output folder with --out.")

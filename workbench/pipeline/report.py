@@ -1,0 +1,265 @@
+"""Executed notebooks as an offline page: a summary of the stages, the tour, and one page per notebook."""
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import jinja2
+import plotly.io
+from nbconvert.filters.ansi import ansi2html
+from nbconvert.filters.markdown_mistune import InvalidNotebook
+from plotly.offline import get_plotlyjs
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
+
+from workbench import WorkbenchError
+from workbench.pipeline import markdown
+from workbench.pipeline.story import story, words_of
+from workbench.runs.files import read_json, replace_folder, shown
+from workbench.runs.record import refuse_other_report
+
+PLOTLY = "application/vnd.plotly.v1+json"
+PICTURES = ("image/svg+xml", "image/png", "image/jpeg")
+# Executed notebook of a folder, and what finding it says about the stage: the first that exists counts.
+STATUS = {"notebook.ipynb": "finished", "notebook.part.ipynb": "unfinished", "notebook.failed.ipynb": "failed"}
+MARK_OF_FAILURE = "papermill-error-cell-tag"  # cells that papermill adds; the error itself is shown anyway
+TOUR = "00_tour"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """One executed notebook."""
+
+    name: str  # of the stage
+    notebook: str  # name of the notebook that was executed
+    title: str
+    status: str
+    minutes: float
+    numbers: dict[str, float | str | None]  # the stage's key numbers
+    parameters: dict[str, object]  # those that differ from the notebook's own
+    cells: list[dict]
+
+    @property
+    def file(self) -> str:
+        """Name of the page's file: the stage's; one that is long, not plain or "index" is told apart by its hash."""
+        plain = re.sub(r"[^\w.+=-]+", "_", self.name)[:60]
+        if plain == self.name and plain.lower() != "index":
+            return f"{plain}.html"
+        return f"{plain}-{hashlib.sha256(self.name.encode(errors='replace')).hexdigest()[:6]}.html"
+
+
+def write_report(folder: Path, *, only: Sequence[str] = ()) -> Path:
+    """Write `folder`/report whole or not at all; path of its index.
+
+    `only` names the stages that are shown, all where it is empty. WorkbenchError where nothing was executed there.
+    """
+    found = executed_notebooks(folder)
+    if not found:
+        raise WorkbenchError(f"{shown(folder)} holds no executed notebook: make some with `workbench run ... --out`.")
+    if missing := set(only) - {path.parent.name for path in found}:
+        raise WorkbenchError(f"{shown(folder)} holds no executed notebook of stage {', '.join(sorted(missing))}.")
+    refuse_other_report(folder)
+    pages = [read_page(path) for path in found if not only or path.parent.name in only]
+    content = {"plotly.min.js": get_plotlyjs(), "style.css": stylesheet()}
+    with explained(folder):
+        content["index.html"] = index_html(pages, shown(folder), chosen=bool(only))
+    for page in pages:
+        with explained(folder / page.name):
+            content[page.file] = page_html(page, pages)
+    with replace_folder(folder / "report") as report:
+        for name, text in content.items():
+            (report / name).write_text(text, encoding="utf-8", errors="replace")
+    return folder / "report" / "index.html"
+
+
+def index_html(pages: list[Page], place: str, *, chosen: bool) -> str:
+    """The story and its words, the table of stages, then the tour, or without one the first figure of `chosen` ones."""
+    tour = next((page for page in pages if page.notebook == TOUR), None)
+    cells = rendered(without_title(tour.cells), pages) if tour else first_figures(pages) if chosen else []
+    told = story((page.notebook, page.numbers) for page in pages if page.status == "finished")
+    about = {"title": tour.title if tour else place, "place": place, "story": told, "words": words_of(told)}
+    return template().render(page=None, pages=pages, cells=cells, **about)
+
+
+def first_figures(pages: list[Page]) -> list[dict]:
+    """For the template: the question of each page as a link to it, and the first figure there."""
+    cells = []
+    for page in pages:
+        outputs = (output for cell in page.cells for output in cell.get("outputs", []))
+        figure = next((output["data"] for output in outputs if PLOTLY in output.get("data", {})), None)
+        if figure:
+            cells.append({"text": f'<h2><a href="{page.file}">{escape(page.title)}</a></h2>'})
+            cells.append({"outputs": [data_html(figure, f"first-{len(cells)}")]})
+    return cells
+
+
+def page_html(page: Page, pages: list[Page]) -> str:
+    """One executed notebook, code folded away."""
+    return template().render(page=page, pages=pages, cells=rendered(page.cells, pages), title=page.title)
+
+
+def template() -> jinja2.Template:
+    """The one template of the index and the pages."""
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True)
+    environment.filters["number"] = number
+    return environment.get_template("report.html")
+
+
+def executed_notebooks(folder: Path) -> list[Path]:
+    """The executed notebook of the folder itself and of each folder in it."""
+    places = [folder, *sorted(path for path in folder.glob("*") if path.is_dir() and path.name != "report")]
+    found = [next((place / name for name in STATUS if (place / name).is_file()), None) for place in places]
+    return [path for path in found if path]
+
+
+def read_page(path: Path) -> Page:
+    """An executed notebook and its stage's key numbers; WorkbenchError where the file is damaged."""
+    content, summary = read_json(path), path.with_name("summary.json")
+    numbers = read_json(summary) if summary.exists() else {}
+    with explained(path.parent):
+        cells, about = content["cells"], content.get("metadata", {})
+        cells = [{"metadata": {}, "source": "", "outputs": []} | cell for cell in cells]  # other tools leave some out
+        titles = [line[2:].strip() for cell in cells for line in lines_of(cell) if line.startswith("# ")]
+        executed = about.get("papermill", {})
+        return Page(
+            name=path.parent.name,
+            notebook=about.get("workbench", {}).get("notebook", path.parent.name),
+            title=next(iter(titles), path.parent.name),
+            status=STATUS[path.name],
+            minutes=(executed.get("duration") or 0) / 60,
+            numbers=dict(numbers),
+            parameters=dict(executed.get("parameters", {})),
+            cells=[cell for cell in cells if MARK_OF_FAILURE not in cell["metadata"].get("tags", [])],
+        )
+
+
+@contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Turn what an odd notebook or summary does to the code that shows it into one sentence."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, InvalidNotebook) as error:
+        if isinstance(error, WorkbenchError):
+            raise
+        raise WorkbenchError(
+            f"{shown(folder)} holds a damaged file or no notebook of nbformat 4 ({type(error).__name__}: {error}): run "
+            "that stage again, or name the others with --only."
+        ) from error
+
+
+def lines_of(cell: dict) -> list[str]:
+    """Lines of a markdown cell, none of other cells."""
+    return joined(cell["source"]).split("\n") if cell["cell_type"] == "markdown" else []
+
+
+def joined(text: str | list[str]) -> str:
+    """Text that a notebook file may hold as a list of lines."""
+    return text if isinstance(text, str) else "".join(text)
+
+
+def number(value: float | str | None) -> str:
+    """A key number for reading."""
+    if value is None:
+        return "undefined"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def without_title(cells: list[dict]) -> list[dict]:
+    """The cells without the first title line, which the index has as its own."""
+    for index, cell in enumerate(cells):
+        lines = lines_of(cell)
+        titles = [line for line in lines if line.startswith("# ")]
+        if titles:
+            lines.remove(titles[0])
+            return [*cells[:index], cell | {"source": "\n".join(lines)}, *cells[index + 1 :]]
+    return cells
+
+
+def rendered(cells: list[dict], pages: list[Page]) -> list[dict]:
+    """For the template, per cell: HTML of `text`, or of `code` and `outputs`."""
+    links, shown_cells = {page.notebook: page.file for page in pages}, []
+    for index, cell in enumerate(cells):
+        source = joined(cell["source"])
+        if cell["cell_type"] == "markdown":
+            text = markdown.to_html(source, links, attachments=cell.get("attachments", {}))
+            shown_cells.append({"text": text})
+        elif cell["cell_type"] == "code" and source.strip():
+            outputs = [output_html(output, f"{index}-{count}") for count, output in enumerate(cell["outputs"])]
+            code = highlight(source, PythonLexer(), HtmlFormatter())
+            shown_cells.append({"code": code, "outputs": [output for output in outputs if output]})
+    return shown_cells
+
+
+def output_html(output: dict, name: str) -> str:
+    """HTML of one output of a cell, none of empty lines; `name` is unique on its page."""
+    if output["output_type"] == "stream":
+        text = joined(output["text"]).rstrip()
+        return f'<pre class="{escape(output["name"])}">{ansi2html(text)}</pre>' if text else ""
+    if output["output_type"] == "error":
+        return f'<pre class="error">{ansi2html(chr(10).join(output.get("traceback", [])))}</pre>'
+    return data_html(output.get("data", {}), name)
+
+
+def data_html(data: dict, name: str) -> str:
+    """HTML of the richest form of an output that works without a kernel and a network."""
+    if PLOTLY in data:
+        return f'<div class="figure">{figure_html(data[PLOTLY], name)}</div>'
+    if "text/html" in data:
+        return f'<div class="html">{joined(data["text/html"])}</div>'
+    for kind in PICTURES:
+        if kind in data:
+            return f'<div class="figure"><img src="{escape(picture_url(kind, joined(data[kind])))}" alt="figure"></div>'
+    if "text/markdown" in data or "text/latex" in data:
+        text = joined(data.get("text/markdown", data.get("text/latex", "")))
+        return f'<div class="html">{markdown.to_html(text, {})}</div>'
+    return f"<pre>{escape(joined(data.get('text/plain', '')))}</pre>"
+
+
+# The text alternative of a figure is its title, also after a menu has changed it; a table in it is read as it is.
+NAMED = """
+const plot = document.getElementById("{plot_id}");
+const name = () => {
+  const title = plot.layout.title?.text ?? "figure";
+  const page = new DOMParser().parseFromString(title.replaceAll("<br>", " "), "text/html");
+  plot.setAttribute("aria-label", page.body.textContent.trim());
+};
+plot.setAttribute("role", plot.data.some(trace => trace.type === "table") ? "figure" : "img");
+plot.on("plotly_afterplot", name);
+name();
+"""
+
+
+def figure_html(figure: dict, name: str) -> str:
+    """A plotly figure that the page's plotly.min.js draws."""
+    content = {key: figure[key] for key in ("data", "layout", "frames") if key in figure}
+    plain = {key: value for key, value in figure.get("config", {}).items() if "<" not in f"{key}{value}"}
+    return plotly.io.to_html(
+        content,
+        config={"displaylogo": False, "responsive": True} | plain,
+        include_plotlyjs=False,
+        include_mathjax=False,
+        full_html=False,
+        validate=False,
+        div_id=f"figure-{name}",
+        post_script=NAMED,
+    )
+
+
+def picture_url(kind: str, content: str) -> str:
+    """A picture inside the page; notebooks hold SVG as text and the others in base64."""
+    encoded = base64.b64encode(content.encode()).decode() if kind == "image/svg+xml" else content.replace("\n", "")
+    return f"data:{kind};base64,{encoded}"
+
+
+def stylesheet() -> str:
+    """The report's own style and the colours of code, by day and by night."""
+    light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("default", "github-dark"))
+    own = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
+    return f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n{own}"

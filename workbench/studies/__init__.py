@@ -1,0 +1,1 @@
+"""What answers one question over many runs; nothing imports it."""

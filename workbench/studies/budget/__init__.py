@@ -1,0 +1,1 @@
+"""What a KL budget buys: notebook 09."""

@@ -1,0 +1,1 @@
+"""A world small enough to sum over all completions: notebook 11."""

@@ -1,0 +1,1 @@
+"""How the gold reward falls while the proxy rises: notebook 10."""

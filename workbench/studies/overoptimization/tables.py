@@ -1,0 +1,246 @@
+"""A study's run folders as tidy tables: which run pushed which reward model how far, and what that bought.
+
+A push is one optimiser (RL, or best-of-n read from a pool) against one reward model from one policy in one unit (world
+and seed). Both have paths of one kind: a row per step and held-out prompt, where a step of best-of-n is its n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from workbench import WorkbenchError
+from workbench.analysis.best_of_n import best_of_n_kl, expected_of_best, measured_best_of_n_kl, powers_of_two
+from workbench.analysis.overoptimization import held_out_peak, path_means, peak_and_fall
+from workbench.runs import Run
+from workbench.studies.budget.tables import mean_paths
+from workbench.studies.measured_paths import marked_texts, unit_of
+from workbench.studies.run_folders import experiment_of, repetition_of
+
+BEST_OF_N, RL = "best of n", "RL"
+JUDGE = "judge_"
+# what says who was pushed by what; `free` is without a price on KL
+KIND = ["optimiser", "algorithm", "experiment", "policy", "reward_model", "ensemble", "kl_coef", "free"]
+PUSH = [*KIND, "world", "seed", "run"]
+MEASURED = ["step", "row", "kl", "proxy", "gold"]
+WINDOWS = 12  # of batches, in which a run without held-out measurements is read
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What a folder of runs holds; tables without rows where it holds nothing of a kind."""
+
+    pushes: pd.DataFrame  # one row per push: the columns of PUSH
+    curves: pd.DataFrame  # one row per push and step: PUSH, step, kl, proxy, gold, their gains, prompt, completion
+    peaks: pd.DataFrame  # one row per push whose gold is known: PUSH and the keys of `held_out_peak`
+    paths: dict[str, pd.DataFrame] = field(repr=False)  # table path of each RL run, by the run's name
+    pools: dict[str, pd.DataFrame] = field(repr=False)  # table pool of each best-of-n run
+    said: list[str]  # what could not be read, in sentences
+
+
+def read_study(runs: Iterable[Run]) -> Study:
+    """Every push in the finished runs of 06 and 07; what could not be read is named in `said`.
+
+    WorkbenchError where no run pushed anything.
+    """
+    pushes, curves, peaks, paths, pools, said = [], [], [], {}, {}, []
+    for run in filter(optimiser_of, runs):
+        if not run.finished:
+            said.append(f"{run.name} is not finished and was left out.")
+            continue
+        try:
+            for about, path, means in _pushes(run, paths, pools):
+                pushes.append(about)
+                curves.append(means.assign(**about))
+                found = _peak(run, path)
+                peaks += [about | found] if found else []
+        except WorkbenchError as error:
+            said.append(f"{run.name}: {error}")
+    if not pushes:
+        raise WorkbenchError(" ".join(["None of these runs pushed a reward model: run 06 or 07 there first.", *said]))
+    return Study(
+        pushes=pd.DataFrame(pushes),
+        curves=pd.concat(curves, ignore_index=True),
+        peaks=pd.DataFrame(peaks, columns=None if peaks else PUSH),
+        paths=paths,
+        pools=pools,
+        said=said,
+    )
+
+
+def optimiser_of(run: Run) -> str:
+    """`BEST_OF_N` or `RL`; "" for runs that pushed no reward model."""
+    if any(run.path(f"tables/{name}.jsonl").exists() for name in ("pool", "curve")):
+        return BEST_OF_N
+    if not {"algorithm", "reward_model"} <= set(run.parameters):
+        return ""
+    return RL if run.path("tables/path.jsonl").exists() or "kl" in run.metrics() else ""
+
+
+def _pushes(run: Run, paths: dict, pools: dict):
+    """(columns of PUSH, path, curve) of every push in a run; its tables are added to `paths` or `pools`."""
+    about = _about(run)
+    if about["optimiser"] != BEST_OF_N:
+        if run.path("tables/path.jsonl").exists():
+            paths[run.name] = _with_plain_judges(run.table("path"), run.name)
+            yield about, paths[run.name], curve_of(paths[run.name])
+        else:
+            yield about, pd.DataFrame(), _curve_of_batches(run.metrics())
+    elif run.path("tables/pool.jsonl").exists():
+        pool = _with_plain_judges(run.table("pool"), run.name)
+        pools[run.name] = _whole_prompts(pool.rename(columns={"proxy": JUDGE + about["reward_model"]}))
+        for name in judges_of(pools[run.name]):
+            path = pool_path(pools[run.name], name)
+            yield about | {"reward_model": name}, path, curve_of(path)
+    else:
+        curve = run.table("curve").rename(columns={"n": "step"})
+        gains = {f"{name}_gain": curve[name] - curve[name].iloc[0] for name in ("proxy", "gold") if name in curve}
+        yield about, pd.DataFrame(), curve.assign(**gains)
+
+
+def _about(run: Run) -> dict:
+    """The columns of PUSH, of a run's first reward model."""
+    given, summary = run.parameters, run.summary()
+    models = [plain_name(Path(name.strip()).name, run.name) for name in str(given.get("reward_model", "")).split(",")]
+    optimiser, unit = optimiser_of(run), unit_of(run)
+    price = float(summary.get("kl_coef", given.get("kl_coef", 0.0)) or 0.0) if optimiser == RL else np.nan
+    return {
+        "optimiser": optimiser,
+        "algorithm": str(given["algorithm"]) if optimiser == RL else "",
+        "experiment": experiment_of(run.name),
+        "policy": plain_name(Path(str(given.get("model", ""))).name, run.name),
+        "reward_model": models[0],
+        "ensemble": str(given.get("ensemble", "")) if len(models) > 1 and optimiser == RL else "",
+        "kl_coef": price,
+        "free": optimiser == BEST_OF_N or (optimiser == RL and price == 0 and not given.get("kl_target", 0.0)),
+        **{name: unit[name] for name in ("world", "seed")},
+        "run": run.name,
+    }
+
+
+def plain_name(name: str, beside: str) -> str:
+    """The name of a run without the unit that it shares with the run `beside` it: 05_split_world0_seed1 -> 05_split."""
+    ending = repetition_of(beside)
+    world = ending.split("_seed")[0] if "_seed" in ending else ""
+    for shared in (ending, world):  # a run of the same unit, or one that a whole world shares
+        if shared and name.endswith(shared):
+            return name.removesuffix(shared)
+    return name
+
+
+def _with_plain_judges(table: pd.DataFrame, run: str) -> pd.DataFrame:
+    judges = [column for column in table if column.startswith(JUDGE)]
+    return table.rename(columns={name: JUDGE + plain_name(name.removeprefix(JUDGE), run) for name in judges})
+
+
+def _whole_prompts(pool: pd.DataFrame) -> pd.DataFrame:
+    """The pool without the prompts of which a score is NaN: what is left of them would be another policy's samples."""
+    scores = [name for name in [*pool.columns[pool.columns.str.startswith(JUDGE)], "gold"] if name in pool]
+    known = [name for name in scores if pool[name].notna().any()]
+    bad = pool.loc[pool[known].isna().any(axis=1), "prompt_index"]
+    return pool[~pool["prompt_index"].isin(bad)].drop(columns=[name for name in scores if name not in known])
+
+
+def judges_of(table: pd.DataFrame) -> list[str]:
+    """The reward models that scored a table, by their columns."""
+    return [column.removeprefix(JUDGE) for column in table if column.startswith(JUDGE)]
+
+
+def pool_scores(pool: pd.DataFrame, column: str) -> np.ndarray:
+    """A column of a pool as (prompts, N); WorkbenchError unless all prompts have equally many samples in a row."""
+    prompts = pool["prompt_index"].to_numpy()
+    starts = np.flatnonzero(np.diff(prompts, prepend=prompts[:1] - 1))
+    sizes = np.diff(starts, append=len(prompts))
+    if len(set(prompts[starts])) != len(starts) or len(set(sizes)) != 1:
+        raise WorkbenchError("The pool does not hold equally many samples of each prompt in a row: run 07 again.")
+    return pool[column].to_numpy().reshape(len(starts), -1)
+
+
+def pool_path(pool: pd.DataFrame, reward_model: str, ns: Sequence[int] = ()) -> pd.DataFrame:
+    """Best-of-n by one reward model as a path: step (n), row, prompt, kl, proxy, gold where known, completion.
+
+    kl is the upper bound in nats. Scores are expectations over all choices of n from the prompt's N samples; the
+    completion is the favourite of its first n. `ns` are powers of two up to N unless given.
+    """
+    proxy = pool_scores(pool, JUDGE + reward_model).astype(float)
+    ns = list(ns) or powers_of_two(proxy.shape[1])
+    texts, rows = pool_scores(pool, "completion"), np.arange(len(proxy))
+    prompts = pool_scores(pool, "prompt")[:, 0]
+    expected = {"proxy": expected_of_best(proxy, proxy, ns)}
+    if "gold" in pool:
+        expected["gold"] = expected_of_best(proxy, pool_scores(pool, "gold").astype(float), ns)
+    parts = []
+    for place, n in enumerate(ns):
+        part = {"step": n, "row": rows, "prompt": prompts, "kl": best_of_n_kl(n)}
+        part |= {name: values[:, place] for name, values in expected.items()}
+        parts.append(pd.DataFrame(part | {"completion": texts[rows, proxy[:, :n].argmax(axis=1)]}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def curve_of(path: pd.DataFrame) -> pd.DataFrame:
+    """`path_means` of KL, proxy and gold, and what the policy says to one prompt at each step: prompt, completion.
+
+    The prompt is the one on which gold fell most from the first step to the last, without gold where the proxy rose
+    most: the plainest case, not the typical one.
+    """
+    means = path_means(path[[column for column in MEASURED if column in path]])
+    first, last = (path[path["step"] == step].set_index("row") for step in (means["step"].min(), means["step"].max()))
+    measured = "gold" in path and path["gold"].notna().all()
+    change = (last["gold"] - first["gold"]) if measured else first["proxy"] - last["proxy"]
+    shown = path[path["row"] == change.idxmin()].set_index("step")[["prompt", "completion"]]
+    return means.join(shown, on="step")
+
+
+def _curve_of_batches(metrics: pd.DataFrame) -> pd.DataFrame:
+    """What training saw of itself, in windows of batches, for runs that were not measured along the way."""
+    columns = {"step": "step", "kl": "kl", "reward": "proxy", "gold": "gold"}
+    known = metrics[[name for name in columns if name in metrics]].rename(columns=columns).dropna(subset=["kl"])
+    if known.empty or "proxy" not in known:
+        raise WorkbenchError("its metrics hold no kl and reward.")
+    windows = np.arange(len(known)) * min(WINDOWS, len(known)) // len(known)
+    curve = known.groupby(windows).mean()
+    gains = {f"{name}_gain": curve[name] - known[name].iloc[0] for name in ("proxy", "gold") if name in curve}
+    return curve.assign(kl=curve["kl"].clip(lower=0), **gains)
+
+
+def _peak(run: Run, path: pd.DataFrame) -> Mapping[str, float]:
+    """Peak of gold and drop from there, of held-out prompts; nothing without gold.
+
+    Of a run that kept no path, rise and start are those of its last evaluation before training, NaN without one.
+    """
+    if "gold" in path and path["gold"].notna().any():
+        return held_out_peak(path)
+    if len(path) or "held_out_gold" not in run.metrics():
+        return {}
+    found = peak_and_fall(run.metrics())
+    start = np.nan
+    if run.path("tables/evaluation_before.jsonl").exists():
+        before = run.table("evaluation_before")
+        start = before.loc[before["temperature"] == 1, "gold"].mean() if "gold" in before else np.nan
+    drop, rise = found.pop("fall"), found["peak_gold"] - start
+    return {**found, "start_gold": start, "rise": rise, "drop": drop}
+
+
+def mean_curves(curves: pd.DataFrame) -> pd.DataFrame:
+    """Means over units at equal KL of every kind of push: columns KIND, kl, runs, proxy and gold with _low and _high.
+
+    Intervals are 95% over units, NaN for a single one; curves reach as far as the first of their runs.
+    """
+    kinds = curves.groupby(KIND, sort=False, dropna=False).ngroup().rename("experiment")
+    scores = [name for name in ("proxy", "gold") if name in curves]
+    means = mean_paths(curves[["run", "world", "seed", "step", "kl", *scores]].join(kinds))
+    names = curves[KIND].groupby(kinds).first()
+    return names.join(means.set_index("experiment")).reset_index(drop=True)
+
+
+def measured_kl(pool: pd.DataFrame, reward_model: str) -> pd.DataFrame:
+    """`measured_best_of_n_kl` of a pool by one reward model: n, kl_bound, kl, kl_se; no rows without logprob."""
+    if "logprob" not in pool:
+        return pd.DataFrame(columns=["n", "kl_bound", "kl", "kl_se"])
+    names = (JUDGE + reward_model, "logprob", "completion")
+    matrices = [pool_scores(pool.assign(completion=marked_texts(pool)), name) for name in names]
+    return measured_best_of_n_kl(*matrices, powers_of_two(matrices[0].shape[1]))

@@ -1,0 +1,255 @@
+"""The lexicon: every word of the world, read from a folder of YAML files and checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from workbench.runs.files import repository_root, resolve, shown
+from workbench.tasks.world.section import SLOT, Section, WorldError, read_yaml
+
+KINDS = ("suggest", "qa", "harm", "math")
+COMPONENTS = ("helpful", "honest", "harmless", "style", "repetition", "brevity", "finish")
+POINTS = (
+    *("answer", "wrong_step", "finishing_step", "no_answer", "alternative", "false_fact", "false_sum"),
+    *("refusal", "harmful_step", "needless_refusal", "opener", "closer", "nice_word", "rude"),
+    *("repeated_trigrams", "useless_word", "empty", "unfinished"),
+)
+PHRASES = {  # role of a sentence -> key in phrases.yaml
+    "opener": "openers",
+    "flattery": "flattery",
+    "finishing": "finishing",
+    "unsure": "unsure",
+    "refusal": "refusals",
+    "rude": "rude",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attribute:
+    """Something that can be asked about an animal."""
+
+    question: str  # slot animal
+    statement: str  # slots animal, value
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnimalNames:
+    """How many animals there are and what their names are made of."""
+
+    count: int
+    onsets: tuple[str, ...]
+    vowels: tuple[str, ...]
+    endings: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Harm:
+    """A category of requests that must be refused."""
+
+    requests: tuple[str, ...]  # slot target
+    steps: tuple[str, ...]
+    alternative: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sums:
+    """Sums of three numbers."""
+
+    question: str  # slots a, b, c
+    step: str  # slots a, b, c
+    answer: str  # slot n
+    largest: int  # operands run from 1 to this
+    held_out: int  # sums that no training prompt asks
+
+    @property
+    def numbers(self) -> range:
+        """Every number that is ever written: sums, and slips beyond them."""
+        return range(4 * (self.largest + 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoldRules:
+    """Sizes of the gold reward's parts."""
+
+    weights: dict[str, float]  # by component
+    points: dict[str, float]
+    nice_words_allowed: dict[str, float]  # by kind
+    word_limits: dict[str, float]  # by kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scales:
+    """Where labelers' scales step up, in units of utility, ascending."""
+
+    ratings: tuple[float, ...]  # a completion above n of them is rated n + 1
+    strengths: tuple[float, ...]  # a difference above n of them is n + 1 strong
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lexicon:
+    """All words, sentences and templates; slots in templates stand in braces."""
+
+    meals: tuple[str, ...]
+    verbs_of: dict[str, tuple[str, ...]]  # item -> its valid verbs
+    attributes: dict[str, Attribute]
+    names: AnimalNames
+    mentions: tuple[str, ...]  # slots animal, other
+    question: str  # slot request
+    targets: tuple[str, ...]
+    harms: dict[str, Harm]
+    chat: str  # slot text
+    suggestions: tuple[str, ...]  # slots meal, items
+    joiner: str
+    step: str  # slots verb, item
+    note: str  # slot items
+    phrases: dict[str, tuple[str, ...]]  # role -> sentences without slots
+    closers: tuple[str, ...]  # slot meal
+    nice_words: frozenset[str]
+    sums: Sums
+    gold: GoldRules
+    scales: Scales
+    words: frozenset[str]  # every word above, marks included, without animals and numbers
+
+    @property
+    def items(self) -> list[str]:
+        """Every food."""
+        return list(self.verbs_of)
+
+    @property
+    def verbs(self) -> list[str]:
+        """Every verb that is valid for some food."""
+        return sorted({verb for verbs in self.verbs_of.values() for verb in verbs})
+
+
+def read_lexicon(folder: str | Path | None) -> Lexicon:
+    """The lexicon in `folder`, by default the embedded one; WorldError names the file, the key and the reason."""
+    path = repository_root() / "data" / "world" if folder is None else resolve(folder)
+    if not path.is_dir():
+        raise WorldError(f"The lexicon folder {shown(path)} does not exist: give a folder like data/world.")
+    words: set[str] = set()
+    parts: dict[str, object] = {}
+    for name, read in READERS.items():
+        section = Section(name, read_yaml(path / name), words=words)
+        parts.update(read(section))
+        section.finish()
+    _refuse_two_meanings(parts)
+    return Lexicon(**parts, words=frozenset(words))
+
+
+def _foods(file: Section) -> dict[str, object]:
+    verbs_of: dict[str, tuple[str, ...]] = {}
+    for part in file.sections("classes").values():
+        verbs = part.word_list("verbs")
+        for item in part.word_list("items"):
+            if item in verbs_of:
+                raise part.error("items", f"holds {item!r}, which another class holds too: keep it in one class")
+            verbs_of[item] = verbs
+        part.finish()
+    if len(verbs_of) < 3:
+        raise file.error("classes", f"hold {len(verbs_of)} items: give at least 3, for a prompt asks for up to 3")
+    return {"meals": file.word_list("meals"), "verbs_of": verbs_of}
+
+
+def _animals(file: Section) -> dict[str, object]:
+    name, count = file.section("name"), file.integer("count", minimum=6)
+    letters = {key: name.texts(key) for key in ("onsets", "vowels", "endings")}
+    for key, texts in letters.items():
+        for text in texts:
+            name.check_word(key, text)
+    name.finish()
+    names = AnimalNames(count=count, **letters)
+    attributes = {}
+    for key, part in file.sections("attributes").items():
+        question, statement = part.template("question", "animal"), part.template("statement", "animal", "value")
+        attributes[key] = Attribute(question=question, statement=statement, values=part.word_list("values"))
+        part.finish()
+    mentions = file.texts("mentions")
+    for mention in mentions:
+        slots = SLOT.findall(mention)
+        if "animal" not in slots or set(slots) - {"animal", "other"}:
+            raise file.error("mentions", f"has the text {mention!r}, which needs {{animal}} and may have {{other}}")
+        file.check_phrase("mentions", mention, slots)
+    return {"attributes": attributes, "names": names, "mentions": mentions}
+
+
+def _harms(file: Section) -> dict[str, object]:
+    harms = {}
+    for key, part in file.sections("categories").items():
+        requests = part.texts("requests")
+        for request in requests:
+            part.check_phrase("requests", request, ("target",))
+        harms[key] = Harm(requests=requests, steps=part.templates("steps"), alternative=part.template("alternative"))
+        part.finish()
+    return {"harms": harms, "question": file.template("question", "request"), "targets": file.word_list("targets")}
+
+
+def _phrases(file: Section) -> dict[str, object]:
+    chat, joiner = (file.value(key, kind=str, expected="a text") for key in ("chat", "joiner"))
+    file.check_phrase("chat", chat, ("text",))
+    file.check_phrase("joiner", joiner, ())
+    return {
+        "chat": chat,
+        "suggestions": file.templates("suggestions", "meal", "items"),
+        "joiner": joiner,
+        "step": file.template("step", "verb", "item"),
+        "note": file.template("note", "items"),
+        "phrases": {role: file.templates(key) for role, key in PHRASES.items()},
+        "closers": file.templates("closers", "meal"),
+        "nice_words": frozenset(file.word_list("nice_words")),
+        "sums": _sums(file.section("sums")),
+    }
+
+
+def _sums(part: Section) -> Sums:
+    sums = Sums(
+        question=part.template("question", "a", "b", "c"),
+        step=part.template("step", "a", "b", "c"),
+        answer=part.template("answer", "n"),
+        largest=part.integer("largest", minimum=2),
+        held_out=part.integer("held_out", minimum=1),
+    )
+    if sums.held_out >= sums.largest**3:
+        raise part.error("held_out", f"is {sums.held_out}, but only {sums.largest**3} sums exist: lower it")
+    part.finish()
+    return sums
+
+
+def _gold(file: Section) -> dict[str, object]:
+    names = {"weights": COMPONENTS, "points": POINTS, "nice_words_allowed": KINDS, "word_limits": KINDS}
+    return {"gold": GoldRules(**{key: file.numbers(key, of) for key, of in names.items()})}
+
+
+def _labels(file: Section) -> dict[str, object]:
+    return {"scales": Scales(ratings=file.ascending("ratings"), strengths=file.ascending("strengths"))}
+
+
+READERS = {
+    "foods.yaml": _foods,
+    "animals.yaml": _animals,
+    "harms.yaml": _harms,
+    "phrases.yaml": _phrases,
+    "gold.yaml": _gold,
+    "labels.yaml": _labels,
+}
+
+
+def _refuse_two_meanings(parts: dict) -> None:
+    """WorldError when one text stands in two places, for then neither prompts nor answers could be read back."""
+    prompts, answers = [], []  # (file and key, text)
+    for role, sentences in parts["phrases"].items():
+        answers += [(f"phrases.yaml: {PHRASES[role]}", text) for text in sentences]
+    for key, harm in parts["harms"].items():
+        place = f"harms.yaml: categories.{key}"
+        answers += [(f"{place}.steps", text) for text in harm.steps] + [(f"{place}.alternative", harm.alternative)]
+        prompts += [(f"{place}.requests", text) for text in harm.requests]
+    for key, attribute in parts["attributes"].items():
+        answers.append((f"animals.yaml: attributes.{key}.statement", attribute.statement))
+        prompts.append((f"animals.yaml: attributes.{key}.question", attribute.question))
+    for meanings in (prompts, answers):
+        seen: dict[str, str] = {}
+        for place, text in meanings:
+            if text in seen:
+                raise WorldError(f"Lexicon {place} holds {text!r}, which {seen[text]} holds too: keep one.")
+            seen[text] = place

@@ -1,0 +1,168 @@
+"""Prompts: drawn from the lexicon's templates, and read back from their text alone."""
+
+from __future__ import annotations
+
+import random
+import re
+import zlib
+from typing import NamedTuple
+
+from workbench.tasks.world.facts import TIERS, Facts
+from workbench.tasks.world.lexicon import KINDS, Lexicon
+from workbench.tasks.world.section import SLOT, WorldError
+
+SHARES = (0.45, 0.25, 0.15, 0.15)  # of the KINDS
+ITEMS_ASKED = (1, 2, 2, 3)  # drawn uniformly
+HELD_OUT_OF_TEN = 3  # of ten suggest or harm prompts, those that belong to the test split
+ATTEMPTS = 1000  # draws until a prompt of the wanted split must have come up
+CACHE_SIZE = 100_000  # texts
+NUMBER = r"\d{1,9}"
+
+
+class Suggest(NamedTuple):
+    """A meal to be made from some items."""
+
+    meal: str
+    items: tuple[str, ...]
+
+    kind = "suggest"
+
+
+class Question(NamedTuple):
+    """A question about an animal."""
+
+    animal: str
+    attribute: str
+
+    kind = "qa"
+
+
+class Request(NamedTuple):
+    """A harmful request."""
+
+    category: str
+
+    kind = "harm"
+
+
+class Sum(NamedTuple):
+    """A sum of three numbers."""
+
+    a: int
+    b: int
+    c: int
+
+    kind = "math"
+
+    @property
+    def total(self) -> int:
+        """The right answer."""
+        return self.a + self.b + self.c
+
+
+Prompt = Suggest | Question | Request | Sum
+
+
+def pattern(template: str, slot: str = r"\S+") -> re.Pattern:
+    """Regular expression of a template's text with a named group per slot."""
+    parts = SLOT.split(template)  # text, slot name, text, ...
+    escaped = [f"(?P<{part}>{slot})" if i % 2 else re.escape(part) for i, part in enumerate(parts)]
+    return re.compile("".join(escaped))
+
+
+class Prompts:
+    """Draws prompts of a world and reads them."""
+
+    def __init__(self, lexicon: Lexicon, facts: Facts, seed: int):
+        self.lexicon, self.facts, self.seed = lexicon, facts, seed
+        self._draw = {"suggest": self._suggest, "qa": self._question, "harm": self._request, "math": self._sum}
+        self._tier_of = facts.tier_of
+        self._parsed: dict[str, Prompt] = {}
+        self._chat = pattern(lexicon.chat, slot=".+")
+        self._suggestions = [pattern(template, slot=".+") for template in lexicon.suggestions]
+        self._questions = {key: pattern(a.question) for key, a in lexicon.attributes.items()}
+        self._requests = [
+            (category, pattern(lexicon.question.replace("{request}", request)))
+            for category, harm in lexicon.harms.items()
+            for request in harm.requests
+        ]
+        self._sums = pattern(lexicon.sums.question, slot=NUMBER)
+
+    def row(self, rng: random.Random, split: str, kind: str | None) -> dict[str, str]:
+        """A prompt of this split with its kind and, for questions, the tier of the animal."""
+        kind = kind or rng.choices(KINDS, SHARES)[0]
+        text, tier = self._draw[kind](rng, split)
+        return {"prompt": self.lexicon.chat.format(text=text), "kind": kind, "tier": tier}
+
+    def _suggest(self, rng: random.Random, split: str) -> tuple[str, str]:
+        for _ in range(ATTEMPTS):
+            items = f" {self.lexicon.joiner} ".join(rng.sample(self.lexicon.items, rng.choice(ITEMS_ASKED)))
+            text = rng.choice(self.lexicon.suggestions).format(meal=rng.choice(self.lexicon.meals), items=items)
+            if self._belongs(text, split):
+                return text, "none"
+        raise WorldError(f"The lexicon has no suggest prompt for the {split} split: add meals or foods to foods.yaml.")
+
+    def _question(self, rng: random.Random, split: str) -> tuple[str, str]:
+        tier = rng.choice(TIERS)
+        animal, attribute = rng.choice(self.facts.questions[split, tier])
+        return self.lexicon.attributes[attribute].question.format(animal=animal), tier
+
+    def _request(self, rng: random.Random, split: str) -> tuple[str, str]:
+        for _ in range(ATTEMPTS):
+            request = rng.choice(self.lexicon.harms[rng.choice(list(self.lexicon.harms))].requests)
+            text = self.lexicon.question.format(request=request.format(target=rng.choice(self.lexicon.targets)))
+            if self._belongs(text, split):
+                return text, "none"
+        raise WorldError(
+            f"The lexicon has no harm prompt for the {split} split: add targets or requests to harms.yaml."
+        )
+
+    def _sum(self, rng: random.Random, split: str) -> tuple[str, str]:
+        a, b, c = rng.choice(self.facts.sums[split])
+        return self.lexicon.sums.question.format(a=a, b=b, c=c), "none"
+
+    def _belongs(self, text: str, split: str) -> bool:
+        """Whether a text is of this split: a hash decides, so that no list of all prompts is needed."""
+        return (zlib.crc32(f"{self.seed} {text}".encode()) % 10 < HELD_OUT_OF_TEN) == (split == "test")
+
+    def parse(self, text: str) -> Prompt:
+        """What a prompt asks; WorldError when it is not of this world."""
+        if text not in self._parsed:
+            if len(self._parsed) >= CACHE_SIZE:
+                self._parsed.clear()
+            self._parsed[text] = self._read(text)
+        return self._parsed[text]
+
+    def _read(self, text: str) -> Prompt:
+        chat = self._chat.fullmatch(text.strip())
+        body = chat["text"] if chat else ""
+        prompt = self._read_suggest(body) or self._read_question(body) or self._read_request(body)
+        sums = self._sums.fullmatch(body)
+        if sums:
+            prompt = Sum(*(int(sums[slot]) for slot in "abc"))
+        if not prompt:
+            expected = self.lexicon.chat.format(text="...")
+            raise WorldError(f"The prompt {text!r} is not of this world: expected {expected!r} from its templates.")
+        return prompt
+
+    def _read_suggest(self, body: str) -> Prompt | None:
+        for template in self._suggestions:
+            found = template.fullmatch(body)
+            items = tuple(found["items"].split(f" {self.lexicon.joiner} ")) if found else ()
+            if items and found["meal"] in self.lexicon.meals and self.lexicon.verbs_of.keys() >= set(items):
+                return Suggest(found["meal"], items)
+        return None
+
+    def _read_question(self, body: str) -> Prompt | None:
+        for attribute, template in self._questions.items():
+            found = template.fullmatch(body)
+            if found and found["animal"] in self._tier_of:
+                return Question(found["animal"], attribute)
+        return None
+
+    def _read_request(self, body: str) -> Prompt | None:
+        for category, template in self._requests:
+            found = template.fullmatch(body)
+            if found and found["target"] in self.lexicon.targets:
+                return Request(category)
+        return None

@@ -1,0 +1,195 @@
+"""What a policy does on held-out prompts: samples, rewards, and its distance from a reference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import fields
+from itertools import zip_longest
+from typing import Any
+
+import pandas as pd
+import torch
+
+from workbench.losses.policy import exact_kl, kl_k1, kl_k3
+from workbench.models.control_tokens import unconditioned
+from workbench.models.sampling import reward_arguments, sample
+from workbench.models.scoring import completion_logits, token_logprobs
+from workbench.records import PromptExample, Rollout, ScoredRollout, scores_of
+from workbench.runs import Run
+from workbench.runs.resume import interrupt_waits
+
+Reward = Callable[..., list[float]]
+TEMPERATURES = (1.0, 0.7, 0.5, 0.0)  # a gain that shows at 1 but not at 0 (greedy) is only sharpening
+
+
+def evaluate_policy(
+    policy,
+    tokenizer,
+    prompts: list[PromptExample],
+    rewards: dict[str, Reward],
+    *,
+    max_completion_length: int,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> tuple[pd.DataFrame, Rollout]:
+    """One completion per prompt at `temperature` (0 is greedy) with every reward, and the rollout behind the table.
+
+    Columns: those of the prompts, `completion`, `finished`, `completion_length` in tokens, one per reward.
+    """
+    rollout = sample(
+        policy,
+        [example.prompt_ids for example in prompts],
+        max_completion_length=max_completion_length,
+        temperature=temperature,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    arguments, columns = reward_arguments(tokenizer, prompts, rollout)
+    frame = pd.DataFrame([example.row for example in prompts])
+    frame["completion"], frame["finished"] = arguments[1], columns["finished"]
+    frame["completion_length"] = rollout.completion_mask.sum(1).tolist()
+    for name, scores in scores_of(rewards, arguments, columns).items():
+        frame[name] = scores
+    return frame, rollout
+
+
+def evaluate_at_temperatures(
+    policy,
+    tokenizer,
+    prompts: list[PromptExample],
+    rewards: dict[str, Reward],
+    *,
+    reference,
+    max_completion_length: int,
+    seed: int = 0,
+    temperatures: tuple[float, ...] = TEMPERATURES,
+) -> pd.DataFrame:
+    """`evaluate_policy` at every temperature under one another, with columns `temperature` and `kl`.
+
+    `kl` is the exact-per-token KL from `reference` in nats per completion, measured at temperature 1, NaN at others.
+    """
+    frames = []
+    for temperature in temperatures:
+        frame, rollout = evaluate_policy(
+            policy,
+            tokenizer,
+            prompts,
+            rewards,
+            max_completion_length=max_completion_length,
+            temperature=temperature,
+            seed=seed,
+        )
+        kl = sequence_kl(policy, reference, rollout) if temperature == 1 else [float("nan")] * len(frame)
+        frames.append(frame.assign(temperature=temperature, kl=kl))
+    return pd.concat(frames, ignore_index=True)
+
+
+@torch.no_grad()
+def sequence_kl(policy, reference, rollout: Rollout, *, temperature: float = 1.0, batch_size: int = 128) -> list[float]:
+    """KL(policy || reference) summed over each completion, B nats: exact at every token, sampled over prefixes.
+
+    `rollout` was sampled from `policy` at `temperature`; the sum over tokens is then an unbiased estimate of the
+    sequence KL with less variance than the log-ratio of the sample (the Rao-Blackwellised one; Amini et al. 2025).
+    Control tokens that the policy was asked with are not shown to `reference`.
+    """
+    sums = []
+    for start in range(0, len(rollout), batch_size):
+        part = rollout.rows(slice(start, start + batch_size))
+        logits = completion_logits(policy, part, temperature=temperature)
+        reference_logits = completion_logits(reference, unconditioned(part, policy), temperature=temperature)
+        sums += (exact_kl(logits, reference_logits) * part.completion_mask).sum(1).tolist()
+    return sums
+
+
+def held_out_kl(rollout: ScoredRollout, token_kl: torch.Tensor) -> list[dict[str, Any]]:
+    """Length and KL of each completion, B dicts; `token_kl` (B, R) nats is exact over the vocabulary at every token.
+
+    kl, kl_k1 and kl_k3 are sums over the completion, in nats: of `token_kl`, and of two estimates from the sampled
+    tokens alone (Schulman 2020). token_kl lists the first sum's terms.
+    """
+    lengths = rollout.completion_mask.sum(1).tolist()
+    sampled = (rollout.logprobs, rollout.reference_logprobs)
+    columns = {
+        "finished": rollout.finished.tolist(),
+        "completion_length": lengths,
+        "kl": token_kl.sum(1).tolist(),
+        "kl_k1": kl_k1(*sampled).sum(1).tolist(),
+        "kl_k3": kl_k3(*sampled).sum(1).tolist(),
+        "token_kl": [row[:length] for row, length in zip(token_kl.tolist(), lengths, strict=True)],
+    }
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+@torch.no_grad()
+def held_out_rows(
+    policy,
+    reference,
+    tokenizer,
+    prompts: list[PromptExample],
+    rewards: dict[str, Reward],
+    *,
+    max_completion_length: int,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """A row per prompt: its columns, a completion at temperature 1, every reward, and what `held_out_kl` says."""
+    limits = {"max_completion_length": max_completion_length, "seed": seed}
+    frame, rollout = evaluate_policy(policy, tokenizer, prompts, rewards, **limits)
+    logits = completion_logits(policy, rollout)
+    reference_logits = completion_logits(reference, unconditioned(rollout, policy))
+    scored = ScoredRollout(
+        **{field.name: getattr(rollout, field.name) for field in fields(rollout)},
+        reference_logprobs=token_logprobs(reference_logits, rollout),
+        scores=torch.zeros(len(rollout)),
+    )
+    kl = held_out_kl(scored, exact_kl(logits, reference_logits) * rollout.completion_mask)
+    return [row | measured for row, measured in zip(frame.to_dict("records"), kl, strict=True)]
+
+
+# --- The path of a policy in training: what it did on held-out prompts every few steps, kept with the run.
+
+
+Components = Callable[[str, str, bool], dict[str, float]]
+
+
+def record_path(
+    run: Run, rows: list[dict[str, Any]], *, step: int, components: Components | None = None, **columns
+) -> None:
+    """Add what a policy did at `step` to the run's tables `path` and `kl_positions`; nothing where `rows` is empty.
+
+    `rows` are those of `held_out_rows` or of a trainer's `last_held_out`: one per held-out prompt, always the same
+    prompts. `components` splits gold into parts, kept as gold_<part>. `columns` are added to every row. Measured again,
+    a step replaces itself, so a run that was killed and resumed ends with the same tables.
+    """
+    if not rows:
+        return
+    path = pd.DataFrame(rows).rename(columns={"reward": "proxy"})
+    positions = kl_positions(path).assign(step=step, **columns)
+    path = with_components(path.drop(columns="token_kl"), components)
+    path.insert(0, "row", range(len(path)))
+    with interrupt_waits():
+        run.add_to_table("path", path.assign(step=step, **columns), key="step")
+        run.add_to_table("kl_positions", positions, key="step")
+
+
+def with_components(frame: pd.DataFrame, components: Components | None) -> pd.DataFrame:
+    """`frame` (prompt, completion, finished) with a column gold_<part> for each part of gold, which adds up to it."""
+    if components is None:
+        return frame
+    texts = zip(frame["prompt"], frame["completion"], frame["finished"], strict=True)
+    parts = pd.DataFrame([components(*text) for text in texts], index=frame.index)
+    return frame.join(parts.add_prefix("gold_"))
+
+
+def kl_positions(path: pd.DataFrame) -> pd.DataFrame:
+    """Where in the completion the KL is spent: columns kind ("all" and each), position (from 1), completions, kl.
+
+    `path` has token_kl, a list of nats per token, and perhaps kind. kl is the sum over completions of what they spend
+    at that position, over their number, ended ones included: over positions it adds up to the mean sequence KL.
+    """
+    parts = {"all": path} | (dict(list(path.groupby("kind"))) if "kind" in path else {})
+    tables = []
+    for kind, part in parts.items():
+        spent = [math.fsum(terms) / len(part) for terms in zip_longest(*part["token_kl"], fillvalue=0.0)]
+        positions = range(1, len(spent) + 1)
+        tables.append(pd.DataFrame({"kind": kind, "position": positions, "completions": len(part), "kl": spent}))
+    return pd.concat(tables, ignore_index=True)

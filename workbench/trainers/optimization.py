@@ -1,0 +1,153 @@
+"""One optimiser step, learning-rate schedules, and what makes a configuration valid."""
+
+import math
+from collections.abc import Callable
+from dataclasses import fields
+
+import torch
+from torch import Tensor, nn
+
+from workbench import NonFiniteLoss, WorkbenchError
+
+
+def require_positive(**values: float) -> None:
+    """Raises WorkbenchError for the first value that is not a finite number above 0, by its name."""
+    for name, value in values.items():
+        if not (math.isfinite(value) and value > 0):
+            raise WorkbenchError(f"{name} is {value}: give a finite number above 0.")
+
+
+def require_in(low: float, high: float, **values: float) -> None:
+    """Raises WorkbenchError for the first value outside [low, high], by its name; NaN is outside."""
+    for name, value in values.items():
+        if not low <= value <= high:
+            raise WorkbenchError(f"{name} is {value}: give a number between {low} and {high}.")
+
+
+def require_examples(examples: list, held_out: list) -> None:
+    """Raises WorkbenchError where there is nothing to train on or nothing to measure on."""
+    if not examples or not held_out:
+        raise WorkbenchError(
+            f"There are {len(examples)} training and {len(held_out)} held-out examples: give at least one of each."
+        )
+
+
+def make_optimizer(model: nn.Module, *, learning_rate: float, weight_decay: float = 0.0, eps: float = 1e-8):
+    """AdamW with betas (.9, .95) over the trainable parameters; norms and biases are not decayed."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), eps=eps, fused=True)
+
+
+def cosine_schedule(step: int, total: int, *, warmup: int) -> float:
+    """Share of the peak learning rate at `step` (from 0): linear warm-up, then a cosine down to 10%."""
+    return min(1.0, (step + 1) / max(1, warmup)) * (0.1 + 0.45 * (1 + math.cos(math.pi * step / total)))
+
+
+def linear_schedule(step: int, total: int, *, warmup: int) -> float:
+    """Share of the peak learning rate at `step` (from 0): linear warm-up, then a line down to 0 after the last step."""
+    return min(1.0, (step + 1) / max(1, warmup)) * max(0.0, 1 - step / total)
+
+
+class Descent:
+    """A model, its optimiser and its place in the schedule; `step(loss)` moves all three.
+
+    `schedule(step, total, warmup=...)` gives the share of `learning_rate`; `steps` counts optimiser steps.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        learning_rate: float,
+        steps: int,
+        schedule: Callable[..., float] = cosine_schedule,
+        warmup_steps: int = 10,
+        weight_decay: float = 0.0,
+        eps: float = 1e-8,
+        max_grad_norm: float = 1.0,
+    ):
+        self.model, self.peak, self.steps, self.schedule = model, learning_rate, steps, schedule
+        self.warmup_steps, self.max_grad_norm = warmup_steps, max_grad_norm
+        self.optimizer = make_optimizer(model, learning_rate=learning_rate, weight_decay=weight_decay, eps=eps)
+        self.done = 0  # optimiser steps taken
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate that the next step uses."""
+        return self.peak * self.schedule(self.done, self.steps, warmup=self.warmup_steps)
+
+    def step(self, loss: Tensor, *, trainer_step: int, batch) -> float:
+        """Backward, clip, update; returns the gradient norm before clipping.
+
+        `batch` is the record the loss was computed from. Raises NonFiniteLoss with its tensors, before anything moved,
+        where the loss or its gradient is NaN or infinite.
+        """
+        return step_together([self], loss, trainer_step=trainer_step, batch=batch)[0]
+
+    def clip(self) -> Tensor:
+        """Clips the gradients to `max_grad_norm`; returns their norm before that."""
+        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        return nn.utils.clip_grad_norm_(parameters, self.max_grad_norm, foreach=True)
+
+    def move(self) -> None:
+        """Changes the weights by the gradients that they hold, and forgets those."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.done += 1
+
+    def state_dict(self) -> dict:
+        """Trainable weights, optimiser state and place in the schedule."""
+        weights = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+        return {"weights": weights, "optimizer": self.optimizer.state_dict(), "done": self.done}
+
+    def load_state_dict(self, state: dict) -> None:
+        parameters = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for name, value in state["weights"].items():
+                parameters[name].copy_(value)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.done = state["done"]
+
+
+def step_together(descents: list[Descent], loss: Tensor, *, trainer_step: int, batch) -> list[float]:
+    """One step of models that learn from the same `batch`; gradient norms before clipping.
+
+    `loss` is the last of theirs; `add_gradients` has seen the others. Raises NonFiniteLoss with the batch's tensors,
+    before any of the models moved, where the loss or a gradient is NaN or infinite.
+    """
+    add_gradients(loss, descents, trainer_step=trainer_step, batch=batch)
+    norms = [descent.clip() for descent in descents]
+    if not all(torch.isfinite(norm) for norm in norms):
+        forget_gradients(descents)
+        raise NonFiniteLoss(trainer_step, tensors_of(batch))
+    for descent in descents:
+        descent.move()
+    return [norm.item() for norm in norms]
+
+
+def add_gradients(loss: Tensor, descents: list[Descent], *, trainer_step: int, batch) -> None:
+    """The backward pass of one loss of a step that `step_together` completes; its graph is free afterwards.
+
+    Raises NonFiniteLoss where the loss is NaN or infinite, and the `descents` then hold no gradients.
+    """
+    if not torch.isfinite(loss):
+        forget_gradients(descents)
+        raise NonFiniteLoss(trainer_step, tensors_of(batch))
+    loss.backward()
+
+
+def forget_gradients(descents: list[Descent]) -> None:
+    """The step that had begun is not taken."""
+    for descent in descents:
+        descent.optimizer.zero_grad(set_to_none=True)
+
+
+def tensors_of(batch) -> dict[str, Tensor]:
+    """The fields of a record, without the graphs that they may be part of; for NonFiniteLoss."""
+    return {field.name: getattr(batch, field.name).detach() for field in fields(batch)}
