@@ -20,11 +20,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from workbench.analysis.best_of_n import expected_of_best, powers_of_two
 from workbench.analysis.effects import effect_of, effects_against, judged_together
 from workbench.analysis.gao_fit import fit_overoptimization
-from workbench.analysis.peaks import crossfit_peak
+from workbench.analysis.overoptimization import crossfit_peak
 from workbench.analysis.statistics import interval_over_units, p_value_over_units, share_over_units
 from workbench.plots.theme import half_width
 from workbench.studies.budget.tables import compared_at_budget
-from workbench.studies.comparison.win_rates import win_rates
+from workbench.studies.comparison.tables import win_rates
 from workbench.studies.overoptimization.alarms import alarm_scores, gold_outcome
 from workbench.studies.run_folders import mean_over_runs
 

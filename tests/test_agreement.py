@@ -9,7 +9,7 @@ from percentile_bootstrap import bootstrap_interval
 from scipy import stats
 
 from workbench import WorkbenchError
-from workbench.analysis.resampling import expanded_levels
+from workbench.analysis.statistics import expanded_levels
 from workbench.feedback.agreement import (
     agreement_matrix,
     common_items,

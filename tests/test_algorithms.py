@@ -21,9 +21,9 @@ from tiny_models import EOS, PAD, plain_logprobs, plain_next_logprobs, same_weig
 from trainer_checks import continued_rows, rows_equal
 
 from workbench import NonFiniteLoss, WorkbenchError
-from workbench.models.batches import collate
 from workbench.models.sampling import masked_sample, sample
 from workbench.models.scoring import completion_logprobs
+from workbench.models.tokens import collate
 from workbench.trainers import policy_gradient
 from workbench.trainers.algorithms import ALGORITHMS, algorithm_table
 from workbench.trainers.experience import Samples, joined, overlong_penalty

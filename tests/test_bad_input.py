@@ -30,8 +30,8 @@ from workbench.models.packing import pack_documents
 from workbench.models.sampling import sample
 from workbench.pipeline import workers
 from workbench.pipeline.warm_start import WarmStart, is_possible
-from workbench.runs.checkpoints import load_checkpoint
 from workbench.runs.record import requested
+from workbench.runs.resume import load_checkpoint
 from workbench.tasks import FileTask, WorldTask
 from workbench.tasks.world import build_tokenizer
 

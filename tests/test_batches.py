@@ -8,7 +8,7 @@ import torch
 from tiny_tokenizers import byte_bpe
 
 from workbench import WorkbenchError
-from workbench.models.batches import (
+from workbench.models.tokens import (
     CHUNK_BATCHES,
     collate,
     collate_pairs,

@@ -13,8 +13,8 @@ from workbench import WorkbenchError
 from workbench.analysis.best_of_n import best_of_n_curve
 from workbench.analysis.kl import estimator_errors, places_on_path, values_at_places
 from workbench.studies import frontier
-from workbench.studies.budget import samples as budget_samples
 from workbench.studies.budget import tables as budget
+from workbench.studies.budget import tables as budget_samples
 from workbench.studies.measured_paths import budget_paths, comparable_runs, score_columns, sizes_up_to, unit_of
 
 

@@ -9,7 +9,7 @@ from chromium import watched_page
 
 from workbench.pipeline import report
 from workbench.studies import frontier
-from workbench.studies.budget import samples, tables
+from workbench.studies.budget import tables
 from workbench.studies.budget.slider import plot_budget_slider
 from workbench.studies.measured_paths import budget_paths, comparable_runs
 
@@ -24,7 +24,7 @@ def shown(tmp_path_factory):
     paths = budget_paths(runs)
     landed = tables.at_budget(paths, [1.0, 4.0, 16.0])
     comparison = tables.compared_at_budget(landed, "gold")
-    texts = samples.texts_at(runs, landed[landed["seed"] == 0], count=2)
+    texts = tables.texts_at(runs, landed[landed["seed"] == 0], count=2)
     both = tables.with_bound(paths)
     figure = plot_budget_slider(tables.mean_paths(both), tables.mean_ends(both), comparison, texts, shown=1.0)
     output = nbformat.v4.new_output("display_data", {"application/vnd.plotly.v1+json": json.loads(figure.to_json())})

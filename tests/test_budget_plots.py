@@ -9,7 +9,7 @@ from budget_runs import HOSTILE, METHODS, planted, write_study
 
 from workbench import WorkbenchError
 from workbench.studies import frontier
-from workbench.studies.budget import figures, kl_figures, samples, tables
+from workbench.studies.budget import figures, kl_figures, tables
 from workbench.studies.budget.slider import plot_budget_slider
 from workbench.studies.measured_paths import budget_paths, comparable_runs, means_over_runs
 
@@ -42,7 +42,7 @@ def comparison(landed):
 
 @pytest.fixture(scope="module")
 def texts(runs, landed):
-    return samples.texts_at(runs, landed[(landed["world"] == 0) & (landed["seed"] == 0)], count=2)
+    return tables.texts_at(runs, landed[(landed["world"] == 0) & (landed["seed"] == 0)], count=2)
 
 
 CALLED = {"ppo_kl0": "PPO, KL price 0", "ppo_kl0.15": "PPO, KL price 0.15", "rloo_kl0": "RLOO, KL price 0"} | {
@@ -127,7 +127,7 @@ def test_without_gold_the_proxy_is_drawn_and_without_both_nothing_can_be(means):
 def test_a_method_keeps_its_colour_among_the_same_methods(means, runs, landed):
     everyone = list(means[0]["experiment"].unique())
     frontier_line = ends_of(figures.plot_budget_frontier(*means), "rloo_kl0").line
-    positions = samples.positions_at(runs, landed[landed["budget"] == 16])
+    positions = tables.positions_at(runs, landed[landed["budget"] == 16])
     assert set(positions["experiment"]) == {"ppo_kl0", "rloo_kl0"}
     drawn = kl_figures.plot_kl_positions(positions, among=everyone)
     line = next(trace for trace in drawn.data if trace.name == "RLOO, KL price 0").line
@@ -214,7 +214,7 @@ def test_the_cost_of_best_of_n_is_drawn_below_its_bound(paths):
 
 
 def test_positions_and_kinds_are_drawn_and_half_of_the_kl_is_named(runs, landed):
-    positions = samples.positions_at(runs, landed[landed["budget"] == 1])
+    positions = tables.positions_at(runs, landed[landed["budget"] == 1])
     figure = kl_figures.plot_kl_positions(positions)
     line = next(trace for trace in figure.data if trace.name == "PPO, KL price 0")
     assert line.y[0] == pytest.approx(2 * line.y[1])  # planted: half at the first token
@@ -225,7 +225,7 @@ def test_positions_and_kinds_are_drawn_and_half_of_the_kl_is_named(runs, landed)
 
 
 def test_the_adaptive_price_is_drawn_with_its_target(runs):
-    training = samples.training_over_units(runs, ["kl_coef", "kl", "gold"])
+    training = tables.training_over_units(runs, ["kl_coef", "kl", "gold"])
     figure = kl_figures.plot_coefficients(training, target=4.0)
     assert [shape.y0 for shape in figure.layout.shapes] == [4.0] and "the target was 4" in title_of(figure)
     assert figure.layout.yaxis.title.text == "coefficient (reward per nat)"

@@ -13,16 +13,15 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import workbench.models.rewards
 from workbench import WorkbenchError
-from workbench.feedback.items import pair_items
+from workbench.feedback.queues import pair_items
 from workbench.feedback.rankings import preference_rows
 from workbench.models import build_policy, frozen, load_critic, load_policy, load_reward_model, load_tokenizer
-from workbench.models.batches import collate, encode_texts
 from workbench.models.chat_templates import end_ids
-from workbench.models.control_tokens import add_control_tokens
 from workbench.models.examples import completion_examples, pair_examples, prompt_examples, text_documents
 from workbench.models.rewards import EnsembleReward, LearnedReward, learned_rewards
 from workbench.models.sampling import completion_texts, eos_token_ids, sample
 from workbench.models.scoring import completion_logprobs
+from workbench.models.tokens import add_control_tokens, collate, encode_texts
 from workbench.records import Judgement
 from workbench.tasks.columns import load_dataset_rows
 from workbench.trainers.reward_model import RewardModelConfig, RewardModelTrainer

@@ -3,7 +3,7 @@
 import pytest
 
 from workbench import WorkbenchError
-from workbench.feedback.collection import Collection
+from workbench.feedback.session import Collection
 from workbench.records import Judgement
 
 

@@ -7,7 +7,7 @@ from test_plots import FIGURES, TABLES
 
 from workbench.pipeline import report
 from workbench.plots.theme import GREY, GROUND, INK, PALETTE
-from workbench.studies.comparison import win_rate_figures
+from workbench.studies.comparison import figures
 
 TEXT, MARK = 4.5, 3.0
 NAMED = {"white": "#ffffff", "black": "#000000"}
@@ -86,7 +86,7 @@ def test_texts_and_named_marks_of_every_figure_are_legible(name):
 
 
 def test_a_number_is_read_on_every_cell_of_win_rates():
-    for cell in (win_rate_figures.LOSS, win_rate_figures.EVEN, win_rate_figures.WIN):
+    for cell in (figures.LOSS, figures.EVEN, figures.WIN):
         assert contrast(INK, opaque(cell, GROUND)) >= TEXT
 
 

@@ -6,18 +6,18 @@ import torch
 from tiny_models import EOS, FAMILIES, PAD, plain_logprobs, tiny_model, word_tokenizer
 
 from workbench import WorkbenchError, models
-from workbench.models.batches import collate
-from workbench.models.control_tokens import (
+from workbench.models.sampling import completion_texts, sample
+from workbench.models.scoring import completion_logprobs
+from workbench.models.tokens import (
     BAD_GOOD,
     QUANTILES,
     add_control_tokens,
+    collate,
     conditioned,
     control_token_ids,
     quantile_indices,
     unconditioned,
 )
-from workbench.models.sampling import completion_texts, sample
-from workbench.models.scoring import completion_logprobs
 from workbench.records import PromptExample
 
 

@@ -16,13 +16,18 @@ from transformers import AutoModelForSequenceClassification
 from workbench import WorkbenchError
 from workbench.models.rewards import LearnedReward
 from workbench.pipeline import report
-from workbench.plots.menus import by_trace, spread_out
+from workbench.plots.marks import by_trace, spread_out
 from workbench.runs import Run
 from workbench.studies import frontier
 from workbench.studies.answers import answers, scores_in, side_by_side_answers
-from workbench.studies.comparison import dashboard, run_settings
-from workbench.studies.comparison.answer_figures import plot_score_distributions, plot_side_by_side
-from workbench.studies.comparison.dashboard_figures import plot_key_numbers, plot_metric_curves
+from workbench.studies.comparison import tables as dashboard
+from workbench.studies.comparison import tables as run_settings
+from workbench.studies.comparison.figures import (
+    plot_key_numbers,
+    plot_metric_curves,
+    plot_score_distributions,
+    plot_side_by_side,
+)
 from workbench.studies.explore_runs import explore_metrics
 from workbench.studies.run_folders import find_runs
 

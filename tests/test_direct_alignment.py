@@ -174,7 +174,7 @@ def in_order(lengths, *_, **__) -> list[list[int]]:
 @pytest.mark.parametrize("name", TRL["trainers"])
 def test_loss_gradient_and_implied_rewards_are_those_of_trls_trainers(name, monkeypatch):
     # all in one batch in TRL's order, on which KTO's mismatched pairs depend
-    monkeypatch.setattr("workbench.trainers.epochs.length_bucketed_batches", in_order)
+    monkeypatch.setattr("workbench.trainers.descent.length_bucketed_batches", in_order)
     loss = next(row for row, objective in LOSSES.items() if objective.loss.__name__ == name)
     examples, frozen = trl_examples(name), TRL["trainers"][name]
     phases = TRL["phases"].get(name, TRL["phases"]["others"])
@@ -273,7 +273,7 @@ def test_ties_teach_dpo_that_both_completions_are_as_good():
 
 
 def test_ktos_reference_point_is_the_mean_log_ratio_behind_the_prompt_after(monkeypatch):
-    monkeypatch.setattr("workbench.trainers.epochs.length_bucketed_batches", in_order)
+    monkeypatch.setattr("workbench.trainers.descent.length_bucketed_batches", in_order)
     examples = DATA["labelled"][0]
     trainer = trainer_for(loss="kto", reference_seed=2, batch_size=4)
     shifted = zip(examples, [examples[-1], *examples[:-1]], strict=True)

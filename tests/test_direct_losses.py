@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from workbench.losses import direct, reference_free
+from workbench.losses import direct
 
 TRL = json.loads((Path(__file__).parent / "oracles" / "trl_direct.json").read_text())
 WITH_REFERENCE = [
@@ -27,11 +27,11 @@ WITH_REFERENCE = [
     (direct.alpha_dpo_loss, {"beta": 0.5, "alpha": 0.3}),
 ]
 WITHOUT_REFERENCE = [
-    (reference_free.cpo_loss, {"beta": 0.5}),
-    (reference_free.simpo_loss, {"beta": 2.0, "gamma": 0.7}),
-    (reference_free.orpo_loss, {"beta": 0.4}),
-    (reference_free.slic_loss, {"delta": 1.0}),
-    (reference_free.nll_loss, {}),
+    (direct.cpo_loss, {"beta": 0.5}),
+    (direct.simpo_loss, {"beta": 2.0, "gamma": 0.7}),
+    (direct.orpo_loss, {"beta": 0.4}),
+    (direct.slic_loss, {"delta": 1.0}),
+    (direct.nll_loss, {}),
 ]
 EVERY_PAIR_LOSS = [pytest.param(*row, id=row[0].__name__) for row in WITH_REFERENCE + WITHOUT_REFERENCE]
 
@@ -64,7 +64,7 @@ def negative_log_sigmoid(x: str) -> float:
 @pytest.mark.parametrize("name", TRL["losses"])
 def test_losses_and_gradients_of_pairs_are_those_of_trl(name):
     frozen = TRL["losses"][name]
-    (loss,) = (vars(module)[name] for module in (direct, reference_free) if name in vars(module))
+    loss = vars(direct)[name]
     tensors = {key: torch.tensor(value) for key, value in TRL["logprobs"].items()}
     policy = [tensors[key].requires_grad_() for key in ("chosen_logprobs", "rejected_logprobs")]
     theirs = {"simpo_gamma": "gamma", "f_alpha_divergence_coef": "alpha"}
@@ -176,9 +176,9 @@ def swapped(name: str) -> str:
 
 def test_simpo_is_even_where_the_margin_per_token_is_gamma_over_beta():
     tensors = pair(-4.0, -9.0)  # -2 and -3 nats per token: a margin of 1
-    even = reference_free.simpo_loss(**inputs_of(reference_free.simpo_loss, tensors), beta=2.0, gamma=2.0)
+    even = direct.simpo_loss(**inputs_of(direct.simpo_loss, tensors), beta=2.0, gamma=2.0)
     assert even.item() == pytest.approx(math.log(2), rel=1e-6)
-    loss = reference_free.simpo_loss(**inputs_of(reference_free.simpo_loss, tensors), beta=2.0, gamma=0.5)
+    loss = direct.simpo_loss(**inputs_of(direct.simpo_loss, tensors), beta=2.0, gamma=0.5)
     assert loss.item() == pytest.approx(negative_log_sigmoid("1.5"), rel=1e-6)
 
 
@@ -186,7 +186,7 @@ def test_cpo_is_dpo_with_a_uniform_reference():
     logprobs = torch.tensor([-4.0, -7.0]), torch.tensor([-9.0, -3.0])
     uniform = torch.full((2,), -11.0)
     torch.testing.assert_close(
-        reference_free.cpo_loss(*logprobs, beta=0.3), direct.dpo_loss(*logprobs, uniform, uniform, beta=0.3)
+        direct.cpo_loss(*logprobs, beta=0.3), direct.dpo_loss(*logprobs, uniform, uniform, beta=0.3)
     )
 
 
@@ -198,25 +198,25 @@ def test_orpo_takes_exact_odds_at_both_ends(logprobs):
     chosen, rejected = map(Decimal, logprobs)
     difference = log_odds(chosen) - log_odds(rejected)
     sums = [torch.tensor([float(mean) * length]) for mean, length in ((chosen, 4), (rejected, 5))]
-    loss = reference_free.orpo_loss(*sums, torch.tensor([4]), torch.tensor([5]), beta=0.4)
+    loss = direct.orpo_loss(*sums, torch.tensor([4]), torch.tensor([5]), beta=0.4)
     assert loss.item() == pytest.approx(0.4 * negative_log_sigmoid(str(difference)), rel=1e-4)
 
 
 def test_orpo_of_a_certain_completion_is_finite_with_a_finite_gradient():
     certain, other = torch.zeros(2, requires_grad=True), torch.tensor([-2.0, 0.0], requires_grad=True)
-    loss = reference_free.orpo_loss(certain, other, torch.tensor([3, 3]), torch.tensor([2, 2]), beta=1.0)
+    loss = direct.orpo_loss(certain, other, torch.tensor([3, 3]), torch.tensor([2, 2]), beta=1.0)
     loss.sum().backward()
     assert loss.isfinite().all() and loss[0] < 1e-4 and loss[1].item() == pytest.approx(math.log(2))
     assert certain.grad.isfinite().all() and other.grad.isfinite().all()
 
 
 def test_slic_asks_for_delta_nats_and_no_more():
-    losses = reference_free.slic_loss(torch.tensor([-4.0, -4.0, -9.0]), torch.tensor([-9.0, -4.5, -4.0]), delta=2.0)
+    losses = direct.slic_loss(torch.tensor([-4.0, -4.0, -9.0]), torch.tensor([-9.0, -4.5, -4.0]), delta=2.0)
     assert losses.tolist() == pytest.approx([0.0, 1.5, 7.0])
 
 
 def test_the_likelihood_of_the_chosen_is_a_mean_over_its_tokens():
-    assert reference_free.nll_loss(torch.tensor([-6.0, -6.0]), torch.tensor([2, 12])).tolist() == [3.0, 0.5]
+    assert direct.nll_loss(torch.tensor([-6.0, -6.0]), torch.tensor([2, 12])).tolist() == [3.0, 0.5]
 
 
 def test_kto_saturates_on_both_sides_and_is_half_lost_at_the_reference_point():
@@ -245,7 +245,7 @@ def test_rrhf_is_the_sum_over_couples_found_one_by_one():
     logprobs = -20 * torch.rand(6, 4, generator=generator)
     lengths = torch.randint(1, 9, (6, 4), generator=generator)
     rankings = list(itertools.permutations(range(4)))[5::4]
-    losses = reference_free.rrhf_loss(logprobs, lengths, torch.tensor(rankings))
+    losses = direct.rrhf_loss(logprobs, lengths, torch.tensor(rankings))
     for row, ranking in enumerate(rankings):
         means = [logprobs[row, k].item() / lengths[row, k].item() for k in range(4)]
         expected = 0.0
@@ -357,7 +357,7 @@ def test_impossible_labelled_and_ranked_completions_give_a_value_and_never_a_nan
         values.sum().backward()
         assert values.isfinite().all() and logprobs.grad.isfinite().all()
     logprobs = torch.tensor([[-torch.inf, -torch.inf, -3.0]], requires_grad=True)
-    loss = reference_free.rrhf_loss(logprobs, torch.tensor([[2, 3, 4]]), torch.tensor([[2, 0, 1]]))
+    loss = direct.rrhf_loss(logprobs, torch.tensor([[2, 3, 4]]), torch.tensor([[2, 0, 1]]))
     loss.sum().backward()
     assert loss.item() == 0 and not logprobs.grad.isnan().any()
     impossible = torch.full((2,), -torch.inf)

@@ -10,7 +10,7 @@ from tiny_models import EOS, PAD, every_completion, tiny_model, word_tokenizer
 from trainer_checks import continued_rows, rows_equal
 
 from workbench import WorkbenchError, models
-from workbench.models.batches import collate
+from workbench.models.tokens import collate
 from workbench.studies.exact import optimum
 from workbench.studies.exact import world as enumeration
 from workbench.trainers.direct_alignment import DirectAlignmentConfig, DirectAlignmentTrainer

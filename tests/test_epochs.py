@@ -2,7 +2,7 @@
 
 import pytest
 
-from workbench.trainers.epochs import EpochBatches
+from workbench.trainers.descent import EpochBatches
 
 LENGTHS = [3, 9, 4, 1, 7, 7, 2, 5, 8, 6, 3]
 

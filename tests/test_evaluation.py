@@ -8,9 +8,8 @@ import torch
 from tiny_models import EOS, PAD, every_completion, plain_next_logprobs, tiny_model, word_tokenizer
 
 from workbench.analysis.evaluations import summarise_evaluation
-from workbench.models.batches import collate
-from workbench.models.control_tokens import conditioned
 from workbench.models.sampling import sample
+from workbench.models.tokens import collate, conditioned
 from workbench.records import PromptExample, Rollout
 from workbench.trainers.evaluation import evaluate_at_temperatures, evaluate_policy, sequence_kl
 

@@ -9,8 +9,7 @@ import statsmodels.api as sm
 from scipy import stats
 
 from workbench import WorkbenchError
-from workbench.analysis.form_comparison import compare_forms, forms_sentence
-from workbench.analysis.gao_fit import fit_overoptimization
+from workbench.analysis.gao_fit import compare_forms, fit_overoptimization, forms_sentence
 
 PLANTED = {"best_of_n": (1.0, 0.25), "rl": (1.0, 0.5)}
 FORMS = sorted(PLANTED)

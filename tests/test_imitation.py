@@ -10,7 +10,7 @@ from tiny_models import EOS, plain_logprobs, plain_next_logprobs, same_weights, 
 from trainer_checks import continued_rows, rows_equal
 
 from workbench import NonFiniteLoss, WorkbenchError
-from workbench.models.control_tokens import BAD_GOOD, QUANTILES, add_control_tokens
+from workbench.models.tokens import BAD_GOOD, QUANTILES, add_control_tokens
 from workbench.records import PromptExample
 from workbench.trainers import imitation
 from workbench.trainers.imitation import ImitationConfig, ImitationTrainer

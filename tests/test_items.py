@@ -3,7 +3,7 @@
 import pytest
 
 from workbench import WorkbenchError
-from workbench.feedback.items import pair_items, ranking_items
+from workbench.feedback.queues import pair_items, ranking_items
 
 
 def completion(prompt, text, *, finished=True, **columns):

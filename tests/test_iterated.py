@@ -16,7 +16,7 @@ from workbench.models.examples import pair_examples
 from workbench.runs import Run
 from workbench.studies.iterated import rounds as iterated
 from workbench.studies.iterated.figures import plot_reward_model_reach, plot_rounds
-from workbench.studies.iterated.tables import labels_by_round, reach_of_rewards, round_table
+from workbench.studies.iterated.rounds import labels_by_round, reach_of_rewards, round_table
 from workbench.tasks import open_task
 
 FOLDER = Path(__file__).parent.parent / "notebooks"

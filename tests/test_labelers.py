@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 from scipy.stats import binomtest, chisquare, gumbel_r, kstest, logistic
 
-from workbench.feedback.order import shown_order
+from workbench.feedback.session import shown_order
 from workbench.tasks.world import (
     NOISE_PANEL,
     PANEL,

@@ -41,9 +41,9 @@ from workbench.models import (
     without_dropout,
 )
 from workbench.models.architectures import PRESETS
-from workbench.models.batches import collate
 from workbench.models.sampling import eos_token_ids
 from workbench.models.scoring import completion_logprobs, completion_values
+from workbench.models.tokens import collate
 
 PROMPTS = [[4, 6, 7, 8], [9], [10, 11, 4, 12, 13, 14]]
 COMPLETIONS = [[9, 10, EOS], [12, 13, 14, 15, EOS], [16]]

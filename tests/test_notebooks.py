@@ -12,12 +12,12 @@ import pytest
 
 from workbench import tasks
 from workbench.analysis import ensembles
-from workbench.feedback import collection, kinds
+from workbench.feedback import kinds, session
 from workbench.models import architectures
 from workbench.pipeline.clean_notebook import cleaned
 from workbench.pipeline.notebooks import read_notebook
 from workbench.pipeline.recipes import SOURCES
-from workbench.runs import sinks
+from workbench.runs import progress
 from workbench.studies.iterated import rounds
 from workbench.trainers import algorithms, direct_alignment, evaluation, imitation, objectives, policy_gradient_config
 
@@ -144,7 +144,7 @@ def test_parameters_are_annotated_scalars_each_with_a_comment(notebook):
 def test_the_choices_that_parameters_cells_list_are_those_of_the_package():
     tables = {
         "01_pretrain.preset": architectures.PRESETS,
-        "03_preferences.labelers": collection.WHO,
+        "03_preferences.labelers": session.WHO,
         "03_preferences.panel": tasks.PANELS,
         "03_preferences.kinds": kinds.KINDS,
         "05_reward_model.preset": architectures.PRESETS,
@@ -160,7 +160,7 @@ def test_the_choices_that_parameters_cells_list_are_those_of_the_package():
         "13_iterated_labels.panel": tasks.PANELS,
         "13_iterated_labels.algorithm": algorithms.ALGORITHMS,
     }
-    tables |= {f"{path.stem}.sinks": sinks.SINKS for path in PATHS}
+    tables |= {f"{path.stem}.sinks": progress.SINKS for path in PATHS}
     listed = {
         f"{path.stem}.{parameter.name}": parameter.choices
         for path in PATHS

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench import NonFiniteLoss, WorkbenchError
-from workbench.trainers.optimization import (
+from workbench.trainers.descent import (
     Descent,
     cosine_schedule,
     linear_schedule,

@@ -10,7 +10,7 @@ import pytest
 from workbench import WorkbenchError
 from workbench.studies.explore_study import explore_overoptimization
 from workbench.studies.iterated.figures import plot_arms
-from workbench.studies.overoptimization import alarm_figures, effect_figures
+from workbench.studies.overoptimization import effect_figures, figures
 from workbench.studies.overoptimization import figures as plots
 
 HOSTILE = "<script>alert('x')</script>"
@@ -232,7 +232,7 @@ def signals(falls=(True, False)):
 
 
 def test_every_measured_signal_has_a_panel_with_its_threshold():
-    figure = alarm_figures.plot_signals(signals(), {"kl": 15.0, "length": math.inf, "absent": 1.0})
+    figure = figures.plot_signals(signals(), {"kl": 15.0, "length": math.inf, "absent": 1.0})
     panels = [note.text for note in figure.layout.annotations]
     assert panels == ["drift of length (tokens)", "KL alone (nats)", "gold reward, unseen"]
     assert [shape.y0 for shape in figure.layout.shapes] == [15.0]
@@ -242,7 +242,7 @@ def test_every_measured_signal_has_a_panel_with_its_threshold():
 
 def test_signals_of_runs_whose_gold_is_unknown_are_drawn_all_the_same():
     unknown = signals(falls=(math.nan, math.nan)).drop(columns="gold")
-    figure = alarm_figures.plot_signals(unknown, {})
+    figure = figures.plot_signals(unknown, {})
     assert [trace.name for trace in figure.data if trace.showlegend] == ["gold unknown"]
     assert "whether their gold falls is not known" in figure.layout.title.text
 
@@ -256,7 +256,7 @@ def test_alarms_show_shares_of_verdicts_and_leads_of_runs_that_fell():
             "lead_steps": [5.0, math.nan, -10.0, math.nan],
         }
     )
-    figure = alarm_figures.plot_alarms(alarms, "t")
+    figure = figures.plot_alarms(alarms, "t")
     bars = {trace.name: dict(zip(trace.y, trace.x, strict=True)) for trace in figure.data if trace.type == "bar"}
     assert bars["in time"] == {"drift of length": 0, "KL alone": 0.5} and bars["late"]["drift of length"] == 0.5
     leads = {trace.y[0]: trace.x[0] for trace in figure.data if trace.type == "scatter" and len(trace.x)}
@@ -273,8 +273,8 @@ def test_alarms_show_shares_of_verdicts_and_leads_of_runs_that_fell():
         (lambda table: effect_figures.plot_score_paths(table, "t"), "plot_score_paths"),
         (lambda table: effect_figures.plot_stopping(table, table, "t"), "plot_stopping"),
         (lambda table: plot_arms(table), "plot_arms"),
-        (lambda table: alarm_figures.plot_signals(table, {}), "plot_signals"),
-        (lambda table: alarm_figures.plot_alarms(table, "t"), "plot_alarms"),
+        (lambda table: figures.plot_signals(table, {}), "plot_signals"),
+        (lambda table: figures.plot_alarms(table, "t"), "plot_alarms"),
     ],
 )
 def test_empty_tables_and_other_tables_get_a_sentence(draw, name):

@@ -13,8 +13,8 @@ from workbench import WorkbenchError
 from workbench.analysis.best_of_n import expected_of_best
 from workbench.runs import Run
 from workbench.studies.frontier import runs_below
-from workbench.studies.overoptimization import levels as study_levels
 from workbench.studies.overoptimization import tables as studies
+from workbench.studies.overoptimization import tables as study_levels
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from scipy.optimize import minimize
 
 from workbench import WorkbenchError
-from workbench.analysis.resampling import expanded_levels
+from workbench.analysis.statistics import expanded_levels
 from workbench.feedback.paired_comparison import (
     bradley_terry,
     bradley_terry_scores,

@@ -16,7 +16,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from workbench.runs.checkpoints import load_checkpoint
+from workbench.runs.resume import load_checkpoint
 
 AT_ONCE = 2
 CHECKPOINT_EVERY = 50  # steps, the default of `Run.train`

@@ -26,8 +26,8 @@ from transformers import AutoModelForTokenClassification
 from workbench import WorkbenchError
 from workbench.losses.policy import clipped_surrogate_loss
 from workbench.models import add_lora
-from workbench.models.batches import collate
 from workbench.models.scoring import completion_logprobs, completion_values
+from workbench.models.tokens import collate
 from workbench.records import PromptExample
 from workbench.trainers.policy_gradient import PolicyGradientConfig
 

@@ -12,7 +12,6 @@ from oracles.tiny_llama import waved_llama_with_padding
 from scipy import special, stats
 
 from workbench.losses.advantages import group_centered, group_relative, leave_one_out, masked_mean
-from workbench.losses.aggregation import completion_means, constant_length, sequence_mean
 from workbench.losses.policy import (
     clipped_surrogate_loss,
     clipped_value_loss,
@@ -26,8 +25,9 @@ from workbench.losses.policy import (
     policy_gradient_loss,
     sequence_ratio_loss,
 )
-from workbench.models.batches import collate
+from workbench.losses.reductions import completion_means, constant_length, sequence_mean
 from workbench.models.scoring import completion_logprobs
+from workbench.models.tokens import collate
 
 ORACLES = Path(__file__).parent / "oracles"
 TRL = json.loads((ORACLES / "trl_ppo.json").read_text())

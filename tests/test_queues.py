@@ -8,9 +8,8 @@ import pytest
 
 from workbench import WorkbenchError
 from workbench.feedback import queues
-from workbench.feedback.queues import Queue
+from workbench.feedback.queues import Queue, closeness, ensemble_disagreement
 from workbench.feedback.store import Store
-from workbench.feedback.uncertainty import closeness, ensemble_disagreement
 from workbench.records import Judgement
 
 

@@ -18,7 +18,7 @@ from chromium import CHROMIUM
 from workbench import WorkbenchError, cli, plots
 from workbench.analysis.statistics import Interval
 from workbench.pipeline import markdown, report
-from workbench.pipeline.story import story
+from workbench.pipeline.report import story
 
 PLOTLY = "application/vnd.plotly.v1+json"
 EQUATION = (

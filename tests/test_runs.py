@@ -19,7 +19,7 @@ import torch
 from tiny_models import tiny_model, word_tokenizer
 
 from workbench import NonFiniteLoss, WorkbenchError
-from workbench.runs import Run, checkpoints, files, progress, resume, sinks
+from workbench.runs import Run, files, progress, resume
 from workbench.runs import record as provenance
 from workbench.runs.record import refuse_other_parameters
 
@@ -233,7 +233,7 @@ def test_ctrl_c_waits_for_the_step_and_a_second_one_falls_back_to_the_last_check
     with pytest.raises(KeyboardInterrupt):
         list(run.train(trainer, checkpoint_every=6))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert checkpoints.load_checkpoint(tmp_path / "run" / "checkpoint" / "train.pt")["step"] == saved
+    assert resume.load_checkpoint(tmp_path / "run" / "checkpoint" / "train.pt")["step"] == saved
     run_to_the_end(tmp_path / "run")
     assert rows_on_disk(tmp_path / "run") == rows_on_disk(undisturbed.dir)
 
@@ -267,7 +267,7 @@ def test_ctrl_c_that_is_ignored_stays_so(tmp_path, undisturbed, ctrl_c):
 def test_a_row_is_in_no_checkpoint_before_the_caller_has_dealt_with_it(tmp_path):
     run, found = Run.open(tmp_path / "run", PARAMETERS), []
     for row in run.train(Walk(), checkpoint_every=10):
-        found.append(checkpoints.load_checkpoint(run.dir / "checkpoint" / "train.pt")["step"])
+        found.append(resume.load_checkpoint(run.dir / "checkpoint" / "train.pt")["step"])
         assert found[-1] < row["step"]
     assert sorted(set(found)) == [0, 10, 20, 30]
 
@@ -354,8 +354,8 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path):
 
 def test_a_checkpoint_reads_back_as_it_was(tmp_path):
     state = {"tensor": torch.arange(5), "nested": [{"a": (1, 2.5, "x", None, True)}], "big": 2**100}
-    checkpoints.save_checkpoint(tmp_path / "a.pt", state)
-    loaded = checkpoints.load_checkpoint(tmp_path / "a.pt")
+    resume.save_checkpoint(tmp_path / "a.pt", state)
+    loaded = resume.load_checkpoint(tmp_path / "a.pt")
     assert torch.equal(loaded.pop("tensor"), state.pop("tensor")) and loaded == state
 
 
@@ -364,10 +364,10 @@ def test_a_checkpoint_reads_back_as_it_was(tmp_path):
 )
 def test_a_damaged_checkpoint_says_what_to_delete(tmp_path, damage):
     path = tmp_path / "train.pt"
-    checkpoints.save_checkpoint(path, {"a": torch.arange(5)})
+    resume.save_checkpoint(path, {"a": torch.arange(5)})
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(WorkbenchError) as caught:
-        checkpoints.load_checkpoint(path)
+        resume.load_checkpoint(path)
     assert_one_sentence(caught.value, str(path), "delete it")
 
 
@@ -378,12 +378,12 @@ def test_a_checkpoint_cannot_run_code(tmp_path):
 
     torch.save({"a": Evil()}, tmp_path / "train.pt")
     with pytest.raises(WorkbenchError):
-        checkpoints.load_checkpoint(tmp_path / "train.pt")
+        resume.load_checkpoint(tmp_path / "train.pt")
     assert not (tmp_path / "ran").exists()
 
 
 def test_an_interrupted_save_leaves_the_previous_state(tmp_path, monkeypatch):
-    checkpoints.save_checkpoint(tmp_path / "a.pt", {"step": 1})
+    resume.save_checkpoint(tmp_path / "a.pt", {"step": 1})
 
     def interrupted(state, file):
         file.write(b"half")
@@ -391,8 +391,8 @@ def test_an_interrupted_save_leaves_the_previous_state(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "save", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        checkpoints.save_checkpoint(tmp_path / "a.pt", {"step": 2})
-    assert checkpoints.load_checkpoint(tmp_path / "a.pt") == {"step": 1} and names_below(tmp_path) == {"a.pt"}
+        resume.save_checkpoint(tmp_path / "a.pt", {"step": 2})
+    assert resume.load_checkpoint(tmp_path / "a.pt") == {"step": 1} and names_below(tmp_path) == {"a.pt"}
 
 
 FULL_DISK_AT_A_CHECKPOINT = """
@@ -415,23 +415,23 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint_and_the_run_goes_on_lat
     command = [sys.executable, "-c", FULL_DISK_AT_A_CHECKPOINT, str(tmp_path / "run"), str(Path(__file__).parent)]
     output = subprocess.run(command, capture_output=True, text=True, timeout=100).stdout
     assert "checkpoint/train.pt was not written because the disk is full" in output.splitlines()[-1]
-    assert checkpoints.load_checkpoint(tmp_path / "run" / "checkpoint" / "train.pt")["step"] == 10
+    assert resume.load_checkpoint(tmp_path / "run" / "checkpoint" / "train.pt")["step"] == 10
     assert not any(name.endswith(".partial") for name in names_below(tmp_path))
     run_to_the_end(tmp_path / "run")
     assert rows_on_disk(tmp_path / "run") == rows_on_disk(undisturbed.dir)
 
 
 def test_no_space_at_the_rename_is_the_same_sentence(tmp_path, monkeypatch):
-    checkpoints.save_checkpoint(tmp_path / "a.pt", {"step": 1})
+    resume.save_checkpoint(tmp_path / "a.pt", {"step": 1})
 
     def full(source, target):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(WorkbenchError) as caught:
-        checkpoints.save_checkpoint(tmp_path / "a.pt", {"step": 2})
+        resume.save_checkpoint(tmp_path / "a.pt", {"step": 2})
     assert_one_sentence(caught.value, str(tmp_path / "a.pt"), "disk is full")
-    assert checkpoints.load_checkpoint(tmp_path / "a.pt") == {"step": 1} and names_below(tmp_path) == {"a.pt"}
+    assert resume.load_checkpoint(tmp_path / "a.pt") == {"step": 1} and names_below(tmp_path) == {"a.pt"}
 
 
 def test_a_save_that_failed_is_not_tried_again_on_the_way_out(tmp_path, monkeypatch):
@@ -641,7 +641,7 @@ def test_a_non_finite_loss_saves_the_batch_and_names_step_and_file(tmp_path):
         list(run.train(Diverging()))
     path = run.dir / "nonfinite_batch.pt"
     assert_one_sentence(caught.value, "step 5", str(path))
-    assert torch.equal(checkpoints.load_checkpoint(path)["tokens"], torch.arange(6))
+    assert torch.equal(resume.load_checkpoint(path)["tokens"], torch.arange(6))
     assert len(run.metrics()) == 4
 
 
@@ -862,7 +862,7 @@ def test_online_trackers_get_the_same_rows_and_one_identity_per_run(tmp_path, mo
 
 def test_a_missing_tracker_names_the_extra_and_an_unknown_one_the_choices(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    for name, parts in (("wandb", ["wandb", "[trackers]"]), ("mlflow", ["'mlflow'", *sinks.SINKS])):
+    for name, parts in (("wandb", ["wandb", "[trackers]"]), ("mlflow", ["'mlflow'", *progress.SINKS])):
         with pytest.raises(WorkbenchError) as caught:
             Run.open(tmp_path / "run", PARAMETERS, sinks=[name])
         assert_one_sentence(caught.value, *parts)

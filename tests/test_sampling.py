@@ -11,9 +11,9 @@ from tiny_models import BOS, EOS, FAMILIES, PAD, every_completion, plain_logprob
 
 import workbench.models.sampling
 from workbench import WorkbenchError
-from workbench.models.batches import collate
 from workbench.models.sampling import COMPACT_BELOW, completion_texts, eos_token_ids, inverse_cdf, sample
 from workbench.models.scoring import completion_logprobs
+from workbench.models.tokens import collate
 from workbench.records import scores_of
 
 PROMPTS = [[4, 6, 7, 8], [9], [10, 11, 4, 12, 13, 14], [5, 5], [16, 4, 9]]

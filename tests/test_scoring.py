@@ -11,7 +11,6 @@ from transformers import (
 )
 
 from workbench import WorkbenchError
-from workbench.models.batches import collate, collate_groups
 from workbench.models.scoring import (
     completion_logits,
     completion_logprobs,
@@ -23,6 +22,7 @@ from workbench.models.scoring import (
     spread,
     token_logprobs,
 )
+from workbench.models.tokens import collate, collate_groups
 from workbench.records import Sequences
 
 PROMPTS = [[4, 6, 7, 8], [9], [10, 11, 4, 12, 13, 14]]

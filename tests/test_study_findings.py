@@ -11,9 +11,9 @@ from synthetic_study import PROMPTS, finished, law, write_policy, write_study
 from workbench.studies.frontier import runs_below
 from workbench.studies.iterated import arms
 from workbench.studies.iterated.figures import plot_arms
-from workbench.studies.overoptimization import findings, remedies
-from workbench.studies.overoptimization import levels as study_levels
-from workbench.studies.overoptimization.gallery import hacked_samples
+from workbench.studies.overoptimization import findings
+from workbench.studies.overoptimization import tables as study_levels
+from workbench.studies.overoptimization.findings import hacked_samples
 from workbench.studies.overoptimization.tables import read_study
 
 WHO = {"main": "05_reward_model", "policy": "02_sft"}
@@ -135,40 +135,40 @@ def test_another_policy_is_compared_in_height_and_rise(study, levels, tmp_path):
 
 
 def test_a_priced_run_on_the_path_of_the_free_one_gives_nothing_over_stopping(study):
-    free = remedies.free_paths(study.curves, **WHO)
-    priced = remedies.priced_ends(study.curves, free)
+    free = findings.free_paths(study.curves, **WHO)
+    priced = findings.priced_ends(study.curves, free)
     assert priced["level"].eq("ppo_kl0.5").all() and len(priced) == 4
     assert priced["difference"].abs().max() < 0.03
     best = law(np.array([4.0]), 0.6)[0]
     assert priced["against_best"].tolist() == pytest.approx([1.0 - best] * 4, abs=0.03)
-    prices = remedies.remedy_effects(priced, "level", remedies.PRICE_OUTCOMES)
+    prices = findings.remedy_effects(priced, "level", findings.PRICE_OUTCOMES)
     assert prices.set_index("group")["units"].to_dict() == {"at equal KL": 4, "against the free run at its best": 4}
-    sentence = remedies.price_sentence(prices)
+    sentence = findings.price_sentence(prices)
     assert sentence.startswith("Gold against the free run stopped at equal KL: ppo_kl0.5 ")
-    assert remedies.priced_ends(study.curves, free.iloc[:0]).empty
+    assert findings.priced_ends(study.curves, free.iloc[:0]).empty
 
 
 def test_one_unit_has_differences_without_any_verdict():
     row = {"group": "at equal KL", "level": "ppo_kl0.5", "value": -0.25, "low": math.nan, "high": math.nan}
     row["significant"] = False
-    assert remedies.price_sentence(pd.DataFrame([row])).endswith("ppo_kl0.5 −0.25")
+    assert findings.price_sentence(pd.DataFrame([row])).endswith("ppo_kl0.5 −0.25")
     known = pd.DataFrame([row | {"low": -0.4, "high": -0.1}])  # alone beyond chance, but not beside the other prices
-    assert remedies.price_sentence(known).endswith("ppo_kl0.5 −0.25 (within chance)")
+    assert findings.price_sentence(known).endswith("ppo_kl0.5 −0.25 (within chance)")
     both = pd.concat([known, known.assign(level="ppo-kl0.1", value=0.5)])
-    assert remedies.price_sentence(both).endswith("ppo_kl0.5 −0.25, ppo-kl0.1 +0.50 (all within chance)")
+    assert findings.price_sentence(both).endswith("ppo_kl0.5 −0.25, ppo-kl0.1 +0.50 (all within chance)")
     both["significant"] = [True, False]
-    assert remedies.price_sentence(both).endswith("ppo_kl0.5 −0.25, ppo-kl0.1 +0.50 (within chance)")
+    assert findings.price_sentence(both).endswith("ppo_kl0.5 −0.25, ppo-kl0.1 +0.50 (within chance)")
 
 
 def test_ensembles_under_rl_save_what_was_planted(study):
-    table = remedies.ensemble_runs(study, **WHO)
+    table = findings.ensemble_runs(study, **WHO)
     assert len(table) == 8 and set(table["how"]) == {"mean", "min"}
     ends, peaks = law(np.array([16.0]), 0.6)[0], law(np.array([4.0]), 0.6)[0]
     better_end, better_peak = law(np.array([16.0]), 0.5)[0], law(np.array([9.0]), 0.5)[0]
     assert table["saved"].tolist() == pytest.approx([peaks - ends - (better_peak - better_end)] * 8, abs=0.03)
     assert table["end"].tolist() == pytest.approx([better_end - ends] * 8, abs=0.03)
     assert table["difference"].tolist() == pytest.approx(table["end"].tolist(), abs=1e-9)  # both end at 16 nats
-    assert remedies.ensemble_runs(study, main="absent", policy="02_sft").empty
+    assert findings.ensemble_runs(study, main="absent", policy="02_sft").empty
 
 
 def test_an_ensemble_that_paid_for_kl_is_not_taken_for_a_free_one(folder, study, tmp_path):
@@ -176,29 +176,29 @@ def test_an_ensemble_that_paid_for_kl_is_not_taken_for_a_free_one(folder, study,
     priced = write_policy(tmp_path, "06_priced_mean", "_world0_seed0", members, kl_coef=0.5, ensemble="mean", gold=True)
     both = read_study([*runs_below(str(folder)), priced])
     assert len(both.peaks) == len(study.peaks) + 1
-    pd.testing.assert_frame_equal(remedies.ensemble_runs(both, **WHO), remedies.ensemble_runs(study, **WHO))
+    pd.testing.assert_frame_equal(findings.ensemble_runs(both, **WHO), findings.ensemble_runs(study, **WHO))
 
 
 def test_effects_of_ensembles_are_named_by_optimiser_and_members(study, models):
     sets = study_levels.member_sets(models, WHO["main"])
-    effects = remedies.ensemble_effects(study, sets, **WHO, coef=0.5)
+    effects = findings.ensemble_effects(study, sets, **WHO, coef=0.5)
     assert {"RL: mean", "RL: min", "best of n, bases: min", "best of n, split: uncertainty"} <= set(effects["level"])
     saved = effects[(effects["level"] == "RL: mean") & (effects["group"] == "less fall from the peak")].iloc[0]
-    table = remedies.ensemble_runs(study, **WHO)
+    table = findings.ensemble_runs(study, **WHO)
     mean = table[table["how"] == "mean"]
     assert saved["share"] == pytest.approx(mean["saved"].sum() / mean["drop"].sum())
-    assert f"RL: mean saves {saved['share']:.0%} of the fall" in remedies.ensemble_sentence(effects)
+    assert f"RL: mean saves {saved['share']:.0%} of the fall" in findings.ensemble_sentence(effects)
     rows = pd.DataFrame([saved.to_dict() | {"share": share} for share in (-0.001, -0.2)])
-    said = remedies.ensemble_sentence(rows)
+    said = findings.ensemble_sentence(rows)
     assert "saves nothing of the fall" in said and "adds 20% to the fall" in said
-    assert remedies.ensemble_effects(study, {}, main="absent", policy="02_sft", coef=0.5).empty
-    errors = remedies.errors_over_units(study, sets, policy="02_sft")
+    assert findings.ensemble_effects(study, {}, main="absent", policy="02_sft", coef=0.5).empty
+    errors = findings.errors_over_units(study, sets, policy="02_sft")
     assert errors["members"].tolist() == ["seeds", "split", "bases"] and errors["units"].eq(4).all()
 
 
 def test_ensembles_of_a_pool_are_compared_with_the_mean_of_their_members(study, models):
     sets = study_levels.member_sets(models, WHO["main"])
-    table = remedies.pool_ensembles(study, sets, policy=WHO["policy"], coef=0.5)
+    table = findings.pool_ensembles(study, sets, policy=WHO["policy"], coef=0.5)
     row = table[
         (table["world"] == 1) & (table["seed"] == 0) & (table["members"] == "split") & (table["how"] == "min")
     ].iloc[0]
@@ -213,7 +213,7 @@ def test_ensembles_of_a_pool_are_compared_with_the_mean_of_their_members(study, 
 
 def test_only_runs_with_judges_are_watched_and_those_that_fall_are_known(study, models):
     sets = study_levels.member_sets(models, WHO["main"])
-    signals, outcomes = remedies.watched(study, sets, **WHO, tolerance=0.05)
+    signals, outcomes = findings.watched(study, sets, **WHO, tolerance=0.05)
     assert {"disagreement", "split_gap", "length", "repetition", "kl"} <= set(signals)
     assert signals.groupby("run")["falls"].first().groupby(lambda run: run.split("_world")[0]).all().to_dict() == {
         "06_ppo_kl0": True,

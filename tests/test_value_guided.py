@@ -5,9 +5,9 @@ import torch
 from tiny_models import EOS, FAMILIES, PAD, plain_logprobs, plain_next_logprobs, tiny_model, word_tokenizer
 
 from workbench import WorkbenchError, models
-from workbench.models.batches import collate
 from workbench.models.sampling import sample
 from workbench.models.scoring import completion_logprobs
+from workbench.models.tokens import collate
 from workbench.models.value_guided import guide
 from workbench.trainers.evaluation import sequence_kl
 

@@ -10,8 +10,8 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from workbench import WorkbenchError
-from workbench.studies.comparison.win_rate_figures import plot_strengths, plot_win_rates
-from workbench.studies.comparison.win_rates import judge_column, meetings, outcomes, scored, strengths, win_rates
+from workbench.studies.comparison.figures import plot_strengths, plot_win_rates
+from workbench.studies.comparison.tables import judge_column, meetings, outcomes, scored, strengths, win_rates
 
 HOSTILE = "<script>x</script>"
 

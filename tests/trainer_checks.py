@@ -1,6 +1,6 @@
 """What every trainer must do alike."""
 
-from workbench.runs.checkpoints import load_checkpoint, save_checkpoint
+from workbench.runs.resume import load_checkpoint, save_checkpoint
 
 
 def rows_equal(first: list[dict], second: list[dict]) -> bool:

@@ -12,8 +12,7 @@ from pathlib import Path
 from workbench import BAD_INPUT, DONE, STOPPED, WorkbenchError
 from workbench.pipeline.cluster import dask_executor
 from workbench.pipeline.notebooks import find, notebook_paths, read_notebook
-from workbench.pipeline.recipe_files import read_recipe
-from workbench.pipeline.recipes import Plan, plan_notebook, plan_recipe, recipe_paths
+from workbench.pipeline.recipes import Plan, plan_notebook, plan_recipe, read_recipe, recipe_paths
 from workbench.pipeline.schedule import run_plan
 from workbench.pipeline.sweeps import plan_sweep, run_sweep
 from workbench.runs.files import resolve, shown, user_path

@@ -15,10 +15,10 @@ import transformers
 
 from workbench import models
 from workbench.models import sampling, scoring
-from workbench.models.batches import collate
 from workbench.models.packing import collate_demonstrations, token_lengths
 from workbench.models.rewards import LearnedReward, raw_rewards
 from workbench.models.scoring import completion_logprobs
+from workbench.models.tokens import collate
 from workbench.records import CompletionExample, PairExample, PromptExample, Rollout
 from workbench.trainers import policy_gradient
 from workbench.trainers.direct_alignment import DirectAlignmentConfig, DirectAlignmentTrainer

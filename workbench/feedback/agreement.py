@@ -8,8 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from workbench.analysis.resampling import interval_over_items, per_item
-from workbench.analysis.statistics import Interval
+from workbench.analysis.statistics import Interval, interval_over_items, per_item
 from workbench.feedback.verdicts import Labels, comparable_labels
 
 

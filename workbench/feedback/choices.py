@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from workbench import WorkbenchError
-from workbench.analysis.resampling import expanded_levels
+from workbench.analysis.statistics import expanded_levels
 from workbench.feedback.tables import names_in
 
 NEWTON_STEPS, HALVINGS = 200, 40

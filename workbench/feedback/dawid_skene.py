@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from workbench import WorkbenchError
-from workbench.analysis.resampling import expanded_levels
+from workbench.analysis.statistics import expanded_levels
 from workbench.feedback.verdicts import Labels, labels_of, require_common_items
 
 SMALLEST = 1e-300  # instead of a probability of 0, which has no logarithm

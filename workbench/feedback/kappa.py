@@ -15,8 +15,7 @@ import numpy as np
 import pandas as pd
 
 from workbench import WorkbenchError
-from workbench.analysis.resampling import interval_over_items, per_item
-from workbench.analysis.statistics import Interval
+from workbench.analysis.statistics import Interval, interval_over_items, per_item
 from workbench.feedback.verdicts import Labels, comparable_labels
 
 WEIGHTS = {"equal": 0, "linear": 1, "quadratic": 2}  # powers of |a - b|

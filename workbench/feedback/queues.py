@@ -1,7 +1,6 @@
-"""Which item a labeler judges next, and when enough is judged.
+"""Which items would teach a reward model most: priorities for `Queue(order="uncertain")`, from its scores.
 
-Each item is judged by `judgements_per_item` labelers and by none of them twice, but for hidden repeats, which measure
-self-consistency. Items with a known answer (`expected`) check attention: every labeler gets all of them.
+`scores` are (M, N, K): M reward models of an ensemble, N items, K completions of each.
 """
 
 from __future__ import annotations
@@ -9,15 +8,58 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
+
+import numpy as np
 
 from workbench import WorkbenchError
 from workbench.feedback.desk import Desk
 from workbench.feedback.rankings import is_check
 from workbench.feedback.store import Store
 from workbench.feedback.validity import require_items, require_size
+
+
+def ensemble_disagreement(scores: np.ndarray) -> np.ndarray:
+    """Variance over the ensemble of the preferred probability, mean over pairs of completions, (N,).
+
+    The probability is Bradley-Terry's, the logistic of the difference of scores; what Christiano et al. 2017,
+    section 2.2.4, choose their queries by. WorkbenchError for fewer than two models.
+    """
+    probabilities = _preferred(scores)
+    if len(probabilities) < 2:
+        raise WorkbenchError("An ensemble of 1 reward model can not disagree: give at least 2, or use closeness.")
+    return probabilities.var(axis=0).mean(axis=-1)
+
+
+def closeness(scores: np.ndarray) -> np.ndarray:
+    """How near a coin toss the mean model finds each item, from 0 (sure) to 1 (a tie), mean over pairs, (N,)."""
+    return (1 - np.abs(2 * _preferred(scores).mean(axis=0) - 1)).mean(axis=-1)
+
+
+def _preferred(scores: np.ndarray) -> np.ndarray:
+    """Probability that the first of each pair of completions is preferred, (M, N, pairs)."""
+    scores = np.asarray(scores, dtype=float)
+    if scores.ndim != 3 or scores.shape[2] < 2:
+        raise WorkbenchError(
+            f"scores have the shape {scores.shape}: give (models, items, completions), at least 2 completions."
+        )
+    if not np.isfinite(scores).all():
+        raise WorkbenchError("scores hold NaN or infinity: give finite numbers.")
+    differences = [
+        scores[..., first] - scores[..., second] for first, second in combinations(range(scores.shape[2]), 2)
+    ]
+    return 1 / (1 + np.exp(-np.clip(np.stack(differences, axis=-1), -50, 50)))
+
+
+# --- Which item a labeler judges next, and when enough is judged.
+#
+# Each item is judged by `judgements_per_item` labelers and by none of them twice, but for hidden repeats, which
+# measure self-consistency. Items with a known answer (`expected`) check attention: every labeler gets all of
+# them.
+
 
 ORDERS = ("random", "given", "fewest", "uncertain")
 CLAIM_SECONDS = 1800  # that an item on somebody's screen is kept from others
@@ -168,3 +210,97 @@ def _shuffled(item_ids: Sequence[str], seed: int, labeler: str) -> list[str]:
         return hashlib.sha256(json.dumps([seed, labeler, item_id]).encode()).digest()
 
     return sorted(item_ids, key=place)
+
+
+# --- Completions of one prompt as items that a labeler can judge: two at a time, or several.
+
+
+NOT_AN_ITEM_COLUMN = ("prompt_index", "completion", "finished", "logprob", "prompt_messages")
+
+
+def pair_items(completions: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Items of two completions each, and how many pairs were left out for which reason.
+
+    `completions` come two per prompt, one after the other, as `BestOfNTrainer.pool` holds them: prompt, completion,
+    finished and the prompt's own columns. Pairs that read the same or that hit the length limit are left out: nobody
+    can prefer one, or judge an ending that is not there. An item has item_id, prompt, completions, finished, columns.
+    WorkbenchError where two in a row are of different prompts, or where no pair is left.
+    """
+    rows = list(completions)
+    if len(rows) % 2:
+        raise WorkbenchError(f"{len(rows)} completions make no pairs: sample two for each prompt (num_generations=2).")
+    items, left_out = [], {"identical": 0, "unfinished": 0}
+    for number, (first, second) in enumerate(zip(rows[::2], rows[1::2], strict=True)):
+        if first["prompt"] != second["prompt"]:
+            raise WorkbenchError(
+                f"Completions {2 * number} and {2 * number + 1} answer different prompts: sample two for each."
+            )
+        if first["completion"].split() == second["completion"].split():
+            left_out["identical"] += 1
+        elif not (first["finished"] and second["finished"]):
+            left_out["unfinished"] += 1
+        else:
+            items.append(_item(f"pair-{number:06d}", [first, second]))
+    _require_items(items, left_out, f"{len(rows) // 2} pairs")
+    return items, left_out
+
+
+def ranking_items(
+    completions: Iterable[Mapping[str, Any]], *, sampled: int, kept: int
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Items of the first `kept` completions that end and read differently, and how many prompts have too few of them.
+
+    `completions` come `sampled` per prompt; items are as those of `pair_items`. WorkbenchError where fewer than 2 are
+    to be kept or more than were sampled, and where no item is left.
+    """
+    rows = list(completions)
+    if not 2 <= kept <= sampled or len(rows) % sampled:
+        raise WorkbenchError(
+            f"{kept} of {sampled} completions of each prompt can not be ranked, of {len(rows)} in all: keep from 2 to "
+            "as many as were sampled for each."
+        )
+    items, left_out = [], {"too few different": 0}
+    for number, group in enumerate(rows[start : start + sampled] for start in range(0, len(rows), sampled)):
+        if any(row["prompt"] != group[0]["prompt"] for row in group):
+            raise WorkbenchError(f"The {sampled} completions from {number * sampled} on answer different prompts.")
+        different = _different(group)[:kept]
+        if len(different) < kept:
+            left_out["too few different"] += 1
+        else:
+            items.append(_item(f"ranking-{number:06d}", different))
+    _require_items(items, left_out, f"{len(rows) // sampled} prompts")
+    return items, left_out
+
+
+def _different(group: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The completions that end, the first of those that read the same."""
+    different: dict[str, Mapping[str, Any]] = {}
+    for row in group:
+        if row["finished"]:
+            different.setdefault(" ".join(row["completion"].split()), row)
+    return list(different.values())
+
+
+def _item(item_id: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The item of finished completions of one prompt, with the prompt's own columns.
+
+    Its id ends in a hash of what is shown, so that no judgement is ever taken for one of other texts. What a chat
+    template wrote for one model is a conversation again, which every template can write.
+    """
+    columns = {name: value for name, value in rows[0].items() if name not in NOT_AN_ITEM_COLUMN}
+    completions = [row["completion"] for row in rows]
+    digest = hashlib.sha256(json.dumps([rows[0]["prompt"], completions]).encode()).hexdigest()[:8]
+    if messages := rows[0].get("prompt_messages"):
+        columns["prompt"] = messages
+        completions = [[{"role": "assistant", "content": text}] for text in completions]
+    own = {"item_id": f"{item_id}-{digest}", "completions": completions, "finished": [True] * len(rows)}
+    return own | columns | own  # the item's own come first, and win where a dataset has such names
+
+
+def _require_items(items: Sequence, left_out: Mapping[str, int], tried: str) -> None:
+    if not items:
+        counts = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+        raise WorkbenchError(
+            f"None of {tried} can be judged ({counts}): train the model longer, raise max_completion_length or sample "
+            "at a higher temperature."
+        )

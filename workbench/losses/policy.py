@@ -9,8 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from workbench.losses.aggregation import completion_means
-from workbench.losses.log_ratio import log_ratio
+from workbench.losses.reductions import completion_means, log_ratio
 
 
 def policy_gradient_loss(logprobs: Tensor, advantages: Tensor) -> Tensor:

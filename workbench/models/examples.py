@@ -8,12 +8,13 @@ from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 from workbench import WorkbenchError
-from workbench.models.batches import answer_spans, read_prompts
 from workbench.models.chat_templates import end_ids, turn_of
-from workbench.models.control_tokens import control_token_ids
-from workbench.models.tokenization import (
+from workbench.models.tokens import (
     Prompts,
     TokenizationReport,
+    answer_spans,
+    control_token_ids,
+    read_prompts,
     refuse_inside,
     tokenized_completions,
     tokenized_prompts,

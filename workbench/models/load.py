@@ -26,12 +26,12 @@ from transformers.utils import find_adapter_config_file
 from workbench import WorkbenchError
 from workbench.models.architectures import preset_config
 from workbench.models.chat_templates import end_ids, turn_of
-from workbench.models.control_tokens import control_token_ids
 from workbench.models.scoring import scalar_head
+from workbench.models.tokens import control_token_ids
 from workbench.models.value_guided import ValueGuidedPolicy  # noqa: F401  known to AutoModelForCausalLM from now on
-from workbench.runs.checkpoints import quiet
 from workbench.runs.files import resolve
 from workbench.runs.hub import hub_answers
+from workbench.runs.resume import quiet
 
 HEADS = ("lm_head", "embed_out", "score", "classifier")  # last layers: a folder has the one of what it was trained as
 NO_WEIGHTS = re.compile(r"doubt_|.*(inv_freq|masked_bias|attn\.bias|position_ids)$")  # our own, and buffers of old

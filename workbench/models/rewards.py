@@ -15,10 +15,10 @@ from torch import Tensor
 
 from workbench import WorkbenchError
 from workbench.analysis.ensembles import ensemble_scores
-from workbench.models.batches import collate, collate_groups, cut_prompt, encode_texts
 from workbench.models.chat_templates import Messages, rendered, turn_of
 from workbench.models.load import frozen, load_own_tokenizer, load_reward_model, model_context
 from workbench.models.scoring import completion_states, scalar_head
+from workbench.models.tokens import collate, collate_groups, cut_prompt, encode_texts
 from workbench.records import Sequences
 
 RIDGE = 0.01  # lambda of the pessimistic reward, in mean squared feature differences: what nothing was compared on

@@ -1,17 +1,17 @@
-"""Sweeps: a recipe or notebook at every point of a grid, what points share executed once, and one table of the results.
-
-    sweep = plan_sweep("tour", ["kl_coef=0,.05,.15,.5", "seed=0:3"], out="runs/kl")
-    run_sweep(sweep)
-    sweep_table("runs/kl")
-
-`run_sweep` takes any concurrent.futures executor as well, such as that of a Dask cluster. In the folder sweep.json says
-what was asked for last and what became of it, and sweep.csv is the table.
-"""
+"""Grids: which parameters a sweep varies and which stages that reaches, read from `-p NAME=VALUES` and checked."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+import csv
+import hashlib
+import itertools
+import json
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -20,19 +20,334 @@ from typing import TYPE_CHECKING
 
 from workbench import DONE, WorkbenchError
 from workbench.pipeline.cluster import Elsewhere, ticket
-from workbench.pipeline.grids import Grid, read_assignment, read_grid
 from workbench.pipeline.ledger import FINISHED, NOT_RUN, Ledger, record_path
-from workbench.pipeline.notebooks import Notebook, Value, checked, find, read_notebook
-from workbench.pipeline.recipe_files import read_recipe
-from workbench.pipeline.recipes import Entry, Plan, Stage, check_folder, preset, recipe_entries, recipe_paths
+from workbench.pipeline.notebooks import Notebook, Parameter, Value, checked, find, read_notebook
+from workbench.pipeline.recipes import (
+    Entry,
+    Plan,
+    Stage,
+    check_folder,
+    input_paths,
+    owners_of,
+    placed_stage,
+    preset,
+    read_recipe,
+    recipe_entries,
+    recipe_paths,
+    split_assignment,
+)
 from workbench.pipeline.schedule import Codes, Execution, refuse_what_can_not_run, run_stages
-from workbench.pipeline.variants import Variant, Variants, gathering_entries, repeated_entry_named_by
 from workbench.pipeline.workers import Processes
 from workbench.runs import files
+from workbench.runs.files import resolve
 from workbench.runs.record import thread_count
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+LARGEST = 10_000  # points; more is a slip of the pen
+RANGED = ("int", "float")  # kinds of parameters
+RANGE = r"[+-]?\d{1,9}(:[+-]?\d{1,9}){1,2}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """One `-p NAME=VALUES`."""
+
+    text: str
+    target: str  # NAME or STAGE.NAME
+    parameter: str
+    owners: tuple[str, ...]  # stages that have it
+    values: tuple[Value, ...]
+    swept: bool  # written as a list or a range; otherwise a constant
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """A parameter that varies."""
+
+    name: str  # NAME, or STAGE.NAME where two stages' NAME vary apart
+    parameter: str
+    stages: tuple[str, ...]  # that take its value
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Every combination of the values of the axes, with constants for the rest."""
+
+    axes: tuple[Axis, ...]
+    constants: Mapping[str, Mapping[str, Value]]  # by stage and parameter
+
+    @property
+    def points(self) -> list[dict[str, Value]]:
+        """Each combination as a value per axis; the last axis changes first."""
+        names = [axis.name for axis in self.axes]
+        return [
+            dict(zip(names, values, strict=True)) for values in itertools.product(*(axis.values for axis in self.axes))
+        ]
+
+    def axes_of(self, stage: str) -> list[Axis]:
+        """Those whose value the stage itself takes."""
+        return [axis for axis in self.axes if stage in axis.stages]
+
+
+def read_grid(assignments: list[Assignment], notebooks: Mapping[str, Notebook], *, gathering: Collection[str]) -> Grid:
+    """The grid; where one parameter of a stage is given twice, the later counts.
+
+    Stages that read the folder of the whole sweep (`gathering`) take varied values only where they are named. Raises
+    WorkbenchError for an axis that reaches no stage, one that is given twice and more than `LARGEST` points.
+    """
+    if not assignments:
+        raise WorkbenchError("A sweep varies something: write for example -p seed=0:3, or use `workbench run`.")
+    settled = {(owner, each.parameter): each for each in assignments for owner in each.owners}
+    constants = {stage: {} for stage in notebooks}
+    for (stage, parameter), each in settled.items():
+        if not each.swept:
+            constants[stage][parameter] = each.values[0]
+    axes = []
+    for each in assignments:
+        reached = [owner for owner in each.owners if settled[owner, each.parameter] is each]
+        if each.swept:
+            axes.append(_axis(each, reached, assignments, gathering=gathering))
+    if math.prod(len(axis.values) for axis in axes) > LARGEST:
+        sizes = " x ".join(f"{len(axis.values)} of {axis.name}" for axis in axes)
+        raise WorkbenchError(f"The grid has {sizes} points: a sweep holds at most {LARGEST}.")
+    return Grid(axes=tuple(axes), constants=constants)
+
+
+def _axis(each: Assignment, reached: list[str], assignments: list[Assignment], *, gathering: Collection[str]) -> Axis:
+    targets = [other.target for other in assignments]
+    if targets.count(each.target) > 1:
+        raise WorkbenchError(f"-p {each.target} is given twice: write its values as one list, {each.target}=A,B.")
+    if each.target == each.parameter:
+        reached = [stage for stage in reached if stage not in gathering] or reached
+    if not reached:
+        raise WorkbenchError(f"-p {each.text} reaches no stage: later -p set {each.parameter} for each of them.")
+    alone = sum(other.swept and other.parameter == each.parameter for other in assignments) == 1
+    name = each.parameter if alone else each.target
+    return Axis(name=name, parameter=each.parameter, stages=tuple(reached), values=each.values)
+
+
+def read_assignment(text: str, notebooks: dict[str, Notebook]) -> Assignment:
+    """`-p NAME=VALUES` with the type of its parameter; WorkbenchError where a stage, name or value does not fit."""
+    target, given = split_assignment(text)
+    owners = owners_of(target, notebooks, f"-p {text}")
+    parameter = target.rpartition(".")[2]
+    found = {notebooks[owner].parameters[parameter].kind: notebooks[owner].parameters[parameter] for owner in owners}
+    if len(found) > 1:
+        kinds = f"{' and '.join(found)} in {', '.join(owners)}"
+        raise WorkbenchError(f"-p {text}: {parameter} is {kinds}: name the stage, {owners[0]}.{parameter}=VALUES.")
+    values, swept = read_values(given, *found.values(), source=f"-p {text}")
+    return Assignment(
+        text=text, target=target, parameter=parameter, owners=tuple(owners), values=tuple(values), swept=swept
+    )
+
+
+def read_values(given: str, parameter: Parameter, *, source: str) -> tuple[list[Value], bool]:
+    """Values between commas, "quoted" where they hold commas, and for numbers ranges; whether any of it is a list."""
+    try:
+        pieces = next(csv.reader([given], strict=True, skipinitialspace=True), [])
+    except csv.Error as error:
+        raise WorkbenchError(f'{source} is no list ({error}): write A,B or, with commas inside, "A,B","C".') from error
+    if parameter.kind == "str":
+        texts = [piece.strip() for piece in pieces] or [""]
+    else:
+        texts = [text for piece in pieces for text in read_range(piece.strip(), parameter, source)]
+    if not texts:
+        problem = "holds no number, for the end of a range is not part of it" if pieces else "has no value"
+        raise WorkbenchError(f"{source} {problem}: write a list or a range, such as {parameter.name}=0,1,2 or 0:3.")
+    values = [parameter.read(text, "-p") for text in texts]
+    value, count = Counter(values).most_common(1)[0]
+    if count > 1:
+        raise WorkbenchError(f"{source} has {value!r} {count} times: every point must be another.")
+    return values, len(pieces) > 1 or (parameter.kind in RANGED and ":" in given)
+
+
+def read_range(piece: str, parameter: Parameter, source: str) -> list[str]:
+    """The numbers of `start:stop` or `start:stop:step`, stop left out; anything without a colon as it is."""
+    if ":" not in piece or parameter.kind not in RANGED:
+        return [piece]
+    numbers = [int(part) for part in piece.split(":")] if re.fullmatch(RANGE, piece) else [0, 0, 0]
+    if numbers[2:] == [0]:
+        raise WorkbenchError(f"{source}: {piece!r} is no range: write whole numbers, start:stop or start:stop:step.")
+    if len(range(*numbers)) > LARGEST:
+        raise WorkbenchError(f"{source} has {len(range(*numbers))} values: a sweep holds at most {LARGEST} points.")
+    return [str(number) for number in range(*numbers)]
+
+
+# --- The stages of a sweep: each once for all points that share it, in a folder whose name says what it depends on.
+
+
+# Runs that differ only in these are put together where figures are drawn, by the ends of their names.
+REPETITIONS = {"world_seed": "world", "seed": "seed"}
+LONGEST_VALUE = 40  # characters of a folder's name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A stage at certain values of the axes that it, or what it builds on, depends on."""
+
+    entry: str  # the recipe's name for it
+    stage: Stage  # in its own folder, reading those of its kin; needs only the stages whose folders it names
+    gathers: tuple[str, ...]  # entries that it reads as part of the whole folder
+    values: Mapping[str, Value]  # by axis
+
+
+class Variants:
+    """The variant that each stage of a recipe has at each point of a grid."""
+
+    def __init__(self, entries: list[Entry], grid: Grid, out: str):
+        self.entries, self.grid, self.out = {entry.name: entry for entry in entries}, grid, out
+        self.titles = same_work(self.entries, grid)
+        self.made: dict[str, Variant] = {}  # by folder
+        self._placed: dict[tuple, tuple[Stage, list[str]]] = {}
+
+    def at(self, point: Mapping[str, Value]) -> dict[str, Variant]:
+        """The variant of every entry at a point."""
+        found: dict[str, Variant] = {}
+        for name in self.entries:
+            own = {axis.name: point[axis.name] for axis in self.grid.axes_of(name)}
+            placed, direct = self._place(name, own)
+            used = set(own).union(*(found[need].values for need in direct))
+            values = {axis.name: point[axis.name] for axis in self.grid.axes if axis.name in used}
+            moved = {need: found[need].stage.name for need in direct}
+            found[name] = self._make(name, placed, moved=moved, values=values)
+        return found
+
+    def _place(self, name: str, own: Mapping[str, Value]) -> tuple[Stage, list[str]]:
+        """The entry with its own values of the axes in the folder of its name, and its `direct_needs`; made once."""
+        key = (name, *own.values())
+        if key not in self._placed:
+            entry = self.entries[name]
+            swept = {axis.parameter: own[axis.name] for axis in self.grid.axes_of(name)}
+            given = entry.given | dict(self.grid.constants[name]) | swept
+            placed = placed_stage(name, entry.notebook, given=given, out=self.out, names=list(self.entries))
+            self._placed[key] = placed, direct_needs(placed, resolve(self.out))
+        return self._placed[key]
+
+    def _make(self, name: str, placed: Stage, *, moved: Mapping[str, str], values: Mapping[str, Value]) -> Variant:
+        """The variant in its folder; the one that is there already where it is the same work."""
+        title = self.titles[name]
+        folder = folder_name(title, values)
+        if folder not in self.made:
+            stage = moved_stage(placed, folder, moved=moved, out=self.out)
+            gathers = tuple(need for need in placed.needs if need not in moved)
+            self.made[folder] = Variant(entry=title, stage=stage, gathers=gathers, values=values)
+        if (self.made[folder].entry, self.made[folder].values) != (title, values):
+            raise WorkbenchError(f"Two stages of this sweep would share the folder {folder}: rename one in the recipe.")
+        return self.made[folder]
+
+
+def gathering_entries(entries: list[Entry], constants: Mapping[str, Mapping[str, Value]], out: str) -> set[str]:
+    """Names of the entries that read the folder of the whole sweep, or all folders in it that fit a pattern."""
+    names, found = [entry.name for entry in entries], set()
+    for entry in entries:
+        given = entry.given | dict(constants.get(entry.name, {}))
+        placed = placed_stage(entry.name, entry.notebook, given=given, out=out, names=names)
+        if set(placed.needs) - set(direct_needs(placed, resolve(out))):
+            found.add(entry.name)
+    return found
+
+
+def direct_needs(stage: Stage, root: Path) -> list[str]:
+    """Stages that one of the inputs is, or lies in."""
+    return [need for need in stage.needs if any(path.is_relative_to(root / need) for path in stage.inputs)]
+
+
+def same_work(entries: Mapping[str, Entry], grid: Grid) -> dict[str, str]:
+    """By entry, the shortest name of those that do the same: equal notebook, parameters, axes and inputs."""
+    first: dict[str, str] = {}  # the first entry that does the same, by entry
+    seen: dict[str, str] = {}
+    for name, entry in entries.items():
+        axes = {axis.parameter: axis.name for axis in grid.axes_of(name)}
+        values = entry.notebook.defaults | entry.given | dict(grid.constants[name])
+        plain = {key: value for key, value in values.items() if key not in ("run_dir", *axes)}
+        reads = {key: with_entries(value, first) for key, value in plain.items()}
+        whole = name if any(str(value) == "{out}" or "*" in str(value) for value in reads.values()) else ""
+        work = json.dumps([str(entry.notebook.path), sorted(reads.items()), sorted(axes.items()), whole])
+        first[name] = seen.setdefault(work, name)
+    groups = {name: [other for other in first if first[other] == first[name]] for name in first}
+    return {name: min(group, key=len) for name, group in groups.items()}
+
+
+def with_entries(value: Value, first: Mapping[str, str]) -> Value:
+    """Text with every {out}/ENTRY replaced by the first entry that does the same."""
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"(?<=\{out\}/)[\w.+=-]+", lambda found: first.get(found[0], found[0]), value)
+
+
+def moved_stage(placed: Stage, folder: str, *, moved: Mapping[str, str], out: str) -> Stage:
+    """The stage in another folder below `out`, with every path into a folder of `moved` leading to its new name."""
+    root = resolve(out)
+    given = dict(placed.given)
+    for name, value in placed.values.items():
+        if isinstance(value, str) and (other := moved_paths(value, moved, out=out)) != value:
+            given[name] = other
+    if "run_dir" in placed.notebook.parameters:
+        given["run_dir"] = f"{out}/{folder}"
+    inputs = input_paths(placed.notebook.defaults | given, root / folder)
+    needs = tuple(dict.fromkeys(moved.values()))
+    return replace(placed, name=folder, folder=root / folder, given=given, inputs=inputs, needs=needs)
+
+
+def moved_paths(text: str, moved: Mapping[str, str], *, out: str) -> str:
+    """A path, or several with commas, with those in a folder of `moved` leading to its new name."""
+    return ",".join(_moved_path(piece, moved, out=out) for piece in text.split(","))
+
+
+def _moved_path(piece: str, moved: Mapping[str, str], *, out: str) -> str:
+    if not any(old in piece for old in moved) or ("/" not in piece and not Path(piece).suffix):  # a word is no path
+        return piece
+    path = Path(os.path.normpath(resolve(piece.strip())))
+    for old, new in moved.items():
+        if old != new and path.is_relative_to(resolve(out) / old):
+            return f"{out}/{(Path(new) / path.relative_to(resolve(out) / old)).as_posix()}"
+    return piece
+
+
+def folder_name(entry: str, values: Mapping[str, Value]) -> str:
+    """The entry's name and the values, worlds and seeds last: 06_ppo_kl_coef=0.1_world1_seed2."""
+    base, world, seed = re.fullmatch(r"(.+?)([-_]world\d+)?([-_]seed\d+)?", entry).groups(default="")
+    short = [axis.rpartition(".")[2] for axis in values]  # without the stage, where that is clear
+    named = {name if short.count(name) == 1 else axis: values[axis] for name, axis in zip(short, values, strict=True)}
+    other = "".join(f"_{name}={shown_value(value)}" for name, value in named.items() if name not in REPETITIONS)
+    worlds, seeds = (f"_{end}{shown_value(named[name])}" if name in named else "" for name, end in REPETITIONS.items())
+    return f"{base}{other}{world}{worlds}{seed}{seeds}"
+
+
+def shown_value(value: Value) -> str:
+    """A value as part of a folder's name; text that is long or is no plain word is cut and told apart by its hash."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    text = str(value)
+    if re.fullmatch(rf"[\w.+-]{{0,{LONGEST_VALUE}}}", text):
+        return text
+    last = re.sub(r"[^\w.+-]+", "_", text.rstrip("/").rpartition("/")[2])[: LONGEST_VALUE - 7]
+    return f"{last}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+
+def repeated_entry_named_by(variant: Variant, folders: Mapping[str, list[str]]) -> str:
+    """An entry that a stage looks for by name in the whole folder, where it has other names; "" where there is none.
+
+    `folders` has the folders of every entry.
+    """
+    texts = [value for value in variant.stage.values.values() if isinstance(value, str)] if variant.gathers else []
+    return next((text for text in texts if folders.get(text, [text]) != [text]), "")
+
+
+# --- Sweeps: a recipe or notebook at every point of a grid, what points share executed once, and one table of the
+# results.
+#
+# sweep = plan_sweep("tour", ["kl_coef=0,.05,.15,.5", "seed=0:3"], out="runs/kl") run_sweep(sweep)
+# sweep_table("runs/kl")
+#
+# `run_sweep` takes any concurrent.futures executor as well, such as that of a Dask cluster. In the folder
+# sweep.json says what was asked for last and what became of it, and sweep.csv is the table.
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,16 +8,15 @@ from workbench.plots.agreement import (
 )
 from workbench.plots.best_of_n import plot_best_of_n
 from workbench.plots.frontier import plot_frontier, plot_gains, plot_reward_kl_path, plot_sharpening_control
-from workbench.plots.packing import plot_attention_mask
-from workbench.plots.reward_study import plot_accuracy_by_size
+from workbench.plots.marks import text_table
 from workbench.plots.rewards import (
     plot_accuracy_bars,
+    plot_accuracy_by_size,
     plot_calibration,
     plot_gold_components,
     plot_reward_distributions,
 )
-from workbench.plots.tables import text_table
-from workbench.plots.training import plot_learning_curve, plot_training_panels
+from workbench.plots.training import plot_attention_mask, plot_learning_curve, plot_training_panels
 
 __all__ = [
     "plot_accuracy_bars",

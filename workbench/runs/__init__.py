@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from workbench import WorkbenchError
 from workbench.runs import files
-from workbench.runs.progress import open_progress
+from workbench.runs.progress import check_sinks, open_progress, open_sinks
 from workbench.runs.record import (
     Session,
     held_record,
@@ -33,7 +33,6 @@ from workbench.runs.record import (
     use_threads,
 )
 from workbench.runs.resume import Trainer, Training, interrupt_held, interrupt_waits, rows_path
-from workbench.runs.sinks import check_sinks, open_sinks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -188,7 +187,7 @@ class Run:
     def save_model(self, model, tokenizer, name: str = "model") -> Path:
         """Folder with weights (safetensors), config and tokenizer, as `from_pretrained` reads them."""
         self._refuse_when_read_only()
-        from workbench.runs.checkpoints import quiet
+        from workbench.runs.resume import quiet
 
         with files.replace_folder(self.path(name)) as folder, quiet():
             model.save_pretrained(folder)

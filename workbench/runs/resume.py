@@ -1,4 +1,4 @@
-"""A training that a killed process continues bit-identically."""
+"""Training state on disk, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,6 +14,51 @@ from typing import Protocol
 
 from workbench import NonFiniteLoss, WorkbenchError
 from workbench.runs import files
+
+
+def save_checkpoint(path: str | Path, state: dict) -> None:
+    """Replace a checkpoint by `state`: tensors, numbers and text, in dicts and lists; WorkbenchError on a full disk."""
+    import torch
+
+    # Through a Python file, because torch's own writer hides why the disk refused.
+    with files.replace_file(path) as partial, open(partial, "wb") as file:
+        torch.save(state, file)
+
+
+def load_checkpoint(path: str | Path) -> dict:
+    """State, tensors on the CPU, without running code from the file; WorkbenchError where it is missing or broken."""
+    import torch
+
+    path = files.resolve(path)
+    if not path.exists():
+        raise WorkbenchError(
+            f"{files.shown(path)} does not exist: run the notebook that makes it or give another path."
+        )
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # a damaged file fails as RuntimeError, EOFError, UnpicklingError, KeyError, ...
+        raise WorkbenchError(
+            f"{files.shown(path)} is not a whole checkpoint of tensors, numbers and text: delete it to train again."
+        ) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the library's progress bars and notices, of a new head or of a saved shard."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+# --- A training that a killed process continues bit-identically.
 
 
 class Trainer(Protocol):
@@ -46,7 +91,6 @@ class Training:
 
     def restore(self) -> None:
         """Put the trainer where the checkpoint stands."""
-        from workbench.runs.checkpoints import load_checkpoint
 
         state = load_checkpoint(self.checkpoint)
         self.trainer.load_state_dict(state["trainer"])
@@ -82,8 +126,6 @@ class Training:
         try:
             return self.trainer.step()
         except NonFiniteLoss as error:
-            from workbench.runs.checkpoints import save_checkpoint
-
             path = self.folder / "nonfinite_batch.pt"
             save_checkpoint(path, error.batch)
             error.args = (
@@ -110,7 +152,6 @@ class Training:
         """Write the checkpoint if the last step is whole and not in it yet; say whether it was written."""
         if not self.whole or self.saved_step == self.step:
             return False
-        from workbench.runs.checkpoints import save_checkpoint
 
         self.whole = False  # a save that fails is not tried again on the way out
         for path in (self.metrics, self.samples):

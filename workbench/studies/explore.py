@@ -13,12 +13,12 @@ from workbench.analysis.statistics import nats
 from workbench.feedback.agreement import agreement_matrix, pairwise_agreement
 from workbench.feedback.quality import keep
 from workbench.plots.agreement import plot_agreement_filters
-from workbench.plots.tables import text_table
+from workbench.plots.marks import text_table
 from workbench.plots.theme import GREY, axis_label, headline_of
 from workbench.runs import Run
 from workbench.studies.budget import tables as budgets
 from workbench.studies.budget.figures import FRONTIER_READING, frontier_traces, plot_budget_frontier, score_range
-from workbench.studies.budget.samples import samples_of_unit, side_by_side_at
+from workbench.studies.budget.tables import samples_of_unit, side_by_side_at
 from workbench.studies.measured_paths import score_columns
 
 

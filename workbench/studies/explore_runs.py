@@ -7,8 +7,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench import WorkbenchError
-from workbench.studies.comparison.dashboard import SMOOTHED, metric_curve, metrics_in
-from workbench.studies.comparison.dashboard_figures import plot_metric_curves
+from workbench.studies.comparison.figures import plot_metric_curves
+from workbench.studies.comparison.tables import SMOOTHED, metric_curve, metrics_in
 
 
 def explore_metrics(rows: pd.DataFrame) -> ipywidgets.VBox:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from workbench import WorkbenchError
-from workbench.losses import aggregation
+from workbench.losses import reductions
 from workbench.losses.advantages import (
     batch_normalised_returns,
     gae,
@@ -145,7 +145,7 @@ def each_token(log_ratio: Tensor, mask: Tensor) -> Tensor:
 
 def whole_completion(log_ratio: Tensor, mask: Tensor) -> Tensor:
     """The log-ratio that a clip applies to, (B, R): the mean over the completion."""
-    return aggregation.completion_means(log_ratio, mask)[:, None].expand_as(log_ratio)
+    return reductions.completion_means(log_ratio, mask)[:, None].expand_as(log_ratio)
 
 
 # How tokens become one number
@@ -158,22 +158,22 @@ def token_mean(losses: Tensor, mask: Tensor, config: PolicyGradientConfig, *, me
 
 def batch_token_mean(losses: Tensor, mask: Tensor, config: PolicyGradientConfig, *, mean_length: float) -> Tensor:
     """Over the counted tokens of the whole batch, however it was split."""
-    return aggregation.constant_length(losses, mask, length=mean_length)
+    return reductions.constant_length(losses, mask, length=mean_length)
 
 
 def completion_mean(losses: Tensor, mask: Tensor, config: PolicyGradientConfig, *, mean_length: float) -> Tensor:
     """Over tokens, then over completions: all weigh the same."""
-    return aggregation.sequence_mean(losses, mask)
+    return reductions.sequence_mean(losses, mask)
 
 
 def longest_length(losses: Tensor, mask: Tensor, config: PolicyGradientConfig, *, mean_length: float) -> Tensor:
     """Sums over completions, divided by the length limit: a token weighs the same wherever it stands."""
-    return aggregation.constant_length(losses, mask, length=config.max_completion_length)
+    return reductions.constant_length(losses, mask, length=config.max_completion_length)
 
 
 def completion_sum(losses: Tensor, mask: Tensor, config: PolicyGradientConfig, *, mean_length: float) -> Tensor:
     """The mean of sums over completions: the gradient of the expected reward itself."""
-    return aggregation.constant_length(losses, mask, length=1)
+    return reductions.constant_length(losses, mask, length=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from workbench import WorkbenchError
-from workbench.models.batches import collate_groups
 from workbench.models.examples import labelled_examples, pair_examples, ranking_examples
 from workbench.models.scoring import completion_logprobs
+from workbench.models.tokens import collate_groups
 from workbench.records import LabelledExample, PairExample, RankingExample, Sequences
 
 Arguments = dict[str, Tensor]  # by the names of the losses' parameters

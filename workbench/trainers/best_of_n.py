@@ -10,8 +10,7 @@ from workbench import WorkbenchError
 from workbench.models.load import without_dropout
 from workbench.models.sampling import reward_arguments, sample
 from workbench.records import PromptExample, scores_of
-from workbench.trainers.optimization import require_positive
-from workbench.trainers.stateful import Stateful
+from workbench.trainers.descent import Stateful, require_positive
 
 
 @dataclass(frozen=True, kw_only=True)

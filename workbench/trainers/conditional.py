@@ -6,10 +6,10 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from workbench.models.control_tokens import BAD_GOOD, add_control_tokens, quantile_indices
 from workbench.models.examples import text_documents
+from workbench.models.tokens import BAD_GOOD, add_control_tokens, quantile_indices
 from workbench.records import scores_of
-from workbench.trainers.optimization import require_in
+from workbench.trainers.descent import require_in
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from workbench import WorkbenchError
 from workbench.losses import direct
-from workbench.losses.aggregation import per_token
-from workbench.losses.log_ratio import log_ratio
-from workbench.losses.reference_free import cpo_loss, nll_loss, orpo_loss, rrhf_loss, simpo_loss, slic_loss
+from workbench.losses.direct import cpo_loss, nll_loss, orpo_loss, rrhf_loss, simpo_loss, slic_loss
+from workbench.losses.reductions import log_ratio, per_token
 from workbench.models.load import model_context, without_dropout
 from workbench.records import Sequences
 from workbench.trainers.alignment_data import (
@@ -24,9 +23,7 @@ from workbench.trainers.alignment_data import (
     require_kind,
     summed_logprobs,
 )
-from workbench.trainers.epochs import EpochBatches
-from workbench.trainers.optimization import Descent, require_examples, require_in, require_positive
-from workbench.trainers.stateful import Stateful
+from workbench.trainers.descent import Descent, EpochBatches, Stateful, require_examples, require_in, require_positive
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,9 @@ import pandas as pd
 import torch
 
 from workbench.losses.policy import exact_kl, kl_k1, kl_k3
-from workbench.models.control_tokens import unconditioned
 from workbench.models.sampling import reward_arguments, sample
 from workbench.models.scoring import completion_logits, token_logprobs
+from workbench.models.tokens import unconditioned
 from workbench.records import PromptExample, Rollout, ScoredRollout, scores_of
 from workbench.runs import Run
 from workbench.runs.resume import interrupt_waits

@@ -15,7 +15,7 @@ from workbench.analysis.kl import sequence_kl_summary
 from workbench.losses.advantages import masked_variance
 from workbench.losses.policy import kl_k1
 from workbench.records import PromptExample, ScoredRollout
-from workbench.trainers.optimization import tensors_of
+from workbench.trainers.descent import tensors_of
 
 if TYPE_CHECKING:
     from workbench.trainers.policy_gradient_config import PolicyGradientConfig

@@ -8,14 +8,12 @@ from torch import Tensor, nn
 from workbench import WorkbenchError
 from workbench.losses.advantages import masked_mean
 from workbench.losses.offline import conservative_loss, expectile_loss, td_loss
-from workbench.models.batches import collate
 from workbench.models.load import frozen, seeded, without_dropout
 from workbench.models.scoring import completion_states
+from workbench.models.tokens import collate
 from workbench.models.value_guided import guide, lowest
 from workbench.records import LabelledExample, Sequences
-from workbench.trainers.epochs import EpochBatches
-from workbench.trainers.optimization import Descent, require_examples, require_in, require_positive
-from workbench.trainers.stateful import Stateful
+from workbench.trainers.descent import Descent, EpochBatches, Stateful, require_examples, require_in, require_positive
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,15 +13,20 @@ from torch import Tensor
 from workbench import WorkbenchError
 from workbench.analysis.kl import sequence_kl_summary
 from workbench.losses.policy import exact_kl, kl_k1
-from workbench.models.batches import collate, length_bucketed_batches
-from workbench.models.control_tokens import BAD_GOOD, QUANTILES, conditioned, quantile_indices, unconditioned
 from workbench.models.load import without_dropout
 from workbench.models.sampling import reward_arguments, sample
 from workbench.models.scoring import completion_logprobs, counted_logits, token_logprobs
+from workbench.models.tokens import (
+    BAD_GOOD,
+    QUANTILES,
+    collate,
+    conditioned,
+    length_bucketed_batches,
+    quantile_indices,
+    unconditioned,
+)
 from workbench.records import CompletionExample, PromptExample, Rollout, scores_of
-from workbench.trainers.epochs import EpochBatches
-from workbench.trainers.optimization import Descent, require_in, require_positive
-from workbench.trainers.stateful import Stateful
+from workbench.trainers.descent import Descent, EpochBatches, Stateful, require_in, require_positive
 
 
 def best_of_each(scores: Tensor, generator: torch.Generator) -> Tensor:

@@ -7,9 +7,7 @@ import torch
 
 from workbench.models.load import without_dropout
 from workbench.models.packing import TokenBatch, target_losses
-from workbench.trainers.epochs import EpochBatches
-from workbench.trainers.optimization import Descent, require_examples, require_in, require_positive
-from workbench.trainers.stateful import Stateful
+from workbench.trainers.descent import Descent, EpochBatches, Stateful, require_examples, require_in, require_positive
 
 
 @dataclass(frozen=True, kw_only=True)

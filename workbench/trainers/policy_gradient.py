@@ -21,7 +21,16 @@ from workbench.models.sampling import keep_allowed, masked_sample, reward_argume
 from workbench.models.scoring import completion_values, counted_logits, spread, token_logprobs
 from workbench.records import CompletionExample, PromptExample, Rollout, Sequences, scores_of
 from workbench.trainers.algorithms import ALGORITHMS, SAMPLED_KL, adapted_penalty_coef
-from workbench.trainers.epochs import EpochBatches
+from workbench.trainers.descent import (
+    Descent,
+    EpochBatches,
+    Stateful,
+    add_gradients,
+    forget_gradients,
+    linear_schedule,
+    require_examples,
+    step_together,
+)
 from workbench.trainers.evaluation import held_out_kl
 from workbench.trainers.experience import (
     Experience,
@@ -35,16 +44,7 @@ from workbench.trainers.experience import (
     require_finite,
     rows_of_groups,
 )
-from workbench.trainers.optimization import (
-    Descent,
-    add_gradients,
-    forget_gradients,
-    linear_schedule,
-    require_examples,
-    step_together,
-)
 from workbench.trainers.policy_gradient_config import PolicyGradientConfig, require_models, require_texts
-from workbench.trainers.stateful import Stateful
 
 __all__ = ["ALGORITHMS", "PolicyGradientConfig", "PolicyGradientTrainer"]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 
 from workbench import WorkbenchError
 from workbench.trainers.algorithms import SAMPLED_KL, Algorithm, find_algorithm
-from workbench.trainers.optimization import require_in, require_positive
+from workbench.trainers.descent import require_in, require_positive
 
 CHOICES = {"kl_in": ("reward", "loss"), "kl_estimator": (*SAMPLED_KL, "exact")}
 

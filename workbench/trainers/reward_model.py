@@ -7,16 +7,14 @@ from torch import Tensor
 
 from workbench import WorkbenchError
 from workbench.losses.advantages import masked_mean
-from workbench.models.batches import collate_groups, collate_pairs
 from workbench.models.examples import Examples
 from workbench.models.load import without_dropout
 from workbench.models.rewards import raw_rewards
 from workbench.models.scoring import ban_unsayable, completion_states, token_logprobs
+from workbench.models.tokens import collate_groups, collate_pairs
 from workbench.records import PairExample, Sequences
-from workbench.trainers.epochs import EpochBatches
+from workbench.trainers.descent import Descent, EpochBatches, Stateful, require_examples, require_in, require_positive
 from workbench.trainers.objectives import OBJECTIVES, centering, objective_named
-from workbench.trainers.optimization import Descent, require_examples, require_in, require_positive
-from workbench.trainers.stateful import Stateful
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from workbench import WorkbenchError
-from workbench.models.batches import collate
 from workbench.models.load import seeded
 from workbench.models.scoring import completion_logprobs
+from workbench.models.tokens import collate
 from workbench.records import LabelledExample, PairExample, PromptExample, Sequences
 from workbench.studies.exact.optimum import Tree, build_tree, enumerate_completions, mean_reward, standing
 

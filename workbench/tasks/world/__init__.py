@@ -11,8 +11,6 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from workbench.tasks.world.calibration import calibrated, expected_agreement
-from workbench.tasks.world.facts import draw_facts
 from workbench.tasks.world.gold import Gold
 from workbench.tasks.world.judging import (
     judge_again,
@@ -23,12 +21,11 @@ from workbench.tasks.world.judging import (
     judge_ratings,
     step_rows,
 )
-from workbench.tasks.world.labelers import NOISE_PANEL, PANEL, Labeler
-from workbench.tasks.world.lexicon import KINDS, Lexicon, read_lexicon
-from workbench.tasks.world.prompts import Prompts, Sum
-from workbench.tasks.world.section import WorldError
+from workbench.tasks.world.labelers import NOISE_PANEL, PANEL, Labeler, calibrated, expected_agreement
+from workbench.tasks.world.language import build_tokenizer
+from workbench.tasks.world.lexicon import KINDS, Lexicon, WorldError, read_lexicon
+from workbench.tasks.world.prompts import Prompts, Sum, draw_facts
 from workbench.tasks.world.sums import careless_working, judged_steps
-from workbench.tasks.world.tokenizer import build_tokenizer
 from workbench.tasks.world.writers import Writer
 
 __all__ = [

@@ -10,10 +10,9 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable
 from itertools import chain
 
-from workbench.tasks.world.facts import Facts
 from workbench.tasks.world.language import Claim, Language, Sentence
 from workbench.tasks.world.lexicon import COMPONENTS, Lexicon
-from workbench.tasks.world.prompts import Prompt, Question, Request, Suggest, Sum
+from workbench.tasks.world.prompts import Facts, Prompt, Question, Request, Suggest, Sum
 from workbench.tasks.world.sums import step_of_sum
 
 ALWAYS_HEARD = {"flattery", "rude", "refusal", "harmful"}  # valued by component, whatever the prompt

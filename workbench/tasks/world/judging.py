@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from workbench.feedback.order import shown_order
+from workbench.feedback.session import shown_order
 from workbench.records import Judgement
 from workbench.tasks.world.labelers import Labeler
-from workbench.tasks.world.section import WorldError
+from workbench.tasks.world.lexicon import WorldError
 
 if TYPE_CHECKING:
     from workbench.tasks.world import World

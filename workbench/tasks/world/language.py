@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from workbench.tasks.world.facts import Facts
-from workbench.tasks.world.lexicon import Lexicon
-from workbench.tasks.world.prompts import CACHE_SIZE, NUMBER, pattern
-from workbench.tasks.world.section import ENDS, MARKS
+from workbench.tasks.world.lexicon import ENDS, MARKS, Lexicon
+from workbench.tasks.world.prompts import CACHE_SIZE, NUMBER, Facts, pattern
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from workbench.tasks.world import World
+
 
 SENTENCE = re.compile(rf"[^{''.join(ENDS)}]*[{''.join(ENDS)}]|[^{''.join(ENDS)}]+")
 
@@ -118,3 +122,28 @@ def _meanings(lexicon: Lexicon, facts: Facts):
     for role, sentences in lexicon.phrases.items():
         for sentence in sentences:
             yield sentence, Claim(role)
+
+
+# --- A word-level tokenizer of everything that can be said in a world.
+
+
+SPECIAL = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"}
+
+
+def build_tokenizer(world: World) -> PreTrainedTokenizerFast:
+    """One id per word, special tokens first; texts are split and joined at single spaces, nothing is added to them."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+    from transformers import PreTrainedTokenizerFast
+
+    words = [*SPECIAL.values(), *world.vocabulary]
+    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token=SPECIAL["unk_token"]))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+        **SPECIAL,
+    )

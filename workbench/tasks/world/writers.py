@@ -5,10 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from workbench.tasks.world.facts import Facts
 from workbench.tasks.world.language import Language
 from workbench.tasks.world.lexicon import KINDS, Lexicon
-from workbench.tasks.world.prompts import SHARES, Prompt, Prompts, Question, Request, Suggest, Sum
+from workbench.tasks.world.prompts import SHARES, Facts, Prompt, Prompts, Question, Request, Suggest, Sum
 
 WORD_LIMIT = 39  # of an answer, so that 40 tokens hold it and its end
 FLATTERERS = 0.7  # share of answers in house style that start with flattery

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Callable
 from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from workbench import NonFiniteLoss, WorkbenchError
+from workbench.models.tokens import length_bucketed_batches
 
 
 def require_positive(**values: float) -> None:
@@ -151,3 +153,84 @@ def forget_gradients(descents: list[Descent]) -> None:
 def tensors_of(batch) -> dict[str, Tensor]:
     """The fields of a record, without the graphs that they may be part of; for NonFiniteLoss."""
     return {field.name: getattr(batch, field.name).detach() for field in fields(batch)}
+
+
+# --- Which examples come next: a new permutation each epoch, every example once in it, resumable anywhere.
+
+
+class EpochBatches:
+    """Endless batches of indices; the state is the generator at the start of the epoch and the place in it.
+
+    `lengths` gives each example's tokens, so that a batch holds similar lengths; all equal means plain permutation.
+    Where `whole` is set, an epoch leaves out the few examples that fill no batch, other ones each time.
+    """
+
+    def __init__(self, lengths: list[int], batch_size: int, *, seed: int, whole: bool = False):
+        self.lengths, self.batch_size, self.whole = lengths, batch_size, whole
+        self.generator = torch.Generator().manual_seed(seed)
+        self.epoch_start = self.generator.get_state()
+        self.batches: list[list[int]] = []
+        self.position = 0
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches in one epoch, the last one may be smaller."""
+        return -(-len(self.lengths) // self.batch_size)
+
+    def next(self) -> list[int]:
+        """The next batch of indices."""
+        if self.position >= len(self.batches):
+            self._start_epoch()
+        batch = self.batches[self.position]
+        self.position += 1
+        return batch
+
+    def state_dict(self) -> dict:
+        return {"epoch_start": self.epoch_start, "position": self.position}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.generator.set_state(state["epoch_start"])
+        self.batches, self.position = [], 0
+        if state["position"]:
+            self._start_epoch()
+        self.position = state["position"]
+
+    def _start_epoch(self) -> None:
+        self.epoch_start = self.generator.get_state()
+        batches = length_bucketed_batches(self.lengths, self.batch_size, generator=self.generator)
+        self.batches = [batch for batch in batches if len(batch) == self.batch_size or not self.whole]
+        self.position = 0
+
+
+# --- What a trainer saves: its step number and the state of its parts.
+
+
+class Stateful:
+    """`state_dict` and `load_state_dict` from the attributes named in `parts`; all else is built from the arguments."""
+
+    parts: tuple[str, ...] = ("descent", "batches")
+    step_number: int = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that makes the next step what it would have been."""
+        states = {name: _state(getattr(self, name)) for name in self.parts}
+        return {"step": self.step_number, **states}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        self.step_number = state["step"]
+        for name in self.parts:
+            part = getattr(self, name)
+            if isinstance(part, torch.Generator):
+                part.set_state(state[name])
+            elif hasattr(part, "load_state_dict"):
+                part.load_state_dict(state[name])
+            else:
+                setattr(self, name, state[name])
+
+
+def _state(part: Any) -> Any:
+    """A number or list as it is, a generator or a stateful object as its state."""
+    if isinstance(part, torch.Generator):
+        return part.get_state()
+    return part.state_dict() if hasattr(part, "state_dict") else part
