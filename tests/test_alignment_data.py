@@ -10,7 +10,7 @@ from tiny_models import EOS, word_tokenizer
 from workbench import WorkbenchError
 from workbench.records import LabelledExample, PairExample, RankingExample
 from workbench.tasks import open_task
-from workbench.trainers.alignment_data import (
+from workbench.trainers.feedback_kinds import (
     DATA,
     Labelled,
     Pairs,
@@ -142,7 +142,7 @@ def test_what_is_remembered_is_saved_and_not_computed_again(monkeypatch):
         calls.append(len(batch))
         return torch.full((len(batch) // group_size, group_size), float(len(calls)))
 
-    monkeypatch.setattr("workbench.trainers.alignment_data.summed_logprobs", counted)
+    monkeypatch.setattr("workbench.trainers.feedback_kinds.summed_logprobs", counted)
     batch = collate_examples("pairs", [pair(), pair()], pad_id=0)
     remembered = RememberedLogprobs(None, count=4, group_size=2)
     assert remembered.of([3, 1], batch).tolist() == [[1, 1], [1, 1]]

@@ -10,6 +10,7 @@ from datasets import Dataset
 from workbench import WorkbenchError
 from workbench.runs.files import repository_root
 from workbench.tasks.columns import (
+    STANDARD_COLUMNS,
     load_dataset_rows,
     parse_columns,
     split_by_prompt,
@@ -17,7 +18,6 @@ from workbench.tasks.columns import (
     unpaired,
     without_ties,
 )
-from workbench.tasks.schemas import STANDARD_COLUMNS
 
 HH_FILE = "hh_rlhf_harmless_base.jsonl.gz"
 

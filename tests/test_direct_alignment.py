@@ -15,8 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from workbench import NonFiniteLoss, WorkbenchError
 from workbench.records import LabelledExample, PairExample, RankingExample
-from workbench.trainers.alignment_data import summed_logprobs
 from workbench.trainers.direct_alignment import LOSSES, DirectAlignmentConfig, DirectAlignmentTrainer
+from workbench.trainers.feedback_kinds import summed_logprobs
 
 TRL = json.loads((Path(__file__).parent / "oracles" / "trl_direct.json").read_text())
 
@@ -224,7 +224,7 @@ def test_the_reference_is_run_once_per_example_or_never_and_does_not_change(loss
         scored.append((model is trainer.reference) * len(batch) // group_size)
         return summed_logprobs(model, batch, group_size=group_size)
 
-    for module in ("workbench.trainers.alignment_data", "workbench.trainers.direct_alignment"):
+    for module in ("workbench.trainers.feedback_kinds", "workbench.trainers.direct_alignment"):
         monkeypatch.setattr(f"{module}.summed_logprobs", counted)
     for _ in range(trainer.total_steps):
         trainer.step()

@@ -4,7 +4,7 @@ import pytest
 from datasets import Dataset
 
 from workbench import WorkbenchError
-from workbench.tasks.label_selection import selected_rows, with_flipped_labels
+from workbench.tasks.columns import selected_rows, with_flipped_labels
 
 
 def comparisons(count=400):

@@ -19,7 +19,14 @@ from workbench.pipeline.notebooks import read_notebook
 from workbench.pipeline.recipes import SOURCES
 from workbench.runs import progress
 from workbench.studies.iterated import rounds
-from workbench.trainers import algorithms, direct_alignment, evaluation, imitation, objectives, policy_gradient_config
+from workbench.trainers import (
+    algorithms,
+    direct_alignment,
+    evaluation,
+    feedback_kinds,
+    imitation,
+    policy_gradient_config,
+)
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
@@ -148,7 +155,7 @@ def test_the_choices_that_parameters_cells_list_are_those_of_the_package():
         "03_preferences.panel": tasks.PANELS,
         "03_preferences.kinds": kinds.KINDS,
         "05_reward_model.preset": architectures.PRESETS,
-        "05_reward_model.objective": objectives.OBJECTIVES,
+        "05_reward_model.objective": feedback_kinds.OBJECTIVES,
         "06_policy_gradient.ensemble": ensembles.ENSEMBLES,
         "06_policy_gradient.algorithm": algorithms.ALGORITHMS,
         "06_policy_gradient.kl_in": policy_gradient_config.CHOICES["kl_in"],

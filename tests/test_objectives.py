@@ -7,7 +7,7 @@ from tiny_models import word_tokenizer
 
 from workbench import WorkbenchError
 from workbench.tasks import open_task
-from workbench.trainers.objectives import OBJECTIVES, objective_named, objective_rows
+from workbench.trainers.feedback_kinds import OBJECTIVES, objective_named, objective_rows
 
 PROMPTS = [f"user : {word} assistant :" for word in ("red", "green", "blue", "sky")]
 ROWS = {

@@ -24,7 +24,7 @@ from workbench import NonFiniteLoss, WorkbenchError
 from workbench.losses.preference import best_of_k_loss, pairwise_ranking_loss, plackett_luce_loss
 from workbench.models import build_policy, load_reward_model
 from workbench.records import LabelledExample, PairExample, RankingExample, StepwiseExample
-from workbench.trainers.objectives import OBJECTIVES
+from workbench.trainers.feedback_kinds import OBJECTIVES
 from workbench.trainers.reward_model import RewardModelConfig, RewardModelTrainer
 
 TRL = json.loads((Path(__file__).parent / "oracles" / "trl_reward.json").read_text())

@@ -14,8 +14,10 @@ from datasets import Dataset
 from workbench import WorkbenchError
 from workbench.runs import Run, files
 from workbench.tasks.columns import (
+    STANDARD_COLUMNS,
     TIE,
     MissingColumn,
+    columns_of,
     parse_columns,
     require_decided,
     split_by_prompt,
@@ -23,7 +25,6 @@ from workbench.tasks.columns import (
     unpaired,
     without_ties,
 )
-from workbench.tasks.schemas import STANDARD_COLUMNS, columns_of
 from workbench.tasks.sources import Source, data_files, is_saved, read_source
 from workbench.tasks.world import NOISE_PANEL, PANEL, Labeler, World, build_tokenizer
 

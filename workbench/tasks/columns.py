@@ -8,16 +8,19 @@ Other names are never guessed: `columns` says what they mean.
 from __future__ import annotations
 
 import hashlib
+import json
+import math
+import random
 import unicodedata
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 
 from workbench import WorkbenchError
+from workbench.records import is_message
 from workbench.runs.files import WIDTHLESS
-from workbench.tasks.schemas import STANDARD_COLUMNS, VALUES, checked, columns_of, kind_of, require_schema
 from workbench.tasks.sources import read_source
 
 TIE = 0.5  # the preference between two completions of which neither is better
@@ -332,3 +335,266 @@ def _rest(prompt: Any, answer: Any, name: str) -> Any:
     least = bisect_left(range(len(answer)), len(asked), key=lambda end: len(_key(answer[:end])))
     ends = range(least, min(least + LONGEST_LETTER, len(answer)))
     return next((answer[end:] for end in ends if _key(answer[:end]) == asked), answer)
+
+
+# --- The standard columns, and what every value in them must be: one sentence names the row, the column and the cure.
+
+
+STANDARD_COLUMNS = {
+    "text": ("text",),
+    "prompts": ("prompt",),
+    "demonstrations": ("prompt", "completion"),
+    "preferences": ("prompt", "chosen", "rejected"),
+    "unpaired": ("prompt", "completion", "label"),
+    "ratings": ("prompt", "completion", "rating"),
+    "rankings": ("prompt", "completions", "ranking"),
+    "stepwise": ("prompt", "completions", "labels"),
+}
+OPTIONAL_COLUMNS = {
+    # margin: how much better the chosen completion is, any unit; preference: probability that it is better, .5 a tie
+    "preferences": ("margin", "preference"),
+}
+FEWEST = {"rankings": 2, "stepwise": 1}  # completions of a row
+PLAIN = {  # schemas without a conversational form, and what to do
+    "text": "give text, or use it as demonstrations",
+    "stepwise": "give the prompt and each step as text",
+}
+TRUTHS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+
+
+def require_schema(schema: str) -> None:
+    """WorkbenchError lists the schemas where there is none of this name."""
+    if schema not in STANDARD_COLUMNS:
+        raise WorkbenchError(f"The schema {schema!r} is unknown: use one of {', '.join(STANDARD_COLUMNS)}.")
+
+
+def columns_of(schema: str) -> tuple[str, ...]:
+    """The columns that mean something in a schema, the optional ones last."""
+    return STANDARD_COLUMNS[schema] + OPTIONAL_COLUMNS.get(schema, ())
+
+
+def checked(dataset: Dataset, schema: str, source: str) -> Dataset:
+    """The dataset, which has the columns of `schema`, with numbers and truth values as such (CSV gives text).
+
+    WorkbenchError names `source`, the first bad row (counted from 0) and the column.
+    """
+    _require_texts(dataset, schema, source)
+    if schema == "preferences":
+        _require_different(dataset, source)
+    for name in columns_of(schema):
+        if name in VALUES and name in dataset.column_names:
+            dataset = _with_values(dataset, name, source)
+    if schema in AGREES:
+        columns = zip(*(dataset[name][:] for name in STANDARD_COLUMNS[schema][1:]), strict=True)
+        for row, values in enumerate(columns):
+            problem = AGREES[schema](*values)
+            if problem:
+                raise WorkbenchError(f"{_place(source, row)} {problem}.")
+    if schema == "rankings":
+        _require_one_size(dataset, source)
+    return dataset
+
+
+def kind_of(value: Any, where: str) -> str:
+    """ "text" or "conversation"; WorkbenchError says what else it is."""
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, list) and value and all(map(is_message, value)):
+        return "conversation"
+    found = "missing" if value is None else f"{type(value).__name__} {repr(value)[:60]}"
+    if isinstance(value, list) and value:
+        odd = next(place for place, message in enumerate(value) if not is_message(message))
+        found = f"list, whose item {odd} (the first is 0) is {repr(value[odd])[:80]}"
+    raise WorkbenchError(
+        f"{where} is {found}, expected text or a list of messages with 'role' and 'content' as text: correct the row."
+    )
+
+
+def _place(source: str, row: int) -> str:
+    return f"{source}: row {row} (the first is 0)"
+
+
+def _require_texts(dataset: Dataset, schema: str, source: str) -> None:
+    """Check every text of the standard columns: its type, one kind per row, and that prompts say something."""
+    names = [name for name in STANDARD_COLUMNS[schema] if name not in VALUES]
+    for row, values in enumerate(zip(*(dataset[name][:] for name in names), strict=True)):
+        where = _place(source, row)
+        kinds = set()
+        for name, value in zip(names, values, strict=True):
+            texts = _several(value, where, FEWEST[schema]) if name == "completions" else [value]
+            kinds |= {kind_of(text, f"{where}, column {name!r}") for text in texts}
+        if len(kinds) > 1:
+            raise WorkbenchError(f"{where} mixes text and conversations in {', '.join(names)}: give all of one kind.")
+        if schema in PLAIN and kinds != {"text"}:
+            raise WorkbenchError(f"{where}, column {names[-1]!r} is a conversation: {PLAIN[schema]}.")
+        if names[0] == "prompt" and not _says_something(values[0]):
+            raise WorkbenchError(f"{where} has an empty prompt: remove the row or give it a prompt.")
+
+
+def _several(value: Any, where: str, fewest: int) -> list:
+    """The completions of a row."""
+    if not isinstance(value, list) or len(value) < fewest:
+        found = f"a list of {len(value)}" if isinstance(value, list) else f"{type(value).__name__} {repr(value)[:60]}"
+        raise WorkbenchError(
+            f"{where}, column 'completions' is {found}, expected a list of at least {fewest} texts or conversations: "
+            "correct the row."
+        )
+    return value
+
+
+def _says_something(prompt: str | list[dict[str, Any]]) -> bool:
+    return bool((prompt if isinstance(prompt, str) else prompt[-1]["content"]).strip())
+
+
+def _require_different(dataset: Dataset, source: str) -> None:
+    """Refuse pairs in which there is nothing to prefer."""
+    pairs = zip(dataset["chosen"][:], dataset["rejected"][:], strict=True)
+    same = [row for row, (chosen, rejected) in enumerate(pairs) if chosen == rejected]
+    if same:
+        raise WorkbenchError(
+            f"{source} has {len(same)} rows whose chosen and rejected are identical, the first is row {same[0]} "
+            "(counted from 0): remove them."
+        )
+
+
+def _with_values(dataset: Dataset, name: str, source: str) -> Dataset:
+    """The dataset with each value of a column as what it means."""
+    parse, expected = VALUES[name]
+    values = []
+    for row, value in enumerate(dataset[name][:]):
+        try:
+            values.append(parse(value))
+        except (TypeError, ValueError, KeyError):
+            raise WorkbenchError(
+                f"{_place(source, row)}, column {name!r} is {repr(value)[:60]}, expected {expected}: correct it."
+            ) from None
+    return dataset.remove_columns(name).add_column(name, values)
+
+
+def _number(value: Any) -> float:
+    number = float(value)
+    if isinstance(value, bool) or not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+def _number_or_none(value: Any) -> float | None:
+    return None if value is None or value == "" else _number(value)
+
+
+def _probability_or_none(value: Any) -> float | None:
+    number = _number_or_none(value)
+    if number is not None and not 0 <= number <= 1:
+        raise ValueError
+    return number
+
+
+def _truth(value: Any) -> bool:
+    return TRUTHS[str(value).strip().lower()]
+
+
+def _listed(values: Any) -> list:
+    """A list, perhaps written as JSON."""
+    values = json.loads(values) if isinstance(values, str) else values
+    if not isinstance(values, list):
+        raise TypeError
+    return values
+
+
+def _truths(values: Any) -> list[bool]:
+    values = _listed(values)
+    return [_truth(value) for value in values]
+
+
+def _order(values: Any) -> list[int]:
+    values = _listed(values)
+    if not all(type(value) is int for value in values):
+        raise TypeError
+    if sorted(values) != list(range(len(values))):
+        raise ValueError
+    return values
+
+
+VALUES: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "margin": (_number_or_none, "a finite number or nothing"),
+    "preference": (_probability_or_none, "a probability from 0 to 1 or nothing"),
+    "label": (_truth, "true or false (or 1 or 0)"),
+    "labels": (_truths, "a list of true and false, one for each step"),
+    "rating": (_number, "a finite number"),
+    "ranking": (_order, "the numbers 0, 1, 2, ... of the completions, each once, the best first"),
+}
+
+
+def _ranking_problem(completions: list, ranking: list[int]) -> str:
+    if len(ranking) != len(completions):
+        return f"has {len(completions)} completions but ranks {len(ranking)}: rank each of them once"
+    if any(completion in completions[:place] for place, completion in enumerate(completions)):
+        return "ranks a completion against itself: keep each text once"
+    return ""
+
+
+def _stepwise_problem(steps: list[str], labels: list[bool]) -> str:
+    if len(labels) != len(steps):
+        return f"has {len(steps)} steps but {len(labels)} labels: label each step once"
+    empty = next((number for number, step in enumerate(steps) if not step.strip()), None)
+    return "" if empty is None else f"has an empty step ({empty}, the first is 0): remove it with its label"
+
+
+AGREES: dict[str, Callable[..., str]] = {  # what is wrong between the columns of a row after its prompt, or nothing
+    "rankings": _ranking_problem,
+    "stepwise": _stepwise_problem,
+}
+
+
+def _require_one_size(dataset: Dataset, source: str) -> None:
+    """Refuse rankings of different lengths, which no batch could hold side by side."""
+    sizes = [len(ranking) for ranking in dataset["ranking"][:]]
+    odd = next((row for row, size in enumerate(sizes) if size != sizes[0]), None)
+    if odd is not None:
+        raise WorkbenchError(
+            f"{_place(source, odd)} ranks {sizes[odd]} completions, but row 0 ranks {sizes[0]}: give every row as "
+            "many, and rankings of another size as a source of their own."
+        )
+
+
+# --- Which comparisons a reward model learns from, and how wrong their labels are made: what a study varies.
+
+
+def selected_rows(rows: Dataset, *, count: int, half: int = 0, labelers: str = "") -> Dataset:
+    """At most `count` rows (0 = all) of one half of the data (1 or 2; 0 = both) that `labelers` (with commas) judged.
+
+    The halves are the odd and the even rows: reward models of different halves share no comparison.
+    WorkbenchError where nothing is left, or a labeler is not in the data.
+    """
+    if count < 0 or half not in (0, 1, 2):
+        raise WorkbenchError(f"pairs is {count} and half is {half}: give a whole number from 0, and 0, 1 or 2.")
+    kept = range(len(rows)) if half == 0 else range(half - 1, len(rows), 2)
+    if labelers:
+        wanted = {name.strip() for name in labelers.split(",")}
+        names = [str(name) for name in rows["labeler"][:]] if "labeler" in rows.column_names else []
+        if missing := wanted - set(names):
+            found = ", ".join(sorted(set(names))) or "no column `labeler`"
+            raise WorkbenchError(f"labelers names {', '.join(sorted(missing))}, but the data has {found}.")
+        kept = [row for row in kept if names[row] in wanted]
+    if not kept:
+        raise WorkbenchError(f"half is {half} and labelers is {labelers!r}: no row is left of {len(rows)}.")
+    return rows.select(kept[: count or None])
+
+
+def with_flipped_labels(rows: Dataset, *, share: float, seed: int) -> Dataset:
+    """The same comparisons with each label turned round with probability `share`, independently.
+
+    WorkbenchError where the share is outside 0 to .5 or the rows are no comparisons.
+    """
+    if not 0 <= share <= 0.5:
+        raise WorkbenchError(f"label_noise is {share}: give a share from 0 to .5, where labels say nothing any more.")
+    if share == 0:
+        return rows
+    if not {"chosen", "rejected"} <= set(rows.column_names):
+        found = ", ".join(rows.column_names)
+        raise WorkbenchError(f"label_noise turns comparisons round, but the columns are {found}: set it to 0.")
+    generator = random.Random(seed)
+    sides = zip(rows["chosen"][:], rows["rejected"][:], strict=True)
+    sides = [(loser, winner) if generator.random() < share else (winner, loser) for winner, loser in sides]
+    chosen, rejected = (list(side) for side in zip(*sides, strict=True))
+    return Dataset.from_dict(rows.to_dict() | {"chosen": chosen, "rejected": rejected}, features=rows.features)

@@ -14,7 +14,8 @@ from workbench.losses.direct import cpo_loss, nll_loss, orpo_loss, rrhf_loss, si
 from workbench.losses.reductions import log_ratio, per_token
 from workbench.models.load import model_context, without_dropout
 from workbench.records import Sequences
-from workbench.trainers.alignment_data import (
+from workbench.trainers.descent import Descent, EpochBatches, Stateful, require_examples, require_in, require_positive
+from workbench.trainers.feedback_kinds import (
     DATA,
     Arguments,
     RememberedLogprobs,
@@ -23,7 +24,6 @@ from workbench.trainers.alignment_data import (
     require_kind,
     summed_logprobs,
 )
-from workbench.trainers.descent import Descent, EpochBatches, Stateful, require_examples, require_in, require_positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Objective:
     settings: Mapping[str, float]  # its keyword arguments as they did well on the embedded world
     learning_rate: float = 2e-4  # peak, at width 64
     nll_coef: float = 0.0  # weight of the chosen completion's negative log-likelihood
-    data: str = "pairs"  # key of alignment_data.DATA
+    data: str = "pairs"  # key of feedback_kinds.DATA
     paper: str
 
     @property

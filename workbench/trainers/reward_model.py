@@ -14,14 +14,14 @@ from workbench.models.scoring import ban_unsayable, completion_states, token_log
 from workbench.models.tokens import collate_groups, collate_pairs
 from workbench.records import PairExample, Sequences
 from workbench.trainers.descent import Descent, EpochBatches, Stateful, require_examples, require_in, require_positive
-from workbench.trainers.objectives import OBJECTIVES, centering, objective_named
+from workbench.trainers.feedback_kinds import OBJECTIVES, centering, objective_named
 
 
 @dataclass(frozen=True, kw_only=True)
 class RewardModelConfig:
     """How a reward model is trained."""
 
-    objective: str = "bradley_terry"  # what is minimised: a name in `objectives.OBJECTIVES`
+    objective: str = "bradley_terry"  # what is minimised: a name in `feedback_kinds.OBJECTIVES`
     epochs: int = 2  # passes over the examples; more than two overfit (Stiennon et al. 2020 take one)
     batch_size: int = 64  # examples per step: comparisons, rankings or completions
     learning_rate: float = 5e-4  # peak, at width 64; 1e-6 .. 1e-5 for large pretrained models
@@ -50,7 +50,7 @@ class RewardModelConfig:
 
 
 class RewardModelTrainer(Stateful):
-    """Minimises one of `objectives.OBJECTIVES` with a sequence classifier that has one output.
+    """Minimises one of `feedback_kinds.OBJECTIVES` with a sequence classifier that has one output.
 
     `examples` and `held_out` are of the kind that the objective learns from. The auxiliary LM loss (Askell et al. 2021,
     who add it for the good one of two texts) has no head of its own: the input embedding serves as one. That is the
