@@ -16,8 +16,8 @@ from workbench.feedback.agreement import (
     labeler_vs_rest,
     pairwise_agreement,
     strict_agreement,
+    verdicts,
 )
-from workbench.feedback.verdicts import verdicts
 from workbench.records import Judgement
 
 

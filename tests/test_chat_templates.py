@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import workbench.models.rewards
 from workbench import WorkbenchError
+from workbench.feedback.kinds import preference_rows
 from workbench.feedback.queues import pair_items
-from workbench.feedback.rankings import preference_rows
 from workbench.models import build_policy, frozen, load_critic, load_policy, load_reward_model, load_tokenizer
 from workbench.models.chat_templates import end_ids
 from workbench.models.examples import completion_examples, pair_examples, prompt_examples, text_documents

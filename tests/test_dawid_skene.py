@@ -6,7 +6,7 @@ import pytest
 from scipy import optimize
 
 from workbench import WorkbenchError
-from workbench.feedback.dawid_skene import dawid_skene, labeler_reliability
+from workbench.feedback.labelers import dawid_skene, labeler_reliability
 from workbench.records import Judgement
 
 # Dawid and Skene 1979, table 1: 45 patients, seen three times by the first anaesthetist and once by the other four

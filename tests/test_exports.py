@@ -7,8 +7,8 @@ import pytest
 from datasets import load_dataset
 
 from workbench import WorkbenchError
-from workbench.feedback.exports import FORMATS, conversations, export, write_rows
-from workbench.feedback.rankings import preference_rows
+from workbench.feedback.exchange import FORMATS, conversations, export, write_rows
+from workbench.feedback.kinds import preference_rows
 from workbench.records import Judgement
 from workbench.tasks.columns import load_dataset_rows
 

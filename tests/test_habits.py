@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from workbench import WorkbenchError
-from workbench.feedback.habits import choice_shares, standing_out
-from workbench.feedback.rankings import preference_rows
+from workbench.feedback.kinds import preference_rows
+from workbench.feedback.labelers import choice_shares, standing_out
 from workbench.tasks.world import PANEL, judge_pairs
 
 CHOICES = pd.DataFrame(

@@ -7,13 +7,10 @@ import random
 import pytest
 
 from workbench import WorkbenchError
-from workbench.feedback.exports import FORMATS, conversations, export
-from workbench.feedback.import_argilla import argilla_feedback
-from workbench.feedback.import_label_studio import label_studio_feedback
-from workbench.feedback.import_standard import standard_feedback
-from workbench.feedback.rankings import ranking_pairs
+from workbench.feedback.exchange import FORMATS, conversations, export, standard_feedback
+from workbench.feedback.imports import argilla_feedback, label_studio_feedback
+from workbench.feedback.kinds import ranking_pairs, require_items, require_verdict
 from workbench.feedback.store import Store
-from workbench.feedback.validity import require_items, require_verdict
 from workbench.records import Judgement
 
 

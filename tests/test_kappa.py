@@ -10,7 +10,7 @@ from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import fleiss_kappa as statsmodels_fleiss_kappa
 
 from workbench import WorkbenchError
-from workbench.feedback.kappa import (
+from workbench.feedback.agreement import (
     LEVELS,
     cohen_kappa,
     cohen_kappa_matrix,

@@ -12,15 +12,15 @@ from scipy.optimize import minimize
 
 from workbench import WorkbenchError
 from workbench.analysis.statistics import expanded_levels
-from workbench.feedback.paired_comparison import (
+from workbench.feedback.strengths import (
     bradley_terry,
     bradley_terry_scores,
     comparisons_of,
     davidson,
     elo,
+    plackett_luce_scores,
     win_probabilities,
 )
-from workbench.feedback.plackett_luce import plackett_luce_scores
 
 SCORES = np.array([0.9, 0.2, -0.3, -0.8])
 NAMES = list("abcd")

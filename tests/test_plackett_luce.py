@@ -11,8 +11,14 @@ import pytest
 from scipy.optimize import minimize
 
 from workbench import WorkbenchError
-from workbench.feedback.named_rankings import completion_rankings, model_rankings
-from workbench.feedback.plackett_luce import completion_scores, order_probability, plackett_luce, plackett_luce_scores
+from workbench.feedback.strengths import (
+    completion_rankings,
+    completion_scores,
+    model_rankings,
+    order_probability,
+    plackett_luce,
+    plackett_luce_scores,
+)
 from workbench.records import Judgement
 
 SCORES = np.array([0.9, 0.3, 0.0, -0.4, -0.8])

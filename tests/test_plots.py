@@ -13,7 +13,7 @@ from workbench import WorkbenchError, plots
 from workbench.analysis.best_of_n import best_of_n_curve
 from workbench.analysis.statistics import Interval
 from workbench.feedback.agreement import agreement_matrix, labeler_vs_rest
-from workbench.feedback.quality import labeler_summary
+from workbench.feedback.labelers import labeler_summary
 from workbench.plots.theme import (
     GROUND,
     headline_of,

@@ -7,7 +7,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from workbench import WorkbenchError
 from workbench.feedback.agreement import labeler_vs_rest
-from workbench.feedback.quality import (
+from workbench.feedback.labelers import (
     attention_checks,
     keep,
     labeler_summary,

@@ -8,12 +8,13 @@ import pytest
 from datasets import Dataset
 
 from workbench import WorkbenchError
-from workbench.feedback.kinds import KINDS, parse_kinds
-from workbench.feedback.rankings import (
+from workbench.feedback.kinds import (
+    KINDS,
     account,
     best_of_pairs,
     best_of_rows,
     correction_rows,
+    parse_kinds,
     placed,
     preference_rows,
     ranking_pairs,

@@ -7,8 +7,7 @@ import pytest
 
 from workbench import WorkbenchError
 from workbench.analysis.statistics import mean_and_error
-from workbench.feedback.desk import LiveAgreement
-from workbench.feedback.queues import Queue
+from workbench.feedback.queues import LiveAgreement, Queue
 from workbench.feedback.session import Session, answer, shown_order, verdict
 from workbench.feedback.store import Store
 from workbench.records import Judgement

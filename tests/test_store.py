@@ -13,7 +13,7 @@ import pytest
 
 from workbench import WorkbenchError
 from workbench.feedback import store as store_module
-from workbench.feedback.exports import export
+from workbench.feedback.exchange import export
 from workbench.feedback.salvage import main as salvage_command
 from workbench.feedback.salvage import salvage
 from workbench.feedback.store import AlreadyJudged, Store

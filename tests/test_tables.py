@@ -8,14 +8,26 @@ import pandas as pd
 import pytest
 
 from workbench import WorkbenchError
-from workbench.feedback.agreement import agreement_matrix, common_items, labeler_vs_rest, pairwise_agreement
-from workbench.feedback.dawid_skene import dawid_skene, labeler_reliability
-from workbench.feedback.habits import choice_shares
-from workbench.feedback.kappa import cohen_kappa_matrix, cohen_kappa_value, krippendorff_alpha_value
-from workbench.feedback.paired_comparison import bradley_terry, bradley_terry_scores, davidson, elo
-from workbench.feedback.plackett_luce import plackett_luce_scores
-from workbench.feedback.quality import keep, labeler_summary, length_bias, position_bias
-from workbench.feedback.verdicts import verdicts
+from workbench.feedback.agreement import (
+    agreement_matrix,
+    cohen_kappa_matrix,
+    cohen_kappa_value,
+    common_items,
+    krippendorff_alpha_value,
+    labeler_vs_rest,
+    pairwise_agreement,
+    verdicts,
+)
+from workbench.feedback.labelers import (
+    choice_shares,
+    dawid_skene,
+    keep,
+    labeler_reliability,
+    labeler_summary,
+    length_bias,
+    position_bias,
+)
+from workbench.feedback.strengths import bradley_terry, bradley_terry_scores, davidson, elo, plackett_luce_scores
 
 NAN = float("nan")
 ROWS = [("i0", "ana", 0), ("i0", "bo", 0), ("i1", "ana", 1), ("i1", "bo", 1), ("i2", "ana", 1), ("i2", "bo", 0)]

@@ -1,6 +1,7 @@
 """Labelling widgets without a browser: what becomes of the messages that a page would send."""
 
 import html
+import importlib
 import random
 import re
 import sys
@@ -8,7 +9,6 @@ import threading
 from html.parser import HTMLParser
 from pathlib import Path
 
-import ipywidgets
 import mistune
 import pytest
 
@@ -17,8 +17,7 @@ from workbench.feedback import store as store_module
 from workbench.feedback import widget as widgets
 from workbench.feedback.queues import Queue
 from workbench.feedback.store import Store
-from workbench.feedback.widget import annotate, keyed
-from workbench.feedback.widget.button_forms import STRENGTHS
+from workbench.feedback.widget import annotate
 from workbench.feedback.widget.markup import DEEPEST, LONGEST, markup
 
 SOURCES = Path(widgets.__file__).parent
@@ -294,14 +293,11 @@ def test_two_labelers_share_a_store(path):
 def test_what_others_left_is_found_by_looking_again(path):
     items = made_items("pair", 1)
     ada = widget_of(path, items=items)
-    bob, cy = (widget_of(path, labeler=name, items=items, buttons_only=name == "cy") for name in ("bob", "cy"))
-    assert (bob.showing["item_id"], cy.form.children[0].value) == ("", bob.progress["message"])  # ada looks at it
+    bob = widget_of(path, labeler="bob", items=items)
+    assert bob.showing["item_id"] == ""  # ada looks at it
     judge(ada, {}, "e1", action="skip")
     assert send(bob, type="look", event_id="e2")["status"] == "looked"
     assert bob.showing["item_id"] == "item-0"
-    judge(bob, {}, "e3", action="skip")
-    press(cy, "Look again")
-    assert shown_places(cy).keys() == {0, 1}
 
 
 def test_one_labeler_in_two_tabs_judges_no_item_twice(path):
@@ -335,19 +331,12 @@ HARD = [SCRIPT, "שלום עולם مرحبا", "👩‍👩‍👧 \u202e abc",
 
 
 @pytest.mark.parametrize("text", HARD, ids=["script", "right-to-left", "emoji", "long", "control", "markup"])
-@pytest.mark.parametrize("buttons_only", [False, True], ids=["keys", "buttons"])
-def test_what_a_model_wrote_is_shown_as_it_is(path, text, buttons_only):
+def test_what_a_model_wrote_is_shown_as_it_is(path, text):
     said = [{"role": "user", "content": "q"}, {"role": "assistant", "content": text}]
-    item = {"item_id": "i", "prompt": said, "completions": [text, [said[1]]]}
-    widget = widget_of(path, items=[item], buttons_only=buttons_only)
-    if buttons_only:
-        shown = [each.value for each in all_widgets(widget) if isinstance(each, ipywidgets.Textarea)]
-        assert sum(text in value for value in shown) == 3
-        assert not [each for each in all_widgets(widget) if isinstance(each, ipywidgets.HTML | ipywidgets.HTMLMath)]
-    else:
-        assert widget.showing["prompt"] == said
-        plain, chat = [{"role": "", "content": text}], [said[1]]
-        assert sorted(widget.showing["completions"], key=str) == sorted([plain, chat], key=str)
+    widget = widget_of(path, items=[{"item_id": "i", "prompt": said, "completions": [text, [said[1]]]}])
+    assert widget.showing["prompt"] == said
+    plain, chat = [{"role": "", "content": text}], [said[1]]
+    assert sorted(widget.showing["completions"], key=str) == sorted([plain, chat], key=str)
 
 
 MARKDOWN = """# Title
@@ -570,7 +559,7 @@ def test_what_can_not_be_judged_is_refused(path, options, named):
 
 @pytest.mark.parametrize("kind", COUNTS)
 def test_the_front_end_of_a_kind_is_one_module_that_sets_text_as_text(kind):
-    source = keyed.front_end(kind)
+    source = widgets.front_end(kind)
     assert source.count("export default") == 1
     assert source.count("function makeKind(") == 1
     assert "import " not in source
@@ -580,135 +569,25 @@ def test_the_front_end_of_a_kind_is_one_module_that_sets_text_as_text(kind):
         assert len(file.read_text().splitlines()) <= 150
 
 
-# The widgets without keys
-
-
-def all_widgets(widget) -> list:
-    return [widget, *(each for child in getattr(widget, "children", ()) for each in all_widgets(child))]
-
-
-def press(widget, label: str) -> None:
-    (found,) = [
-        each for each in all_widgets(widget) if isinstance(each, ipywidgets.Button) and each.description == label
-    ]
-    assert not found.disabled
-    found.click()
-
-
-def shown_places(widget) -> dict[int, int]:
-    texts = [each.value for each in all_widgets(widget.form) if isinstance(each, ipywidgets.Textarea) and each.disabled]
-    return {int(text.split()[1]): place for place, text in enumerate(texts)}
-
-
-def answer_by_buttons(widget, kind: str) -> None:
-    """Gives what `verdict` gives, with the mouse."""
-    at, form = shown_places(widget), widget.form
-    if kind == "pair":
-        form.strength.value = STRENGTHS["clearly"]
-        press(widget, ["First is better", "Second is better"][at[1]])
-    elif kind == "ranking":
-        press(widget, f"{at[2] + 1} next")
-        press(widget, "Take back")
-        for index in (3, 0, 4, 1, 2):
-            form.tied.value = index == 4
-            press(widget, f"{at[index] + 1} next")
-        press(widget, "Save the order")
-    elif kind == "best_of":
-        press(widget, f"{at[2] + 1} is best")
-    elif kind == "rating":
-        form.ratings[at[0]].value, form.ratings[at[1]].value = 2, 6
-        form.flags[at[1]].value = ("false statement",)
-        press(widget, "Save the ratings")
-    else:
-        form.start.value = at[1]
-        assert form.text.value == "completion 1"
-        form.text.value = "better"
-        press(widget, "Save the text")
-
-
-@pytest.mark.parametrize("kind", COUNTS)
-def test_buttons_store_what_keys_store(path, kind):
-    widget = widget_of(path, kind, buttons_only=True)
-    _, value, details = verdict(kind, {index: index for index in range(COUNTS[kind])})
-    widget.note.value = "why"
-    answer_by_buttons(widget, kind)
-    (judgement,) = stored(path)
-    assert (judgement.value, judgement.details, judgement.note) == (value, details, "why")
-    assert widget.status.value == "saved"
-    press(widget, "Skip")
-    assert [judgement.value for judgement in stored(path)] == [value, "skip"]
-    press(widget, "Undo")
-    press(widget, "Undo")
-    assert stored(path) == []
-
-
-def test_the_second_half_of_a_double_click_on_a_button_does_nothing(path):
-    widget = widget_of(path, buttons_only=True)
-    old = widget.form.choices[0]
-    old.click()
-    old.click()
-    assert len(stored(path)) == 1
-
-
-def test_a_button_says_not_saved_and_keeps_the_answer(path, monkeypatch):
-    widget = widget_of(path, "correction", buttons_only=True)
-    widget.form.text.value = "a text that took an hour"
-
-    def refuse(*_):
-        raise WorkbenchError("The disk is full: free some space.")
-
-    with monkeypatch.context() as broken:
-        broken.setattr(store_module.Store, "record", refuse)
-        press(widget, "Save the text")
-    assert widget.status.value == "NOT SAVED: The disk is full: free some space."
-    press(widget, "Save the text")
-    assert [judgement.value for judgement in stored(path)] == ["a text that took an hour"]
-
-
 def test_an_undo_is_not_repeated_when_the_next_item_could_not_be_read(path, monkeypatch):
-    widget = widget_of(path, buttons_only=True)
-    press(widget, "First is better")
-    press(widget, "First is better")
+    widget = widget_of(path)
+    judge(widget, {"choice": 0}, "e1")
+    judge(widget, {"choice": 0}, "e2")
 
     def refuse(*_, **__):
         raise WorkbenchError("The file is held by another program.")
 
     with monkeypatch.context() as broken:
         broken.setattr(Queue, "turn", refuse)
-        press(widget, "Undo")
-    assert "undone, but" in widget.status.value
-    press(widget, "Undo")
+        assert "undone, but" in send(widget, type="undo", event_id="e3")["text"]
+    send(widget, type="undo", event_id="e3")
     assert len(stored(path)) == 1
 
 
-def test_a_text_under_way_is_kept_while_another_start_is_looked_at(path):
-    form = widget_of(path, "correction", buttons_only=True).form
-    form.text.value = "changed"
-    form.start.value = None
-    assert form.text.value == ""
-    form.start.value = 0
-    assert form.text.value == "changed"
-
-
-def test_a_correction_of_a_conversation_starts_from_its_last_message(path):
-    chat = [{"role": "user", "content": "and then?"}, {"role": "assistant", "content": "the end"}]
-    item = {"item_id": "i", "prompt": "p", "completions": [chat]}
-    widget = widget_of(path, "correction", items=[item], buttons_only=True)
-    assert widget.form.text.value == "the end"
-
-
-def test_buttons_rate_with_a_flag_of_ones_own_that_stays_for_the_next_item(path):
-    widget = widget_of(path, "rating", buttons_only=True, flags=["false"])
-    widget.form.new_flag.value = " rude "
-    press(widget, "Add the flag")
-    widget.form.ratings[0].value = 2
-    widget.form.flags[0].value = ("rude",)
-    press(widget, "Save the ratings")
-    assert sorted(stored(path)[0].details["flags"]) == [[], ["rude"]]
-    assert widget.form.flags[0].options == ("false", "rude")
-
-
-def test_buttons_are_shown_where_anywidget_is_not_installed(path, monkeypatch):
+def test_a_sentence_says_why_nothing_can_be_judged_where_there_is_no_anywidget(path, monkeypatch):
+    no_widgets_here = widget_of(path)._repr_mimebundle_()[0]["text/plain"]
+    assert no_widgets_here.startswith("Nothing can be judged here") and "anywidget" in no_widgets_here
     monkeypatch.setitem(sys.modules, "anywidget", None)
-    monkeypatch.delitem(sys.modules, "workbench.feedback.widget.keyed")
-    assert type(widget_of(path)).__name__ == "AnnotationButtons"
+    monkeypatch.delitem(sys.modules, "workbench.feedback.widget")
+    with pytest.raises(WorkbenchError, match=r"anywidget.*pip install anywidget"):
+        importlib.import_module("workbench.feedback.widget")

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from workbench import WorkbenchError
-from workbench.feedback.rankings import Rows, compared, judged, left_out_row
+from workbench.feedback.kinds import Rows, compared, judged, left_out_row
 from workbench.feedback.tables import name_of
 from workbench.records import Judgement
 

@@ -1,4 +1,4 @@
-"""In which order a labeler sees the completions of an item."""
+"""One labeler at work: what is shown, in which order, and what becomes of the answer. No widget code."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from typing import Any
 from IPython.display import display
 
 from workbench import WorkbenchError
-from workbench.feedback.desk import Desk
-from workbench.feedback.queues import Queue, Turn
+from workbench.feedback.kinds import labeler_name, require_kind
+from workbench.feedback.queues import Desk, Queue, Turn
 from workbench.feedback.store import AlreadyJudged, Store
-from workbench.feedback.validity import labeler_name, require_kind
 from workbench.records import Judgement
 from workbench.runs.files import shown
 
@@ -33,9 +32,6 @@ def shown_order(labeler: str, item_id: str, count: int) -> list[int]:
         number, position = divmod(number, last + 1)
         order[last], order[position] = order[position], order[last]
     return order
-
-
-# --- One labeler at work: what is shown, in which order, and what becomes of the answer. No widget code.
 
 
 RECENT = 20  # judgements that the time left is estimated from

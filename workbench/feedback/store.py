@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from workbench import WorkbenchError
-from workbench.feedback.validity import jsonable, labeler_name, require_items, require_kind, require_verdict
+from workbench.feedback.kinds import jsonable, labeler_name, require_items, require_kind, require_verdict
 from workbench.records import Judgement
 from workbench.runs.files import file_system, resolve, shown, whole_characters
 

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from workbench import WorkbenchError
 from workbench.analysis.statistics import nats
 from workbench.feedback.agreement import agreement_matrix, pairwise_agreement
-from workbench.feedback.quality import keep
+from workbench.feedback.labelers import keep
 from workbench.plots.agreement import plot_agreement_filters
 from workbench.plots.marks import text_table
 from workbench.plots.theme import GREY, axis_label, headline_of

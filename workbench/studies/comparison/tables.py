@@ -12,7 +12,7 @@ import pandas as pd
 
 from workbench import WorkbenchError
 from workbench.analysis.statistics import holm, mean_and_error, p_value_over_units
-from workbench.feedback.paired_comparison import bradley_terry
+from workbench.feedback.strengths import bradley_terry
 from workbench.plots.theme import smoothed
 from workbench.records import scores_of
 from workbench.runs import Run

@@ -18,7 +18,7 @@ from datasets import Dataset
 from workbench import WorkbenchError
 from workbench.analysis.calibration import pairwise_accuracy
 from workbench.analysis.statistics import MeanAndError, mean_and_error
-from workbench.feedback.rankings import preference_rows
+from workbench.feedback.kinds import preference_rows
 from workbench.models.load import frozen
 from workbench.models.rewards import LearnedReward, normalise
 from workbench.models.sampling import reward_arguments, sample
