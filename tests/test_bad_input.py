@@ -447,10 +447,10 @@ def test_bad_input_gets_one_sentence_and_an_exit_code_and_leaves_nothing_half_wr
     ("refused", "says"),
     [
         (
-            lambda world, model, words: WorldTask(world).documents(0, seed=0),
+            lambda world, model, words: WorldTask(world).rows("text", 0),
             "documents asked for is 0: give at least 1",
         ),
-        (lambda world, model, words: WorldTask(world).demonstrations(-2, seed=0), "demonstrations asked for is -2"),
+        (lambda world, model, words: WorldTask(world).rows("demonstrations", -2), "demonstrations asked for is -2"),
         (lambda world, model, words: WorldTask(world).prompts(0, 0, split="test"), "prompts asked for is 0"),
         (lambda world, model, words: pack_documents([[1, 2]], 1), "row_length is 1: give at least 2"),
         (lambda world, model, words: build_policy("llama-64x2", words, context=0), "context is 0: give at least 2"),
@@ -488,4 +488,4 @@ def test_a_number_or_name_that_means_nothing_is_refused_in_one_sentence(world, r
 
 def test_a_negative_number_of_rows_of_a_file_is_refused(here):
     with pytest.raises(WorkbenchError, match="rows asked for is -3: give at least 0"):
-        FileTask(str(here / "good.jsonl"), columns="", held_out=0.1).demonstrations(-3, seed=0)
+        FileTask(str(here / "good.jsonl"), columns="", held_out=0.1).rows("demonstrations", -3)

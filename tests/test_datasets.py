@@ -10,7 +10,7 @@ from datasets import Dataset
 from workbench import WorkbenchError
 from workbench.runs.files import repository_root
 from workbench.tasks.columns import (
-    STANDARD_COLUMNS,
+    SCHEMAS,
     load_dataset_rows,
     parse_columns,
     split_by_prompt,
@@ -169,10 +169,8 @@ def test_a_missing_column_is_named_with_those_found_and_how_to_name_it():
     assert 'columns="prompt=NAME"' in message
 
 
-def test_an_unknown_schema_and_a_negative_limit_are_refused():
-    assert all(schema in refused("pairs", prompt=["p"]) for schema in STANDARD_COLUMNS)
-    with pytest.raises(WorkbenchError, match="limit is -1"):
-        load_dataset_rows("data/examples/demonstrations.jsonl", schema="demonstrations", limit=-1)
+def test_an_unknown_schema_is_refused():
+    assert all(schema in refused("pairs", prompt=["p"]) for schema in SCHEMAS)
 
 
 # --- bad rows
@@ -371,7 +369,7 @@ def test_steps_have_no_conversational_form():
 @pytest.mark.parametrize("schema", ["unpaired", "ratings", "rankings", "stepwise"])
 def test_data_without_feedback_are_told_every_column_that_is_missing(schema):
     message = refused(schema, question=["q"], answer=["a"])
-    assert all(repr(column) in message for column in STANDARD_COLUMNS[schema])
+    assert all(repr(column) in message for column in SCHEMAS[schema].columns)
     assert f"the schema {schema!r} needs (found: question, answer)" in message
 
 
@@ -662,16 +660,11 @@ def test_both_sides_have_rows_or_the_split_is_refused():
 def test_each_example_file_loads_in_its_schema(name, schema, columns, rows):
     dataset = load_dataset_rows(f"data/examples/{name}", schema=schema, columns=parse_columns(columns))
     assert len(dataset) == rows
-    assert tuple(dataset.column_names[: len(STANDARD_COLUMNS[schema])]) == STANDARD_COLUMNS[schema]
+    assert tuple(dataset.column_names[: len(SCHEMAS[schema].columns)]) == SCHEMAS[schema].columns
 
 
 def test_every_example_file_is_tried_above():
     assert len(list((repository_root() / "data" / "examples").iterdir())) == 9
-
-
-def test_limit_takes_the_first_rows():
-    rows = load_dataset_rows("data/examples/demonstrations.jsonl", schema="demonstrations", limit=2)
-    assert [row["topic"] for row in rows] == ["kitchen", "places"]
 
 
 def test_an_answer_of_digits_in_csv_stays_text():

@@ -136,7 +136,7 @@ def test_the_path_of_a_run_is_counted_over_all_rounds(fresh):
 
 
 def test_the_labels_of_a_run_teach_other_notebooks(fresh):
-    train, test = open_task(str(fresh[0])).preferences(0)
+    train, test = open_task(str(fresh[0])).rows("preferences", 0)
     assert len(train) == len(Run.read(fresh[0]).table("preferences")) and not set(train["prompt"]) & set(test["prompt"])
 
 

@@ -61,26 +61,26 @@ def test_held_out_prompts_of_the_world_are_never_training_prompts():
     task = open_task("world")
     train = set(task.prompts(2000, 0, split="train")["prompt"])
     assert not train & set(task.prompts(500, 1, split="test")["prompt"])
-    assert not train & set(task.openings(100, 2)["prompt"])
+    assert not train & set(task.prompts(100, 2, split="test", schema="text")["prompt"])
 
 
 def test_held_out_demonstrations_are_of_prompts_that_no_training_demonstration_has():
-    train, test = open_task("world").demonstrations(2000, 0)
+    train, test = open_task("world").rows("demonstrations", 2000, seed=0)
     assert (len(train), len(test)) == (2000, 200)
     assert not set(train["prompt"]) & set(test["prompt"])
 
 
 def test_a_seed_changes_what_the_world_trains_on_but_not_what_it_is_measured_on():
     task = open_task("world")
-    for rows in (task.documents, task.demonstrations):
-        (first, held_out), (second, again), (same, _) = rows(50, 0), rows(50, 1), rows(50, 0)
+    for schema in ("text", "demonstrations"):
+        (first, held_out), (second, again), (same, _) = (task.rows(schema, 50, seed=seed) for seed in (0, 1, 0))
         assert first[:] == same[:]
         assert first[:] != second[:]
         assert held_out[:] == again[:]
 
 
 def test_the_worlds_documents_are_of_four_sorts_which_their_texts_show():
-    train, _ = open_task("world").documents(400, 0)
+    train, _ = open_task("world").rows("text", 400, seed=0)
     shown = train.to_pandas().groupby("sort")["text"].first()
     assert set(shown.index) == {"dialogue", "encyclopedia", "kitchen note", "sums"}
     assert shown["kitchen note"].startswith("i have ")
@@ -90,23 +90,23 @@ def test_the_worlds_documents_are_of_four_sorts_which_their_texts_show():
 def test_the_worlds_tokenizer_knows_every_word_of_its_documents():
     task = open_task("world")
     tokenizer = task.tokenizer()
-    texts = task.documents(100, 0)[0]["text"]
+    texts = task.rows("text", 100, seed=0)[0]["text"]
     assert tokenizer.unk_token_id not in {token for ids in tokenizer(list(texts))["input_ids"] for token in ids}
 
 
 @pytest.mark.parametrize(
-    ("feedback", "words"),
+    ("schema", "words"),
     [
         ("preferences", "no comparisons: run 03_preferences and give"),
-        ("labelled", "no labels: run 03_preferences and give"),
+        ("unpaired", "no labels: run 03_preferences and give"),
         ("ratings", 'no ratings: run 03_preferences with kinds="pairs,ratings"'),
         ("rankings", 'no rankings: run 03_preferences with kinds="pairs,rankings"'),
-        ("steps", 'no judged steps: run 03_preferences with kinds="pairs,steps"'),
+        ("stepwise", 'no judged steps: run 03_preferences with kinds="pairs,steps"'),
     ],
 )
-def test_the_world_has_no_feedback_and_says_where_it_is_made(feedback, words):
+def test_the_world_has_no_feedback_and_says_where_it_is_made(schema, words):
     with pytest.raises(WorkbenchError, match=words):
-        getattr(open_task("world"), feedback)(10)
+        open_task("world").rows(schema, 10)
 
 
 def test_panels_are_chosen_by_name():
@@ -121,16 +121,16 @@ def test_panels_are_chosen_by_name():
 
 
 def test_comparisons_under_other_names_serve_every_stage(comparisons):
-    train, test = comparisons.preferences(0)
+    train, test = comparisons.rows("preferences", 0)
     assert len(train) + len(test) == 60
-    demos, _ = comparisons.demonstrations(0, 0)
+    demos, _ = comparisons.rows("demonstrations", 0)
     assert set(demos.column_names) == {"prompt", "completion"}
     assert set(demos["completion"]) == set(train["chosen"])
     assert set(comparisons.prompts(100, 0, split="train")["prompt"]) == set(train["prompt"])
 
 
 def test_demonstrations_under_other_names_give_prompts_too(demonstrations):
-    train, test = demonstrations.demonstrations(0, 0)
+    train, test = demonstrations.rows("demonstrations", 0)
     assert len(train) + len(test) == 40
     assert set(demonstrations.prompts(100, 0, split="test")["prompt"]) == set(test["prompt"])
 
@@ -139,21 +139,24 @@ def test_no_held_out_prompt_is_ever_trained_on_whatever_the_stage_seed_or_number
     held_out = set(comparisons.prompts(1000, 0, split="test")["prompt"])
     trained = set()
     for count, seed in ((0, 0), (7, 1), (20, 2)):
-        trained |= set(comparisons.demonstrations(count, seed)[0]["prompt"])
-        trained |= set(comparisons.preferences(count)[0]["prompt"])
+        trained |= set(comparisons.rows("demonstrations", count, seed=seed)[0]["prompt"])
+        trained |= set(comparisons.rows("preferences", count)[0]["prompt"])
         trained |= set(comparisons.prompts(count + 1, seed, split="train")["prompt"])
     assert len(held_out) == 3  # a tenth of thirty prompts
     assert not held_out & trained
 
 
 def test_a_number_of_rows_is_that_many_training_rows(comparisons, demonstrations):
-    assert len(comparisons.preferences(7)[0]) == 7
-    assert len(demonstrations.demonstrations(9, 0)[0]) == 9
-    assert len(demonstrations.demonstrations(1000, 0)[0]) == 36
+    assert len(comparisons.rows("preferences", 7)[0]) == 7
+    assert len(demonstrations.rows("demonstrations", 9, seed=0)[0]) == 9
+    assert len(demonstrations.rows("demonstrations", 1000, seed=0)[0]) == 36
 
 
 def test_a_seed_draws_other_training_rows_but_never_other_held_out_rows(demonstrations):
-    (first, held_out), (second, again) = demonstrations.demonstrations(9, 0), demonstrations.demonstrations(9, 1)
+    (first, held_out), (second, again) = (
+        demonstrations.rows("demonstrations", 9, seed=0),
+        demonstrations.rows("demonstrations", 9, seed=1),
+    )
     assert set(first["prompt"]) != set(second["prompt"])
     assert held_out[:] == again[:]
 
@@ -164,7 +167,12 @@ def test_a_file_is_read_once_whatever_is_asked_of_it(tmp_path, monkeypatch):
     rows = [{"prompt": f"p{n}", "chosen": f"a{n}", "rejected": f"b{n}"} for n in range(30)]
     task = open_task(write_rows(tmp_path / "a.jsonl", rows))
     assert read == []  # a run's own data may be gone
-    task.demonstrations(0, 0), task.preferences(0), task.prompts(5, 0, split="test"), task.labelled(0)
+    (
+        task.rows("demonstrations", 0),
+        task.rows("preferences", 0),
+        task.prompts(5, 0, split="test"),
+        task.rows("unpaired", 0),
+    )
     assert len(read) == 1 and task.notes == ()
 
 
@@ -196,10 +204,10 @@ def test_prompts_of_a_file_keep_what_a_reward_may_read_and_no_answer(tmp_path):
 def test_documents_of_a_file_are_split_by_text(tmp_path):
     texts = [f"text {letter} of a few more words than eight in all" for letter in LETTERS] * 2
     task = open_task(write_rows(tmp_path / "texts.jsonl", [{"text": text} for text in texts]), held_out=0.25)
-    train, test = task.documents(0, 0)
+    train, test = task.rows("text", 0)
     assert set(train["text"]) | set(test["text"]) == set(texts)
     assert not set(train["text"]) & set(test["text"])
-    openings = task.openings(3, 0)["prompt"]
+    openings = task.prompts(3, 0, split="test", schema="text")["prompt"]
     assert len(openings) == 3
     assert all(any(text.startswith(opening) for text in test["text"]) for opening in openings)
     assert {len(opening.split()) for opening in openings} == {8}
@@ -215,41 +223,45 @@ RANKED = {"texts": lambda n: [f" a{n}", f" b{n}", f" c{n}"], "order": lambda n: 
 
 
 @pytest.mark.parametrize(
-    ("feedback", "columns", "names"),
+    ("schema", "columns", "names"),
     [
-        ("labelled", {"a": lambda n: f" {n}", "good": lambda n: n % 2 == 0}, "completion=a,label=good"),
+        ("unpaired", {"a": lambda n: f" {n}", "good": lambda n: n % 2 == 0}, "completion=a,label=good"),
         ("ratings", {"a": lambda n: f" {n}", "stars": lambda n: n % 5}, "completion=a,rating=stars"),
         ("rankings", RANKED, "completions=texts,ranking=order"),
         (
-            "steps",
+            "stepwise",
             {"parts": lambda n: [f" {n}.", " end."], "right": lambda n: [True, False]},
             "completions=parts,labels=right",
         ),
     ],
 )
-def test_feedback_of_a_file_comes_by_prompt_in_training_and_held_out_rows(tmp_path, feedback, columns, names):
+def test_feedback_of_a_file_comes_by_prompt_in_training_and_held_out_rows(tmp_path, schema, columns, names):
     task = open_task(feedback_file(tmp_path, **columns), columns=f"prompt=q,{names}")
-    train, test = getattr(task, feedback)(0)
+    train, test = task.rows(schema, 0)
     assert (len(train), len(test)) == (54, 6)
     assert not set(train["prompt"]) & set(test["prompt"])
-    assert len(getattr(task, feedback)(7)[0]) == 7
+    assert len(task.rows(schema, 7)[0]) == 7
     prompts = task.prompts(99, 0, split="test")
     assert prompts.column_names == ["prompt"] and set(prompts["prompt"]) == set(test["prompt"])
 
 
 def test_comparisons_serve_as_labelled_completions(comparisons):
-    (pairs, held_out), (train, test) = comparisons.preferences(0), comparisons.labelled(0)
+    (pairs, held_out), (train, test) = comparisons.rows("preferences", 0), comparisons.rows("unpaired", 0)
     for labelled, of in ((train, pairs), (test, held_out)):
         said = zip(labelled["completion"], labelled["label"], strict=True)
         wanted = [(text, True) for text in of["chosen"]] + [(text, False) for text in of["rejected"]]
         assert sorted(said) == sorted(wanted)
-    assert len(comparisons.labelled(9)[0]) == 9
+    assert len(comparisons.rows("unpaired", 9)[0]) == 9
 
 
 def test_the_error_of_a_bad_row_is_told_and_not_that_other_columns_would_have_been_missing(tmp_path):
     columns = {"chosen": lambda n: f" {n}", "rejected": lambda n: " 7"}
     task = open_task(feedback_file(tmp_path, **columns), columns="prompt=q")
-    for rows in (lambda: task.labelled(0), lambda: task.demonstrations(0, 0), lambda: task.preferences(0)):
+    for rows in (
+        lambda: task.rows("unpaired", 0),
+        lambda: task.rows("demonstrations", 0),
+        lambda: task.rows("preferences", 0),
+    ):
         with pytest.raises(WorkbenchError, match="1 rows whose chosen and rejected are identical, the first is row 7"):
             rows()
 
@@ -257,27 +269,27 @@ def test_the_error_of_a_bad_row_is_told_and_not_that_other_columns_would_have_be
 def test_ties_of_a_file_are_left_out_unless_asked_for_and_never_held_out(tmp_path):
     columns = {"chosen": lambda n: f" {n}", "rejected": lambda n: " no", "preference": lambda n: [0.8, 0.5][n // 30]}
     task = open_task(feedback_file(tmp_path, **columns), columns="prompt=q")  # each prompt has a tie
-    (decided, held_out), (asked, again) = task.preferences(0), task.preferences(0, ties=True)
+    (decided, held_out), (asked, again) = task.rows("preferences", 0), task.rows("preferences", 0, ties=True)
     assert set(decided["preference"]) == {0.8} == set(held_out["preference"])
     assert held_out[:] == again[:] and len(held_out) == 3
     said = dict(zip(asked["chosen"], asked["preference"], strict=True))
     assert len(asked) == 54 and all(said[f" {n}"] == 0.5 for n in range(30, 60) if f" {n}" in said)
     assert set(decided["chosen"]) == {text for text, preference in said.items() if preference == 0.8}
-    assert {int(text) // 30 for text in task.labelled(0)[0]["completion"] if text != " no"} == {0}
+    assert {int(text) // 30 for text in task.rows("unpaired", 0)[0]["completion"] if text != " no"} == {0}
 
 
 def test_other_columns_of_comparisons_and_texts_may_have_any_name(tmp_path):
     names = {"chosen": lambda n: f" {n}", "rejected": lambda n: " no", "label": lambda n: 3}
-    train, _ = open_task(feedback_file(tmp_path, **names), columns="prompt=q").labelled(0)
+    train, _ = open_task(feedback_file(tmp_path, **names), columns="prompt=q").rows("unpaired", 0)
     assert all(row["label"] == (row["completion"] != " no") for row in train)
     path = tmp_path / "texts.jsonl"
     path.write_text("".join(f'{{"prompt": {n}, "text": "t{n}"}}\n' for n in range(9)), encoding="utf-8")
-    assert open_task(str(path)).documents(0, 0)[0].column_names == ["text"]
+    assert open_task(str(path)).rows("text", 0)[0].column_names == ["text"]
 
 
 def test_a_file_without_rankings_is_told_every_column_that_they_need(demonstrations):
     with pytest.raises(WorkbenchError, match=r"columns names 'completion', which the schema 'rankings' does not have"):
-        demonstrations.rankings(0)
+        demonstrations.rows("rankings", 0)
 
 
 def test_real_data_have_no_gold_no_world_and_no_simulated_labelers(comparisons):
@@ -294,7 +306,7 @@ def test_real_texts_need_a_tokenizer(comparisons):
 
 def test_a_missing_column_is_named_with_those_that_were_found(tmp_path):
     task = open_task(write_rows(tmp_path / "odd.jsonl", [{"question": "a"}, {"question": "b"}]))
-    for rows in (lambda: task.demonstrations(0, 0), lambda: task.prompts(5, 0, split="train")):
+    for rows in (lambda: task.rows("demonstrations", 0), lambda: task.prompts(5, 0, split="train")):
         with pytest.raises(WorkbenchError, match=r"no column 'prompt'.*found: question"):
             rows()
 
@@ -315,20 +327,20 @@ def test_a_name_that_no_format_has_is_refused(tmp_path):
 def test_a_share_that_leaves_one_side_empty_is_refused(tmp_path, held_out):
     source = write_rows(tmp_path / "texts.jsonl", [{"text": letter} for letter in LETTERS])
     with pytest.raises(WorkbenchError, match="held_out"):
-        open_task(source, held_out=held_out).documents(0, 0)
+        open_task(source, held_out=held_out).rows("text", 0)
 
 
 # Runs
 
 
 def test_a_run_gives_the_comparisons_that_it_saved(finished_run):
-    train, test = open_task(str(finished_run.dir)).preferences(0)
+    train, test = open_task(str(finished_run.dir)).rows("preferences", 0)
     assert (len(train), test[:]) == (5, {"prompt": ["q"], "chosen": ["c"], "rejected": ["d"], "kind": ["qa"]})
-    assert open_task(str(finished_run.dir)).preferences(2)[0]["prompt"] == ["p0", "p1"]
+    assert open_task(str(finished_run.dir)).rows("preferences", 2)[0]["prompt"] == ["p0", "p1"]
 
 
 def test_a_run_unpairs_its_comparisons(finished_run):
-    train, test = open_task(str(finished_run.dir)).labelled(3)
+    train, test = open_task(str(finished_run.dir)).rows("unpaired", 3)
     assert train[:] == {
         "prompt": ["p0", "p0", "p1"],
         "completion": ["a", "b", "a"],
@@ -352,41 +364,41 @@ def test_a_run_gives_its_ties_where_they_were_judged_and_only_when_asked(tmp_pat
         run.save_table(f"{prefix}preferences", pd.DataFrame(decided))
         run.save_table(f"{prefix}left_out", pd.DataFrame(left_out))
     task = open_task(str(run.dir))
-    train, test = task.preferences(0, ties=True)
+    train, test = task.rows("preferences", 0, ties=True)
     assert train["prompt"][:] == ["p0", "p1", "p2", "p3", "p5"]
     assert train["preference"][:] == [1, 0.5, 1, 1, 0.5]
     assert (train[1]["chosen"], train[1]["rejected"], train[1]["kind"]) == ("c", "d", None)
     assert test["prompt"][:] == ["p0", "p2", "p3"]
-    assert task.preferences(2, ties=True)[0]["preference"][:] == [1, 0.5]
-    assert task.preferences(0)[0]["prompt"][:] == ["p0", "p2", "p3"]
+    assert task.rows("preferences", 2, ties=True)[0]["preference"][:] == [1, 0.5]
+    assert task.rows("preferences", 0)[0]["prompt"][:] == ["p0", "p2", "p3"]
 
 
 def test_a_run_without_ties_still_says_how_sure_its_comparisons_are(finished_run):
-    assert open_task(str(finished_run.dir)).preferences(0, ties=True)[0]["preference"][:] == [1.0] * 5
+    assert open_task(str(finished_run.dir)).rows("preferences", 0, ties=True)[0]["preference"][:] == [1.0] * 5
     finished = Run.open(finished_run.dir.parent / "second", {"dataset": "world", "seed": 0})
     for table in ("preferences", "held_out_preferences"):
         finished.save_table(table, finished_run.table(table))
     finished.save_table("left_out", pd.DataFrame(columns=["prompt", "completions", "reason", "labeler", "item_id"]))
-    assert open_task(str(finished.dir)).preferences(0, ties=True)[0]["preference"][:] == [1.0] * 5
+    assert open_task(str(finished.dir)).rows("preferences", 0, ties=True)[0]["preference"][:] == [1.0] * 5
 
 
 @pytest.mark.parametrize(
-    ("feedback", "table", "row"),
+    ("schema", "table", "row"),
     [
         ("ratings", "ratings", {"completion": "c", "rating": 3}),
         ("rankings", "rankings", {"completions": ["c", "d"], "ranking": [1, 0]}),
-        ("steps", "steps", {"completions": ["c", "d"], "labels": [True, False]}),
+        ("stepwise", "steps", {"completions": ["c", "d"], "labels": [True, False]}),
     ],
 )
 def test_a_run_gives_each_kind_of_feedback_that_it_saved_and_says_how_to_make_what_it_has_not(
-    finished_run, tmp_path, feedback, table, row
+    finished_run, tmp_path, schema, table, row
 ):
     with pytest.raises(WorkbenchError, match=rf"no table '{table}': run 03_preferences with kinds=\"pairs,{table}\""):
-        getattr(open_task(str(finished_run.dir)), feedback)(0)
+        open_task(str(finished_run.dir)).rows(schema, 0)
     run = Run.open(tmp_path / "other", {"dataset": "world", "seed": 0})
     run.save_table(table, pd.DataFrame([{"prompt": f"p{n}", **row} for n in range(5)]))
     run.save_table(f"held_out_{table}", pd.DataFrame([{"prompt": "q", **row}]))
-    train, test = getattr(open_task(str(run.dir)), feedback)(3)
+    train, test = open_task(str(run.dir)).rows(schema, 3)
     assert train["prompt"][:] == ["p0", "p1", "p2"]
     assert test[0] == {"prompt": "q"} | row
 
@@ -418,7 +430,7 @@ def test_a_run_without_comparisons_says_which_tables_it_has(tmp_path):
     run = Run.open(tmp_path / "run", {"dataset": "world", "seed": 0})
     run.save_table("evaluation", pd.DataFrame([{"gold": 1.0}]))
     with pytest.raises(WorkbenchError, match=r"no table 'preferences'.*evaluation"):
-        open_task(str(run.dir)).preferences(0)
+        open_task(str(run.dir)).rows("preferences", 0)
 
 
 # What a run is made of

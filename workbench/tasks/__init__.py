@@ -1,7 +1,6 @@
 """What a notebook works on: the embedded world, a file or Hub dataset, or what an earlier run saved.
 
-All three give the same rows in the standard columns; only the world (and runs built on it) has a gold reward. Feedback
-comes as training rows and held-out rows, no prompt on both sides; a count of 0 is all there is.
+All three give the same rows in the standard columns; only the world (and runs built on it) has a gold reward.
 """
 
 import random
@@ -14,15 +13,14 @@ from datasets import Dataset
 from workbench import WorkbenchError
 from workbench.runs import Run, files
 from workbench.tasks.columns import (
-    STANDARD_COLUMNS,
+    SCHEMAS,
     TIE,
     MissingColumn,
-    columns_of,
     parse_columns,
     require_decided,
+    schema_named,
     split_by_prompt,
     to_standard,
-    unpaired,
     without_ties,
 )
 from workbench.tasks.sources import Source, data_files, is_saved, read_source
@@ -34,10 +32,12 @@ OPENING_WORDS = 8  # of a document, for a language model to continue
 ORIGIN = ("lexicon", "world_seed", "columns", "held_out")  # parameters of a run that say what its dataset means
 PANELS = {"biased": PANEL, "noise": NOISE_PANEL}
 
+Sides = tuple[Dataset, Dataset]  # rows for training and rows held out, no prompt on both sides
+
 
 def open_task(
     dataset: str, *, lexicon: str = "data/world", world_seed: int = 0, columns: str = "", held_out: float = 0.1
-):
+) -> "Task":
     """The task behind a notebook's `dataset` parameter.
 
     "world" is the embedded world of `lexicon` and `world_seed`; a run folder is what that run saved, with its world;
@@ -64,129 +64,25 @@ def task_inputs(dataset: str) -> dict[str, str]:
     return {"dataset": str(tables if tables.is_dir() else path)} if here else {}
 
 
-class WorldTask:
-    """Endless rows from the embedded world; training and held-out prompts are disjoint by construction."""
+class Task:
+    """Prompts and rows; unless something else is said, nobody knows their true reward, tokens or labelers."""
 
+    source = ""
     notes: tuple[str, ...] = ()  # what to know of the data, in sentences
+    world: World | None = None
+    gold: Callable[..., list[float]] | None = None  # the true reward
 
-    def __init__(self, world: World):
-        self.world = world
-        self.gold: Callable[..., list[float]] | None = world.gold
+    def prompts(self, count: int, seed: int, *, split: str, schema: str = "prompts") -> Dataset:
+        """At most `count` prompts (0 = all) of the "train" or "test" split; of "text" its openings, to be continued."""
+        raise NotImplementedError
 
-    def documents(self, count: int, seed: int) -> tuple[Dataset, Dataset]:
-        """`count` training documents and a thirtieth of that held out, columns `text` and `sort`."""
-        _require_count("documents", count, fewest=1)
-        train = self.world.pretraining_rows(count, random.Random(seed))
-        test = self.world.pretraining_rows(max(FEWEST_HELD_OUT, count // 30), random.Random(HELD_OUT_SEED))
-        return Dataset.from_list(train), Dataset.from_list(test)
+    def rows(self, schema: str, count: int, *, seed: int = 0, ties: bool = False) -> Sides:
+        """`count` training rows (0 = all) in the columns of `SCHEMAS[schema]`, drawn with `seed`, and held-out rows.
 
-    def demonstrations(self, count: int, seed: int) -> tuple[Dataset, Dataset]:
-        """`count` demonstrations in the writers' house style and, of held-out prompts, a tenth of that."""
-        _require_count("demonstrations", count, fewest=1)
-        held_out = max(FEWEST_HELD_OUT, count // 10)
-        train = self.world.demonstrations(count, random.Random(seed))
-        test = self.world.demonstrations(held_out, random.Random(HELD_OUT_SEED), split="test")
-        return Dataset.from_list(train), Dataset.from_list(test)
-
-    def preferences(self, count: int, *, ties: bool = False) -> tuple[Dataset, Dataset]:
-        """The world holds no feedback: it is made by notebook 03."""
-        raise _made_by_labelers("comparisons")
-
-    def labelled(self, count: int) -> tuple[Dataset, Dataset]:
-        """The world holds no feedback: it is made by notebook 03."""
-        raise _made_by_labelers("labels")
-
-    def ratings(self, count: int) -> tuple[Dataset, Dataset]:
-        """The world holds no feedback: it is made by notebook 03."""
-        raise _made_by_labelers("ratings", kind="ratings")
-
-    def rankings(self, count: int) -> tuple[Dataset, Dataset]:
-        """The world holds no feedback: it is made by notebook 03."""
-        raise _made_by_labelers("rankings", kind="rankings")
-
-    def steps(self, count: int) -> tuple[Dataset, Dataset]:
-        """The world holds no feedback: it is made by notebook 03."""
-        raise _made_by_labelers("judged steps", kind="steps")
-
-    def prompts(self, count: int, seed: int, *, split: str) -> Dataset:
-        """`count` prompts of the "train" or "test" split."""
-        _require_count("prompts", count, fewest=1)
-        return Dataset.from_list(self.world.prompts(count, random.Random(seed), split=split))
-
-    def openings(self, count: int, seed: int) -> Dataset:
-        """What a language model is asked to continue when it is measured: held-out prompts."""
-        return self.prompts(count, seed, split="test")
-
-    def tokenizer(self):
-        """One token per word of the world."""
-        return build_tokenizer(self.world)
-
-    def labelers(self, panel: str) -> tuple[Labeler, ...]:
-        """The simulated labelers of `panel`, "biased" or "noise"."""
-        if panel not in PANELS:
-            raise WorkbenchError(f"There is no panel {panel!r}: choose one of {', '.join(PANELS)}.")
-        return PANELS[panel]
-
-
-class FileTask:
-    """Rows of a file, folder or Hub dataset. A prompt's side of the split depends on the data alone, not on a seed."""
-
-    gold, world = None, None  # nobody knows the true reward of real data
-
-    def __init__(self, source: str, *, columns: str, held_out: float):
-        self.source, self.columns, self.held_out = source, parse_columns(columns), held_out
-
-    def documents(self, count: int, seed: int) -> tuple[Dataset, Dataset]:
-        """`count` training texts drawn with `seed` (0 = all) and held-out ones, column `text`."""
-        rows = self._load("text").select_columns(["text"]).rename_column("text", "prompt")  # equal ones on one side
-        sides = self._drawn(*split_by_prompt(rows, held_out=self.held_out, seed=0), count, seed=seed)
-        return tuple(side.rename_column("prompt", "text") for side in sides)
-
-    def demonstrations(self, count: int, seed: int) -> tuple[Dataset, Dataset]:
-        """`count` demonstrations drawn with `seed` (0 = all) and held-out ones; of comparisons, the chosen side."""
-        sides = self._sides("demonstrations", "preferences")
-        if "completion" not in sides[0].column_names[:2]:
-            others = {"rejected", "completion"}.intersection(sides[0].column_names)
-            sides = [side.remove_columns(list(others)).rename_column("chosen", "completion") for side in sides]
-        return self._drawn(*sides, count, seed=seed)
-
-    def preferences(self, count: int, *, ties: bool = False) -> tuple[Dataset, Dataset]:
-        """`count` comparisons and held-out ones; ties (preference .5) only among the former, and only if asked for."""
-        train, test = self._sides("preferences")
-        train = train if ties else require_decided(without_ties(train))
-        return self._drawn(train, without_ties(test), count, seed=0)
-
-    def labelled(self, count: int) -> tuple[Dataset, Dataset]:
-        """`count` labelled completions and held-out ones; of comparisons, the chosen are True, the rejected False."""
-        train, test = self._sides("unpaired", "preferences")
-        if "completion" not in train.column_names[:2]:  # what a schema asks for comes first
-            train, test = unpaired(train), unpaired(test)
-        return self._drawn(train, test, count, seed=0)
-
-    def ratings(self, count: int) -> tuple[Dataset, Dataset]:
-        """`count` rated completions and held-out ones."""
-        return self._drawn(*self._sides("ratings"), count, seed=0)
-
-    def rankings(self, count: int) -> tuple[Dataset, Dataset]:
-        """`count` rankings and held-out ones."""
-        return self._drawn(*self._sides("rankings"), count, seed=0)
-
-    def steps(self, count: int) -> tuple[Dataset, Dataset]:
-        """`count` completions in judged steps and held-out ones."""
-        return self._drawn(*self._sides("stepwise"), count, seed=0)
-
-    def prompts(self, count: int, seed: int, *, split: str) -> Dataset:
-        """Distinct prompts of one side of the split, shuffled; at most `count`. What only a reward reads stays."""
-        train, test = self._sides(*(schema for schema in STANDARD_COLUMNS if schema != "text"))
-        side = train if split == "train" else test
-        answers = {"finished"}.union(*(columns_of(schema) for schema in STANDARD_COLUMNS)) - {"prompt"}
-        side = side.remove_columns([name for name in side.column_names if name in answers])
-        return _drawn(_distinct(side), count, seed=seed)
-
-    def openings(self, count: int, seed: int) -> Dataset:
-        """What a language model is asked to continue when it is measured: the first words of held-out texts."""
-        texts = _drawn(self.documents(0, 0)[1], count, seed=seed)["text"][:]
-        return Dataset.from_dict({"prompt": [" ".join(text.split()[:OPENING_WORDS]) for text in texts if text.strip()]})
+        Ties (preference .5) come only where they are asked for, and only among the training rows. WorkbenchError says
+        what the data lack.
+        """
+        raise NotImplementedError
 
     def tokenizer(self):
         """Nobody knows which tokens suit real text: WorkbenchError asks for a tokenizer."""
@@ -201,6 +97,79 @@ class FileTask:
             "people made (columns prompt, chosen, rejected) to 05_reward_model, or have people label samples first."
         )
 
+
+class WorldTask(Task):
+    """Endless rows from the embedded world; training and held-out prompts are disjoint by construction."""
+
+    def __init__(self, world: World):
+        self.world, self.gold = world, world.gold
+
+    def prompts(self, count: int, seed: int, *, split: str, schema: str = "prompts") -> Dataset:
+        """`count` prompts, whatever they are for."""
+        _require_count("prompts", count, fewest=1)
+        return Dataset.from_list(self.world.prompts(count, random.Random(seed), split=split))
+
+    def rows(self, schema: str, count: int, *, seed: int = 0, ties: bool = False) -> Sides:
+        """Documents and a thirtieth of that held out, or demonstrations in the writers' house style and a tenth.
+
+        The world holds no feedback: it is made by notebook 03.
+        """
+        noun, table = schema_named(schema).noun, SCHEMAS[schema].table
+        if table:
+            asked = "" if table == "preferences" else f' with kinds="pairs,{table}"'
+            raise WorkbenchError(
+                f'dataset is "world", which holds no {noun}: run 03_preferences{asked} and give its run folder.'
+            )
+        _require_count(noun, count, fewest=1)
+        rng, other, held_out = random.Random(seed), random.Random(HELD_OUT_SEED), max(FEWEST_HELD_OUT, count // 10)
+        if schema == "text":
+            held_out = max(FEWEST_HELD_OUT, count // 30)
+            train, test = self.world.pretraining_rows(count, rng), self.world.pretraining_rows(held_out, other)
+        else:
+            draw = self.world.prompts if schema == "prompts" else self.world.demonstrations
+            train, test = draw(count, rng), draw(held_out, other, split="test")
+        return Dataset.from_list(train), Dataset.from_list(test)
+
+    def tokenizer(self):
+        """One token per word of the world."""
+        return build_tokenizer(self.world)
+
+    def labelers(self, panel: str) -> tuple[Labeler, ...]:
+        """The simulated labelers of `panel`, "biased" or "noise"."""
+        if panel not in PANELS:
+            raise WorkbenchError(f"There is no panel {panel!r}: choose one of {', '.join(PANELS)}.")
+        return PANELS[panel]
+
+
+class FileTask(Task):
+    """Rows of a file, folder or Hub dataset. A prompt's side of the split depends on the data alone, not on a seed."""
+
+    def __init__(self, source: str, *, columns: str, held_out: float):
+        self.source, self.columns, self.held_out = source, parse_columns(columns), held_out
+
+    def prompts(self, count: int, seed: int, *, split: str, schema: str = "prompts") -> Dataset:
+        """Distinct prompts, shuffled, with what only a reward reads; of texts the first words of each."""
+        if schema == "text":
+            side = _first(self.rows("text", 0)[split != "train"].shuffle(seed=seed), count)["text"][:]
+            return Dataset.from_dict(
+                {"prompt": [" ".join(text.split()[:OPENING_WORDS]) for text in side if text.strip()]}
+            )
+        side = self._sides(*(name for name in SCHEMAS if name != "text"))[1 if split == "train" else 2]
+        answers = {"finished"}.union(*(each.known for each in SCHEMAS.values())) - {"prompt"}
+        side = side.remove_columns([name for name in side.column_names if name in answers])
+        first = {str(prompt): row for row, prompt in reversed(list(enumerate(side["prompt"][:])))}
+        return _first(side.select(sorted(first.values())).shuffle(seed=seed), count)
+
+    def rows(self, schema: str, count: int, *, seed: int = 0, ties: bool = False) -> Sides:
+        """The rows in the schema, or made from one that it can be made from; held out in the same proportion."""
+        found, train, test = self._sides(schema, *schema_named(schema).made_from)
+        if found != schema:
+            train, test = map(SCHEMAS[schema].made_from[found], (train, test))
+        elif schema == "preferences":
+            train, test = train if ties else require_decided(without_ties(train)), without_ties(test)
+        kept = max(FEWEST_HELD_OUT, round(count * self.held_out / (1 - self.held_out))) if count else 0
+        return _first(train.shuffle(seed=seed), count), _first(test.shuffle(seed=0), kept)
+
     @cached_property
     def _found(self) -> Source:
         """The source, which is read once."""
@@ -211,124 +180,47 @@ class FileTask:
         """Which of several splits is read."""
         return (self._found.note,) if self._found.note else ()
 
-    def _sides(self, *schemas: str) -> tuple[Dataset, Dataset]:
-        """All rows in the first schema that they fit, those for training and those held out."""
-        return split_by_prompt(self._load(*schemas), held_out=self.held_out, seed=0)
+    def _sides(self, *schemas: str) -> tuple[str, Dataset, Dataset]:
+        """The first schema that all rows fit, those for training and those held out."""
+        found, rows = self._load(schemas)
+        rows = rows.select_columns(["text"]) if found == "text" else rows
+        return found, *split_by_prompt(rows, held_out=self.held_out, seed=0, column=SCHEMAS[found].columns[0])
 
-    def _drawn(self, train: Dataset, test: Dataset, count: int, *, seed: int) -> tuple[Dataset, Dataset]:
-        """At most `count` training rows (0 = all), and held-out rows in the same proportion."""
-        kept = max(FEWEST_HELD_OUT, round(count * self.held_out / (1 - self.held_out))) if count else 0
-        return _drawn(train, count, seed=seed), _drawn(test, kept, seed=0)
-
-    def _load(self, *schemas: str) -> Dataset:
-        """All rows in the first schema that they fit; the error is that of the first whose columns they have."""
-        named = [schema for schema in schemas if set(self.columns) <= set(columns_of(schema))]
+    def _load(self, schemas: tuple[str, ...]) -> tuple[str, Dataset]:
+        """The first schema that all rows fit, and the rows; the error is that of the first whose columns they have."""
+        named = [schema for schema in schemas if set(self.columns) <= set(SCHEMAS[schema].known)]
         errors = []
         for schema in named or schemas:
+            rows, mixed = self._found.rows, self._found.mixed
             try:
-                return to_standard(
-                    self._found.rows, schema, source=self.source, columns=self.columns, mixed=self._found.mixed
-                )
+                return schema, to_standard(rows, schema, source=self.source, columns=self.columns, mixed=mixed)
             except WorkbenchError as error:
                 errors.append(error)
         raise next((error for error in errors if not isinstance(error, MissingColumn)), errors[0])
 
 
-def _made_by_labelers(what: str, *, kind: str = "") -> WorkbenchError:
-    """Why the world has no feedback of some kind, and which run does."""
-    asked = f' with kinds="pairs,{kind}"' if kind else ""
-    return WorkbenchError(
-        f'dataset is "world", which holds no {what}: run 03_preferences{asked} and give its run folder.'
-    )
-
-
-def _drawn(rows: Dataset, count: int, *, seed: int) -> Dataset:
-    """At most `count` rows (0 = all) in an order that `seed` decides."""
-    _require_count("rows", count, fewest=0)
-    shuffled = rows.shuffle(seed=seed)
-    return shuffled.select(range(min(count, len(rows)) if count else len(rows)))
-
-
-def _first(rows: Dataset, count: int) -> Dataset:
-    """The first `count` rows, 0 = all."""
-    _require_count("rows", count, fewest=0)
-    return rows.select(range(min(count, len(rows)) if count else len(rows)))
-
-
-def _require_count(noun: str, count: int, *, fewest: int) -> None:
-    """Refuse a number of rows that means nothing: 0 is all of a file, but the world has no end."""
-    if count < fewest:
-        end = "" if fewest == 0 else " (the world has no end, so 0 can not mean all)"
-        raise WorkbenchError(f"The number of {noun} asked for is {count}: give at least {fewest}{end}.")
-
-
-def _distinct(rows: Dataset) -> Dataset:
-    """The first row of each prompt."""
-    first = {str(prompt): row for row, prompt in reversed(list(enumerate(rows["prompt"][:])))}
-    return rows.select(sorted(first.values()))
-
-
-class RunTask:
-    """What an earlier run saved, on the world or data that it was given."""
-
-    notes: tuple[str, ...] = ()
+class RunTask(Task):
+    """What an earlier run saved: its feedback, and for the rest the world or data that it was given."""
 
     def __init__(self, run: Run):
-        self.run = run
         settings = {name: run.parameters[name] for name in ORIGIN if name in run.parameters}
-        self.origin = open_task(run.parameters.get("dataset", "world"), **settings)
-        self.gold, self.world = self.origin.gold, self.origin.world
+        self.run, self.origin = run, open_task(run.parameters.get("dataset", "world"), **settings)
+        self.gold, self.world, self.prompts = self.origin.gold, self.origin.world, self.origin.prompts
+        self.tokenizer, self.labelers = self.origin.tokenizer, self.origin.labelers
 
-    def documents(self, count: int, seed: int) -> tuple[Dataset, Dataset]:
-        """Those of the run's own dataset."""
-        return self.origin.documents(count, seed)
-
-    def demonstrations(self, count: int, seed: int) -> tuple[Dataset, Dataset]:
-        """Those of the run's own dataset."""
-        return self.origin.demonstrations(count, seed)
-
-    def preferences(self, count: int, *, ties: bool = False) -> tuple[Dataset, Dataset]:
-        """The first `count` of the run's comparisons, with the ties among them if asked for, and the held-out ones."""
-        train, test = self._tables("preferences", "preferences")
-        return _first(self._with_ties(train) if ties else train, count), test
-
-    def labelled(self, count: int) -> tuple[Dataset, Dataset]:
-        """The run's comparisons, unpaired: the chosen are True and the rejected False."""
-        train, test = self._tables("preferences", "preferences")
-        return _first(unpaired(train), count), unpaired(test)
-
-    def ratings(self, count: int) -> tuple[Dataset, Dataset]:
-        """The first `count` of the run's ratings, and the held-out ones."""
-        train, test = self._tables("ratings", "ratings")
+    def rows(self, schema: str, count: int, *, seed: int = 0, ties: bool = False) -> Sides:
+        """The first `count` rows of the feedback that was saved (0 = all); documents are those of the run's dataset."""
+        wanted = schema_named(schema)
+        if not wanted.table:
+            return self.origin.rows(schema, count, seed=seed)
+        found = wanted.table if wanted.table in wanted.made_from else schema
+        train, test = self._tables(wanted.table, found)
+        train = self._with_ties(train) if ties and schema == "preferences" else train
+        if found != schema:
+            train, test = map(wanted.made_from[found], (train, test))
         return _first(train, count), test
 
-    def rankings(self, count: int) -> tuple[Dataset, Dataset]:
-        """The first `count` of the run's rankings, and the held-out ones."""
-        train, test = self._tables("rankings", "rankings")
-        return _first(train, count), test
-
-    def steps(self, count: int) -> tuple[Dataset, Dataset]:
-        """The first `count` of the run's completions in judged steps, and the held-out ones."""
-        train, test = self._tables("steps", "stepwise")
-        return _first(train, count), test
-
-    def prompts(self, count: int, seed: int, *, split: str) -> Dataset:
-        """Those of the run's own dataset."""
-        return self.origin.prompts(count, seed, split=split)
-
-    def openings(self, count: int, seed: int) -> Dataset:
-        """Those of the run's own dataset."""
-        return self.origin.openings(count, seed)
-
-    def tokenizer(self):
-        """That of the run's own dataset."""
-        return self.origin.tokenizer()
-
-    def labelers(self, panel: str) -> tuple[Labeler, ...]:
-        """Those of the run's own dataset."""
-        return self.origin.labelers(panel)
-
-    def _tables(self, name: str, schema: str) -> tuple[Dataset, Dataset]:
+    def _tables(self, name: str, schema: str) -> Sides:
         """A table of feedback and its held-out twin; WorkbenchError says how a run comes to have them."""
         if name != "preferences" and not self.run.path(f"tables/{name}.jsonl").exists():
             raise WorkbenchError(
@@ -352,3 +244,16 @@ class RunTask:
     def _standard(self, table: str, frame: pd.DataFrame, schema: str) -> Dataset:
         rows = Dataset.from_pandas(frame, preserve_index=False)
         return to_standard(rows, schema, source=f"{files.shown(self.run.dir)}/tables/{table}.jsonl")
+
+
+def _first(rows: Dataset, count: int) -> Dataset:
+    """The first `count` rows, 0 = all."""
+    _require_count("rows", count, fewest=0)
+    return rows.select(range(min(count, len(rows)) if count else len(rows)))
+
+
+def _require_count(noun: str, count: int, *, fewest: int) -> None:
+    """Refuse a number of rows that means nothing: 0 is all of a file, but the world has no end."""
+    if count < fewest:
+        end = "" if fewest == 0 else " (the world has no end, so 0 can not mean all)"
+        raise WorkbenchError(f"The number of {noun} asked for is {count}: give at least {fewest}{end}.")

@@ -14,6 +14,7 @@ import random
 import unicodedata
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from datasets import Dataset, concatenate_datasets
@@ -36,15 +37,12 @@ class MissingColumn(WorkbenchError):
 
 
 def load_dataset_rows(
-    source: str, *, schema: str, split: str = "train", limit: int = 0, columns: dict[str, str] | None = None
+    source: str, *, schema: str, split: str = "train", columns: dict[str, str] | None = None
 ) -> Dataset:
-    """The first `limit` rows (0 = all) of a source that `sources.read_source` takes, in the columns of `schema`."""
-    require_schema(schema)
-    if limit < 0:
-        raise WorkbenchError(f"limit is {limit}, but it counts rows: use 0 for all rows, or a positive number.")
+    """The rows of a source that `sources.read_source` takes, in the columns of `schema`."""
+    schema_named(schema)
     found = read_source(source, split=split)
-    rows = found.rows.select(range(min(limit, len(found.rows)))) if limit else found.rows
-    return to_standard(rows, schema, source=source, columns=columns, mixed=found.mixed)
+    return to_standard(found.rows, schema, source=source, columns=columns, mixed=found.mixed)
 
 
 def to_standard(
@@ -60,14 +58,13 @@ def to_standard(
     `columns` maps standard names to the data's; `mixed` is that of a `sources.Source`. WorkbenchError names `source`,
     the row (the first is 0) and the column.
     """
-    require_schema(schema)
-    columns = columns or {}
+    needed, columns = schema_named(schema).columns, columns or {}
     dataset = _of_one_type(dataset, schema, columns, mixed, source)
-    if "prompt" in STANDARD_COLUMNS[schema]:
+    if "prompt" in needed:
         dataset = _with_answer_split_off(dataset, schema, columns, source)
         dataset = _with_prompt_split_off(dataset, columns, source)
     dataset = _renamed(dataset, schema, columns, source)
-    missing = [name for name in STANDARD_COLUMNS[schema] if name not in dataset.column_names]
+    missing = [name for name in needed if name not in dataset.column_names]
     if missing:
         raise MissingColumn(
             f"{source} has no column {', '.join(map(repr, missing))}, which the schema {schema!r} needs (found: "
@@ -77,8 +74,7 @@ def to_standard(
     dataset = _without_repeated_prompts(checked(dataset, schema, source), schema, source)
     if schema == "preferences" and "preference" in dataset.column_names:
         dataset = Dataset.from_list([_with_better_chosen(row) for row in dataset])
-    others = [name for name in dataset.column_names if name not in STANDARD_COLUMNS[schema]]
-    return dataset.select_columns([*STANDARD_COLUMNS[schema], *others])
+    return dataset.select_columns([*needed, *(name for name in dataset.column_names if name not in needed)])
 
 
 def without_ties(pairs: Dataset) -> Dataset:
@@ -97,6 +93,12 @@ def require_decided(pairs: Dataset) -> Dataset:
     return pairs
 
 
+def chosen_sides(pairs: Dataset) -> Dataset:
+    """The chosen side of each comparison as a demonstration."""
+    others = {"rejected", "completion"}.intersection(pairs.column_names)
+    return pairs.remove_columns(list(others)).rename_column("chosen", "completion")
+
+
 def unpaired(pairs: Dataset) -> Dataset:
     """Each decided comparison as two rows prompt, completion, label: the chosen one True, then the rejected one False.
 
@@ -104,7 +106,7 @@ def unpaired(pairs: Dataset) -> Dataset:
     """
     rows = []
     for pair in require_decided(without_ties(pairs)):
-        others = {name: value for name, value in pair.items() if name not in columns_of("preferences")}
+        others = {name: value for name, value in pair.items() if name not in SCHEMAS["preferences"].known}
         for side in ("chosen", "rejected"):
             own = {"prompt": pair["prompt"], "completion": pair[side], "label": side == "chosen"}
             rows.append(own | others | own)  # which come first, and win where data has columns of such names
@@ -125,14 +127,14 @@ def parse_columns(text: str) -> dict[str, str]:
     return columns
 
 
-def split_by_prompt(dataset: Dataset, *, held_out: float, seed: int) -> tuple[Dataset, Dataset]:
-    """Training rows and held-out rows, about `held_out` (a share) of the prompts; no prompt is on both sides.
+def split_by_prompt(dataset: Dataset, *, held_out: float, seed: int, column: str = "prompt") -> tuple[Dataset, Dataset]:
+    """Training rows and held-out rows, about `held_out` (a share) of the prompts in `column`, none on both sides.
 
     A prompt's place depends on its text and the seed alone, not on the order of rows.
     """
     if not 0 < held_out < 1:
         raise WorkbenchError(f"held_out is {held_out}, expected a share between 0 and 1: use 0.1 for a tenth.")
-    keys = [hashlib.sha256(f"{seed} {_key(prompt)}".encode()).hexdigest() for prompt in dataset["prompt"][:]]
+    keys = [hashlib.sha256(f"{seed} {_key(prompt)}".encode()).hexdigest() for prompt in dataset[column][:]]
     unique = sorted(set(keys))
     if len(unique) < 2:
         raise WorkbenchError(
@@ -156,7 +158,7 @@ def _key(prompt: str | list[dict[str, Any]]) -> str:
 
 def _renamed(dataset: Dataset, schema: str, columns: dict[str, str], source: str) -> Dataset:
     """The dataset with the user's columns under their standard names; a column that had such a name gives way."""
-    known = columns_of(schema)
+    known = SCHEMAS[schema].known
     unknown = [name for name in columns if name not in known]
     if unknown:
         raise WorkbenchError(
@@ -189,7 +191,7 @@ def _with_answer_split_off(dataset: Dataset, schema: str, columns: dict[str, str
     """
     name = columns.get("prompt", "messages" if "messages" in dataset.column_names else "prompt")
     answered = {columns.get(answer, answer) for answer in ANSWERS}.intersection(dataset.column_names)
-    fits = schema == "prompts" or "completion" in STANDARD_COLUMNS[schema]
+    fits = schema == "prompts" or "completion" in SCHEMAS[schema].columns
     if not fits or answered or not _first_message(dataset, name):
         return dataset
     prompts, answers = [], []
@@ -215,7 +217,7 @@ def _of_one_type(
 
     Numbers and truth values are read whatever they are written as.
     """
-    names = [name for name in STANDARD_COLUMNS[schema] if name not in VALUES]
+    names = SCHEMAS[schema].texts
     if "prompt" in names and columns.get("prompt", "prompt") not in dataset.column_names:
         names += ["messages", "chosen", "rejected"]  # which may hold the prompt
     for name in (theirs for theirs in (columns.get(name, name) for name in names) if theirs in mixed):
@@ -304,7 +306,7 @@ def _without_repeated_prompts(dataset: Dataset, schema: str, source: str) -> Dat
     In text that may be chance: the prompt has `FEW_WORDS` words or a line break, or all answers start with theirs.
     WorkbenchError where an answer still starts with a question.
     """
-    names = [name for name in ANSWERS if name in STANDARD_COLUMNS[schema] and schema != "stepwise"]
+    names = [name for name in ANSWERS if name in SCHEMAS[schema].columns and schema != "stepwise"]
     if not names:
         return dataset
     rows = dataset.select_columns(["prompt", *names]).to_list()
@@ -340,37 +342,7 @@ def _rest(prompt: Any, answer: Any, name: str) -> Any:
 # --- The standard columns, and what every value in them must be: one sentence names the row, the column and the cure.
 
 
-STANDARD_COLUMNS = {
-    "text": ("text",),
-    "prompts": ("prompt",),
-    "demonstrations": ("prompt", "completion"),
-    "preferences": ("prompt", "chosen", "rejected"),
-    "unpaired": ("prompt", "completion", "label"),
-    "ratings": ("prompt", "completion", "rating"),
-    "rankings": ("prompt", "completions", "ranking"),
-    "stepwise": ("prompt", "completions", "labels"),
-}
-OPTIONAL_COLUMNS = {
-    # margin: how much better the chosen completion is, any unit; preference: probability that it is better, .5 a tie
-    "preferences": ("margin", "preference"),
-}
-FEWEST = {"rankings": 2, "stepwise": 1}  # completions of a row
-PLAIN = {  # schemas without a conversational form, and what to do
-    "text": "give text, or use it as demonstrations",
-    "stepwise": "give the prompt and each step as text",
-}
 TRUTHS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
-
-
-def require_schema(schema: str) -> None:
-    """WorkbenchError lists the schemas where there is none of this name."""
-    if schema not in STANDARD_COLUMNS:
-        raise WorkbenchError(f"The schema {schema!r} is unknown: use one of {', '.join(STANDARD_COLUMNS)}.")
-
-
-def columns_of(schema: str) -> tuple[str, ...]:
-    """The columns that mean something in a schema, the optional ones last."""
-    return STANDARD_COLUMNS[schema] + OPTIONAL_COLUMNS.get(schema, ())
 
 
 def checked(dataset: Dataset, schema: str, source: str) -> Dataset:
@@ -381,14 +353,13 @@ def checked(dataset: Dataset, schema: str, source: str) -> Dataset:
     _require_texts(dataset, schema, source)
     if schema == "preferences":
         _require_different(dataset, source)
-    for name in columns_of(schema):
+    for name in SCHEMAS[schema].known:
         if name in VALUES and name in dataset.column_names:
             dataset = _with_values(dataset, name, source)
-    if schema in AGREES:
-        columns = zip(*(dataset[name][:] for name in STANDARD_COLUMNS[schema][1:]), strict=True)
+    if problem_of := SCHEMAS[schema].problem:
+        columns = zip(*(dataset[name][:] for name in SCHEMAS[schema].columns[1:]), strict=True)
         for row, values in enumerate(columns):
-            problem = AGREES[schema](*values)
-            if problem:
+            if problem := problem_of(*values):
                 raise WorkbenchError(f"{_place(source, row)} {problem}.")
     if schema == "rankings":
         _require_one_size(dataset, source)
@@ -416,17 +387,17 @@ def _place(source: str, row: int) -> str:
 
 def _require_texts(dataset: Dataset, schema: str, source: str) -> None:
     """Check every text of the standard columns: its type, one kind per row, and that prompts say something."""
-    names = [name for name in STANDARD_COLUMNS[schema] if name not in VALUES]
+    names = SCHEMAS[schema].texts
     for row, values in enumerate(zip(*(dataset[name][:] for name in names), strict=True)):
         where = _place(source, row)
         kinds = set()
         for name, value in zip(names, values, strict=True):
-            texts = _several(value, where, FEWEST[schema]) if name == "completions" else [value]
+            texts = _several(value, where, SCHEMAS[schema].fewest) if name == "completions" else [value]
             kinds |= {kind_of(text, f"{where}, column {name!r}") for text in texts}
         if len(kinds) > 1:
             raise WorkbenchError(f"{where} mixes text and conversations in {', '.join(names)}: give all of one kind.")
-        if schema in PLAIN and kinds != {"text"}:
-            raise WorkbenchError(f"{where}, column {names[-1]!r} is a conversation: {PLAIN[schema]}.")
+        if SCHEMAS[schema].plain and kinds != {"text"}:
+            raise WorkbenchError(f"{where}, column {names[-1]!r} is a conversation: {SCHEMAS[schema].plain}.")
         if names[0] == "prompt" and not _says_something(values[0]):
             raise WorkbenchError(f"{where} has an empty prompt: remove the row or give it a prompt.")
 
@@ -540,12 +511,6 @@ def _stepwise_problem(steps: list[str], labels: list[bool]) -> str:
     return "" if empty is None else f"has an empty step ({empty}, the first is 0): remove it with its label"
 
 
-AGREES: dict[str, Callable[..., str]] = {  # what is wrong between the columns of a row after its prompt, or nothing
-    "rankings": _ranking_problem,
-    "stepwise": _stepwise_problem,
-}
-
-
 def _require_one_size(dataset: Dataset, source: str) -> None:
     """Refuse rankings of different lengths, which no batch could hold side by side."""
     sizes = [len(ranking) for ranking in dataset["ranking"][:]]
@@ -555,6 +520,75 @@ def _require_one_size(dataset: Dataset, source: str) -> None:
             f"{_place(source, odd)} ranks {sizes[odd]} completions, but row 0 ranks {sizes[0]}: give every row as "
             "many, and rankings of another size as a source of their own."
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schema:
+    """A kind of rows."""
+
+    columns: tuple[str, ...]  # the first says what the rest is about: a split parts rows by it
+    optional: tuple[str, ...] = ()
+    noun: str  # what its rows are called
+    table: str = ""  # of a run that collected feedback: where such rows are, or those that they are made from
+    made_from: Mapping[str, Callable[[Dataset], Dataset]] = field(default_factory=dict)  # rows of other schemas
+    fewest: int = 0  # completions of a row
+    plain: str = ""  # what to do with conversations, where there is no form for them
+    problem: Callable[..., str] | None = None  # what is wrong between the columns of a row after its prompt, or ""
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The columns that mean something, the optional ones last."""
+        return self.columns + self.optional
+
+    @property
+    def texts(self) -> list[str]:
+        """The columns of texts or conversations."""
+        return [name for name in self.columns if name not in VALUES]
+
+
+SCHEMAS = {
+    "text": Schema(columns=("text",), noun="documents", plain="give text, or use it as demonstrations"),
+    "prompts": Schema(columns=("prompt",), noun="prompts"),
+    "demonstrations": Schema(
+        columns=("prompt", "completion"), noun="demonstrations", made_from={"preferences": chosen_sides}
+    ),
+    # margin: how much better the chosen completion is, any unit; preference: probability that it is better, .5 a tie
+    "preferences": Schema(
+        columns=("prompt", "chosen", "rejected"),
+        optional=("margin", "preference"),
+        noun="comparisons",
+        table="preferences",
+    ),
+    "unpaired": Schema(
+        columns=("prompt", "completion", "label"),
+        noun="labels",
+        table="preferences",
+        made_from={"preferences": unpaired},
+    ),
+    "ratings": Schema(columns=("prompt", "completion", "rating"), noun="ratings", table="ratings"),
+    "rankings": Schema(
+        columns=("prompt", "completions", "ranking"),
+        noun="rankings",
+        table="rankings",
+        fewest=2,
+        problem=_ranking_problem,
+    ),
+    "stepwise": Schema(
+        columns=("prompt", "completions", "labels"),
+        noun="judged steps",
+        table="steps",
+        fewest=1,
+        plain="give the prompt and each step as text",
+        problem=_stepwise_problem,
+    ),
+}
+
+
+def schema_named(name: str) -> Schema:
+    """The row of `SCHEMAS`; WorkbenchError lists those that exist."""
+    if name not in SCHEMAS:
+        raise WorkbenchError(f"The schema {name!r} is unknown: use one of {', '.join(SCHEMAS)}.")
+    return SCHEMAS[name]
 
 
 # --- Which comparisons a reward model learns from, and how wrong their labels are made: what a study varies.

@@ -238,7 +238,7 @@ def _with_step_marks(model, examples: list[StepwiseExample], held_out: list[Step
 
 
 PAIRS = Objective(
-    rows=lambda task, count: task.preferences(count),
+    rows=lambda task, count: task.rows("preferences", count),
     column="chosen",
     examples=pair_examples,
     completions=lambda pair: [pair.chosen_ids, pair.rejected_ids],
@@ -248,7 +248,7 @@ PAIRS = Objective(
     settings=("center_rewards_coefficient", "lm_coef"),
 )
 RANKINGS = Objective(
-    rows=lambda task, count: task.rankings(count),
+    rows=lambda task, count: task.rows("rankings", count),
     column="ranking",
     examples=ranking_examples,
     completions=lambda example: example.completion_ids,
@@ -258,7 +258,7 @@ RANKINGS = Objective(
     settings=("center_rewards_coefficient", "lm_coef"),
 )
 OUTCOMES = Objective(
-    rows=lambda task, count: task.labelled(count),
+    rows=lambda task, count: task.rows("unpaired", count),
     column="label",
     examples=labelled_examples,
     completions=lambda example: [example.completion_ids],
@@ -272,7 +272,7 @@ OBJECTIVES = {
     "bradley_terry_margin": replace(PAIRS, column="margin", loss=_bradley_terry_margin),
     "soft": replace(
         PAIRS,
-        rows=lambda task, count: task.preferences(count, ties=True),
+        rows=lambda task, count: task.rows("preferences", count, ties=True),
         column="preference",
         loss=_soft,
         settings=(*PAIRS.settings, "error_rate"),
@@ -282,7 +282,7 @@ OBJECTIVES = {
     "best_of_k": replace(RANKINGS, loss=_best_of_k),
     "rating": replace(
         OUTCOMES,
-        rows=lambda task, count: task.ratings(count),
+        rows=lambda task, count: task.rows("ratings", count),
         column="rating",
         examples=lambda rows, tokenizer, **limits: labelled_examples(rows, tokenizer, column="rating", **limits),
         loss=_rating,
@@ -292,7 +292,7 @@ OBJECTIVES = {
     ),
     "outcome": OUTCOMES,
     "process": Objective(
-        rows=lambda task, count: task.steps(count),
+        rows=lambda task, count: task.rows("stepwise", count),
         column="labels",
         examples=stepwise_examples,
         completions=lambda example: [[token for step in example.step_ids for token in step]],
@@ -358,7 +358,7 @@ class Pairs:
     @staticmethod
     def rows(task, count: int, ties: bool):
         """Training and held-out rows of a task."""
-        return task.preferences(count, ties=ties)
+        return task.rows("preferences", count, ties=ties)
 
     @staticmethod
     def completions(pair: PairExample) -> list[list[int]]:
@@ -407,7 +407,7 @@ class Labelled:
     @staticmethod
     def rows(task, count: int, ties: bool):
         """Training and held-out rows of a task; a tie labels neither completion."""
-        return task.labelled(count)
+        return task.rows("unpaired", count)
 
     @staticmethod
     def completions(example: LabelledExample) -> list[list[int]]:
@@ -462,7 +462,7 @@ class Rankings:
     @staticmethod
     def rows(task, count: int, ties: bool):
         """Training and held-out rows of a task; rankings have no ties."""
-        return task.rankings(count)
+        return task.rows("rankings", count)
 
     @staticmethod
     def completions(example: RankingExample) -> list[list[int]]:
