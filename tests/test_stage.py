@@ -1,0 +1,73 @@
+"""`open_stage`: what a notebook's parameters mean, made when it is asked for."""
+
+import json
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from workbench import WorkbenchError
+from workbench.models import build_policy
+from workbench.tasks.stage import open_stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A configuration with a field that the notebook has, one that it leaves open, and one that it lacks."""
+
+    steps: int = 1
+    kl_coef: float = 0.25
+    warmup_steps: int = 10
+
+
+@pytest.fixture
+def parameters(tmp_path, words) -> dict:
+    build_policy("llama-32x1", words, context=32).save_pretrained(tmp_path / "model")
+    words.save_pretrained(tmp_path / "model")
+    given = {"run_dir": str(tmp_path / "run"), "model": str(tmp_path / "model"), "dataset": "world", "seed": 3}
+    return given | {"reward_model": "", "max_prompt_length": 8, "max_completion_length": 8, "steps": 4, "kl_coef": -1.0}
+
+
+@pytest.fixture(scope="module")
+def words(world):
+    from workbench.tasks.world import build_tokenizer
+
+    return build_tokenizer(world)
+
+
+def stage_of(parameters: dict):
+    return open_stage({**parameters, "__annotations__": dict.fromkeys(parameters), "helper": print})
+
+
+def test_nothing_is_opened_before_it_is_asked_for(parameters, tmp_path):
+    stage = stage_of(parameters)
+    assert stage.task.gold is not None
+    assert not (tmp_path / "run").exists()
+    assert stage.run.dir == tmp_path / "run" and (tmp_path / "run" / "run.json").exists()
+
+
+def test_the_run_records_the_parameters_and_depends_on_the_local_models_alone(parameters, tmp_path):
+    stage_of(parameters).run  # noqa: B018
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["parameters"] == parameters
+    assert set(record["inputs"]) == {"model"}  # the world is no folder, "" no reward model
+
+
+def test_the_policy_learns_and_the_reference_does_not_though_both_are_the_model(parameters):
+    stage = stage_of(parameters)
+    assert all(weight.requires_grad for weight in stage.policy.parameters())
+    assert not any(weight.requires_grad for weight in stage.reference.parameters())
+    for ours, its in zip(stage.policy.parameters(), stage.reference.parameters(), strict=True):
+        assert ours is not its and torch.equal(ours, its)
+    assert stage.policy is stage.policy
+    assert stage.limits(stage.policy) == {"max_prompt_length": 8, "context": 32}
+
+
+def test_settings_are_the_fields_that_the_notebook_does_not_leave_open(parameters):
+    assert stage_of(parameters).settings(Config) == {"steps": 4}
+
+
+def test_a_policy_as_reward_model_is_refused_by_its_name(parameters):
+    assert stage_of(parameters).rewards("reward_model") == {}
+    with pytest.raises(WorkbenchError, match="is no reward model"):
+        stage_of(parameters | {"reward_model": parameters["model"]}).rewards("reward_model")

@@ -1,0 +1,98 @@
+"""The first cell of a notebook, from its parameters alone: run, task, tokenizer, policy, reference, rewards, limits."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from functools import cached_property
+from typing import Any
+
+from workbench.models import load
+from workbench.models.rewards import LearnedReward, learned_rewards
+from workbench.runs import Run, parameters_of
+from workbench.tasks import ORIGIN, open_task, task_inputs
+
+# parameters that name rows, and what `run.json` calls them
+DATASETS = {"dataset": "dataset", "feedback": "dataset", "comparisons": "comparisons"}
+SOURCES = {"model": "model", "policy": "policy", "tokenizer": "tokenizer", "reward_model": "reward_model"}
+SOURCES["judges"] = "judge"  # parameters that name models, several with commas, and what `run.json` calls each of these
+OPEN = ("", -1)  # a setting that is left to the configuration
+Value = str | int | float | bool
+
+
+def open_stage(namespace: Mapping) -> "Stage":
+    """The stage of a notebook, from its parameters: `namespace` is its `globals()`. Nothing is opened before its use.
+
+    What the parameters do not name is not there: a stage without `model` has no policy.
+    """
+    return Stage(parameters_of(namespace))
+
+
+class Stage:
+    """What the parameters mean. Each part is made when it is first asked for; WorkbenchError where it cannot be."""
+
+    def __init__(self, parameters: dict[str, Value]):
+        self.parameters = parameters
+
+    @cached_property
+    def task(self):
+        """Where prompts, rows and the gold reward come from: `dataset`, or `feedback`."""
+        given = self.parameters
+        origin = {name: given[name] for name in ORIGIN if name in given}
+        return open_task(given.get("dataset", given.get("feedback", "world")), **origin)
+
+    @cached_property
+    def run(self) -> Run:
+        """The run of `run_dir`, which depends on every local dataset and model that a parameter names."""
+        given = self.parameters
+        rows = {role: task_inputs(given[name]) for name, role in DATASETS.items() if given.get(name)}
+        inputs = {role: place["dataset"] for role, place in rows.items() if place}
+        inputs |= load.listed_folders(**{role: given[name] for name, role in SOURCES.items() if given.get(name)})
+        sinks = [name for name in given.get("sinks", "").split(",") if name]
+        return Run.open(given["run_dir"], given, inputs=inputs, sinks=sinks)
+
+    @cached_property
+    def _read(self) -> tuple[Any, list[str]]:
+        source = self.parameters.get("tokenizer") or self.parameters.get("model")
+        return load.load_tokenizer(source) if source else (self.task.tokenizer(), [])
+
+    @property
+    def tokens(self):
+        """The tokenizer: `tokenizer`, else the model's own, else the task's."""
+        return self._read[0]
+
+    @property
+    def notes(self) -> list[str]:
+        """What to know of tokenizer and data, in sentences."""
+        return [*self._read[1], *self.task.notes]
+
+    @cached_property
+    def policy(self):
+        """What is trained: `model`, with adapters where `lora_rank` asks for them."""
+        rank, seed = self.parameters.get("lora_rank", 0), self.parameters["seed"]
+        policy = self._load()
+        return load.add_lora(policy, rank=rank, seed=seed) if rank else policy
+
+    @cached_property
+    def reference(self):
+        """`model` once more, frozen."""
+        return load.frozen(self._load())
+
+    def _load(self):
+        return load.load_policy(self.parameters["model"], self.tokens, device=self._device)
+
+    @property
+    def _device(self) -> str:
+        return self.parameters.get("device", "cpu")
+
+    def rewards(self, name: str) -> dict[str, LearnedReward]:
+        """The reward models that the parameter `name` lists, by their folders' names; none where it is ""."""
+        longest = self.parameters["max_prompt_length"] + self.parameters["max_completion_length"]
+        return learned_rewards(self.parameters[name], self.tokens, max_length=longest, device=self._device)
+
+    def limits(self, model) -> dict[str, int]:
+        """How many tokens of a prompt `model` is given, and how many it can read in all."""
+        return {"max_prompt_length": self.parameters["max_prompt_length"], "context": load.model_context(model)}
+
+    def settings(self, config: type) -> dict[str, Value]:
+        """Those parameters that are fields of a configuration, without those that are left to it ("" and -1)."""
+        names = {field.name for field in fields(config)}
+        return {name: value for name, value in self.parameters.items() if name in names and value not in OPEN}
