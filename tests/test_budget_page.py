@@ -10,7 +10,7 @@ from chromium import watched_page
 from workbench.pipeline import report
 from workbench.studies import frontier
 from workbench.studies.budget import tables
-from workbench.studies.budget.slider import plot_budget_slider
+from workbench.studies.budget.figures import plot_budget_slider
 from workbench.studies.measured_paths import budget_paths, comparable_runs
 
 DRAWN = "document.querySelector('.js-plotly-plot')"

@@ -9,8 +9,8 @@ from budget_runs import HOSTILE, METHODS, planted, write_study
 
 from workbench import WorkbenchError
 from workbench.studies import frontier
-from workbench.studies.budget import figures, kl_figures, tables
-from workbench.studies.budget.slider import plot_budget_slider
+from workbench.studies.budget import figures, tables
+from workbench.studies.budget.figures import plot_budget_slider
 from workbench.studies.measured_paths import budget_paths, comparable_runs, means_over_runs
 
 
@@ -129,7 +129,7 @@ def test_a_method_keeps_its_colour_among_the_same_methods(means, runs, landed):
     frontier_line = ends_of(figures.plot_budget_frontier(*means), "rloo_kl0").line
     positions = tables.positions_at(runs, landed[landed["budget"] == 16])
     assert set(positions["experiment"]) == {"ppo_kl0", "rloo_kl0"}
-    drawn = kl_figures.plot_kl_positions(positions, among=everyone)
+    drawn = figures.plot_kl_positions(positions, among=everyone)
     line = next(trace for trace in drawn.data if trace.name == "RLOO, KL price 0").line
     assert (line.color, line.dash) == (frontier_line.color, frontier_line.dash)
     many = means[0][means[0]["experiment"] == "ppo_kl0"]
@@ -204,36 +204,36 @@ def test_without_completions_the_slider_has_one_table(means, comparison):
 def test_the_cost_of_best_of_n_is_drawn_below_its_bound(paths):
     pools = paths[paths["source"] == "pool"]
     table = pd.DataFrame([{"n": n, **means_over_runs(part, ["kl", "kl_bound"])} for n, part in pools.groupby("step")])
-    figure = kl_figures.plot_best_of_n_kl(table)
+    figure = figures.plot_best_of_n_kl(table)
     bound = next(trace for trace in figure.data if trace.name == "bound")
     measured, gap = (trace for trace in figure.data if trace.name == "measured from pools")
     np.testing.assert_allclose(np.add(measured.y, gap.y), bound.y)
     assert f"At n = 32 best-of-n costs {table['kl'].iloc[-1]:.2f} nats" in title_of(figure)
-    alone = kl_figures.plot_best_of_n_kl(table[["n", "kl", "kl_bound"]])
+    alone = figures.plot_best_of_n_kl(table[["n", "kl", "kl_bound"]])
     assert len(alone.data[1].x) == 0
 
 
 def test_positions_and_kinds_are_drawn_and_half_of_the_kl_is_named(runs, landed):
     positions = tables.positions_at(runs, landed[landed["budget"] == 1])
-    figure = kl_figures.plot_kl_positions(positions)
+    figure = figures.plot_kl_positions(positions)
     line = next(trace for trace in figure.data if trace.name == "PPO, KL price 0")
     assert line.y[0] == pytest.approx(2 * line.y[1])  # planted: half at the first token
     assert "Half of the KL is spent within the first token;" in title_of(figure)
     assert {kind for trace in figure.data if trace.type == "bar" for kind in trace.x} == {"suggest", "qa", "harm"}
-    alike = kl_figures.plot_kl_positions(positions[positions["kind"] == "all"])
+    alike = figures.plot_kl_positions(positions[positions["kind"] == "all"])
     assert not [trace for trace in alike.data if trace.type == "bar"]
 
 
 def test_the_adaptive_price_is_drawn_with_its_target(runs):
     training = tables.training_over_units(runs, ["kl_coef", "kl", "gold"])
-    figure = kl_figures.plot_coefficients(training, target=4.0)
+    figure = figures.plot_coefficients(training, target=4.0)
     assert [shape.y0 for shape in figure.layout.shapes] == [4.0] and "the target was 4" in title_of(figure)
     assert figure.layout.yaxis.title.text == "coefficient (reward per nat)"
     assert figure.layout.yaxis3.title.text == "gold reward"
     proxies = training.rename(columns={name: name.replace("gold", "reward") for name in training})
-    assert kl_figures.plot_coefficients(proxies).layout.yaxis3.title.text == "reward that is optimised"
+    assert figures.plot_coefficients(proxies).layout.yaxis3.title.text == "reward that is optimised"
     with pytest.raises(WorkbenchError, match="needs the columns"):
-        kl_figures.plot_coefficients(training.drop(columns="kl_coef"))
+        figures.plot_coefficients(training.drop(columns="kl_coef"))
 
 
 def test_estimators_are_drawn_as_shares_of_the_kl_with_their_errors():
@@ -242,25 +242,25 @@ def test_estimators_are_drawn_as_shares_of_the_kl_with_their_errors():
         for step in (1, 2)
         for name, bias, spread in (("exact", 0.0, 1.0), ("k1", 0.1, 3.0), ("k3", -0.5, 2.0))
     ]
-    figure = kl_figures.plot_estimator_errors(pd.DataFrame(rows))
+    figure = figures.plot_estimator_errors(pd.DataFrame(rows))
     bias = next(trace for trace in figure.data if trace.xaxis == "x" and trace.name == "k3")
     np.testing.assert_allclose(bias.y, [-0.25, -0.125])
     np.testing.assert_allclose(bias.error_y.array, [0.098, 0.049])
     assert "2 of 4 means agree" in title_of(figure) and "3.0 times (k1) and 2.0 times (k3)" in title_of(figure)
-    alike = kl_figures.plot_estimator_errors(pd.DataFrame(rows).assign(sd=0.0))
+    alike = figures.plot_estimator_errors(pd.DataFrame(rows).assign(sd=0.0))
     assert "scatters" not in title_of(alike)
     with pytest.raises(WorkbenchError, match="never left"):
-        kl_figures.plot_estimator_errors(pd.DataFrame(rows).assign(mean=0.0))
+        figures.plot_estimator_errors(pd.DataFrame(rows).assign(mean=0.0))
 
 
 @pytest.mark.parametrize(
     "draw",
     [
         figures.plot_at_budgets,
-        kl_figures.plot_best_of_n_kl,
-        kl_figures.plot_kl_positions,
-        kl_figures.plot_coefficients,
-        kl_figures.plot_estimator_errors,
+        figures.plot_best_of_n_kl,
+        figures.plot_kl_positions,
+        figures.plot_coefficients,
+        figures.plot_estimator_errors,
     ],
 )
 def test_tables_of_something_else_get_a_sentence(draw):

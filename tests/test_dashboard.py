@@ -23,12 +23,12 @@ from workbench.studies.answers import answers, scores_in, side_by_side_answers
 from workbench.studies.comparison import tables as dashboard
 from workbench.studies.comparison import tables as run_settings
 from workbench.studies.comparison.figures import (
+    plot_chosen_metric,
     plot_key_numbers,
     plot_metric_curves,
     plot_score_distributions,
     plot_side_by_side,
 )
-from workbench.studies.explore_runs import explore_metrics
 from workbench.studies.run_folders import find_runs
 
 HOSTILE = "<script>alert('x')</script> & <b>bold</b>"
@@ -327,7 +327,7 @@ def test_key_numbers_have_dots_bars_and_the_extremes_of_their_runs(tmp_path):
         lambda empty: plot_key_numbers(empty),
         lambda empty: plot_score_distributions(empty, scores=["gold"]),
         lambda empty: plot_side_by_side(empty, score="gold"),
-        lambda empty: explore_metrics(pd.DataFrame(columns=["run", "experiment", "step"])),
+        lambda empty: plot_chosen_metric(empty, metric=None, experiments=[], each_run=False, steps=1),
     ],
 )
 def test_nothing_to_show_is_a_sentence(draw):
@@ -335,23 +335,19 @@ def test_nothing_to_show_is_a_sentence(draw):
         draw(pd.DataFrame())
 
 
-# With a kernel
+def test_chosen_experiments_or_each_of_their_runs_are_drawn_and_a_metric_of_none_is_a_sentence(three):
+    rows = dashboard.metric_rows(runs_of(three)).rows
 
+    def names(metric="reward", experiments=("06_ppo", "08_dpo"), each_run=False):
+        figure = plot_chosen_metric(rows, metric=metric, experiments=experiments, each_run=each_run, steps=15)
+        return [trace.name for trace in figure.data if trace.showlegend]
 
-def test_the_explorer_follows_its_controls_and_says_when_nothing_is_left(three):
-    box = explore_metrics(dashboard.metric_rows(runs_of(three)).rows)
-    which, (metric, apart, window) = box.children[0].children[0], box.children[0].children[1].children
-    figure, said = box.children[1], box.children[2]
-    names = lambda: [trace.name for trace in figure.data if trace.showlegend]  # noqa: E731
-    assert names() == ["06_ppo", "08_dpo"]
-    apart.value = True
-    assert names() == ["06_ppo_seed1", "08_dpo", "06_ppo_seed0"]
-    which.value, apart.value = ["06_ppo"], False
-    assert names() == ["06_ppo"]
-    metric.value = "loss"
-    assert "None of the chosen experiments measured loss" in said.value and names() == ["06_ppo"]
-    metric.value, window.value = "kl", 1
-    assert said.value == "" and "over 1 steps" in figure.layout.title.text and list(figure.data[1].y) == [0.0, 0.5, 1.0]
+    assert names() == ["06_ppo", "08_dpo"] and names(experiments=["06_ppo"]) == ["06_ppo"]
+    assert names(each_run=True) == ["06_ppo_seed1", "08_dpo", "06_ppo_seed0"]
+    with pytest.raises(WorkbenchError, match="None of the chosen experiments measured loss"):
+        names(metric="loss", experiments=["06_ppo"])
+    figure = plot_chosen_metric(rows, metric="kl", experiments=["06_ppo"], each_run=False, steps=1)
+    assert "over 1 steps" in figure.layout.title.text and list(figure.data[1].y) == [0.0, 0.5, 1.0]
 
 
 # The notebook, on whatever lies in a folder

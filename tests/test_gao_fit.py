@@ -9,7 +9,7 @@ import statsmodels.api as sm
 from scipy import stats
 
 from workbench import WorkbenchError
-from workbench.analysis.gao_fit import compare_forms, fit_overoptimization, forms_sentence
+from workbench.analysis.overoptimization import compare_forms, fit_overoptimization, forms_sentence
 
 PLANTED = {"best_of_n": (1.0, 0.25), "rl": (1.0, 0.5)}
 FORMS = sorted(PLANTED)

@@ -8,9 +8,8 @@ import pandas as pd
 import pytest
 
 from workbench import WorkbenchError
-from workbench.studies.explore_study import explore_overoptimization
 from workbench.studies.iterated.figures import plot_arms
-from workbench.studies.overoptimization import effect_figures, figures
+from workbench.studies.overoptimization import figures
 from workbench.studies.overoptimization import figures as plots
 
 HOSTILE = "<script>alert('x')</script>"
@@ -170,7 +169,7 @@ def sweep():
 
 def test_sweeps_have_a_row_for_the_height_and_one_for_the_place():
     weights = sweep().rename(columns={"pairs": "weights"}).query("optimiser == 'best of n'")
-    figure = effect_figures.plot_sweeps({"pairs": sweep(), "weights": weights})
+    figure = figures.plot_sweeps({"pairs": sweep(), "weights": weights})
     thick = [trace for trace in figure.data if trace.name]
     assert [trace.name for trace in figure.data if trace.showlegend is not False] == ["RL", "best of n"]
     assert list(thick[0].y) == pytest.approx([0.3, 1.05]) and list(thick[2].y) == [2.0, 2.0]
@@ -182,7 +181,7 @@ def test_sweeps_have_a_row_for_the_height_and_one_for_the_place():
         and figure.layout.yaxis3.title.text == "√KL of the peak (√nats)"
     )
     with pytest.raises(WorkbenchError, match="at least one factor"):
-        effect_figures.plot_sweeps({})
+        figures.plot_sweeps({})
 
 
 def effects(**columns):
@@ -191,7 +190,7 @@ def effects(**columns):
 
 
 def test_effects_have_their_intervals_and_a_title_that_counts_those_beyond_chance():
-    figure = effect_figures.plot_effects(effects(), axis="gold")
+    figure = figures.plot_effects(effects(), axis="gold")
     assert "1 of 2 differences are beyond chance; most: min, 0.30" in figure.layout.title.text
     (dots,) = figure.data
     assert list(dots.error_x.array) == pytest.approx([0.2, 0.2]) and list(dots.error_x.arrayminus) == pytest.approx(
@@ -199,26 +198,24 @@ def test_effects_have_their_intervals_and_a_title_that_counts_those_beyond_chanc
     )
     assert "<script" not in str(dots.y) + str(dots.customdata) and figure.layout.xaxis.title.text == "gold"
     assert list(dots.marker.symbol) == ["circle", "circle-open"]
-    none = effect_figures.plot_effects(
-        effects(significant=False), axis="gold"
-    )  # not even where an interval leaves out 0
+    none = figures.plot_effects(effects(significant=False), axis="gold")  # not even where an interval leaves out 0
     assert "None of 2 differences is beyond chance" in none.layout.title.text
 
 
 def test_effects_of_a_single_unit_say_that_there_is_no_interval():
-    figure = effect_figures.plot_effects(effects(low=math.nan, high=math.nan, significant=False), axis="gold")
+    figure = figures.plot_effects(effects(low=math.nan, high=math.nan, significant=False), axis="gold")
     assert "One unit only" in figure.layout.title.text and "2 differences in a single unit" in figure.layout.title.text
 
 
 def test_a_priced_run_stands_beside_the_path_of_the_free_one():
     free = pd.DataFrame({"kl": [0.0, 4.0], "gold": [0.0, 1.0], "gold_low": [-0.1, 0.9], "gold_high": [0.1, 1.1]})
     ends = pd.DataFrame({"level": ["ppo_kl0.5"], "kl": [1.0], "gold": [0.8], "gold_low": [0.7], "gold_high": [1.0]})
-    figure = effect_figures.plot_stopping(free, ends, "t")
+    figure = figures.plot_stopping(free, ends, "t")
     band, line, marker = figure.data[:3]
     assert band.fill == "toself" and list(line.x) == [0, 2]
     assert (marker.name, marker.x[0], marker.y[0]) == ("ppo_kl0.5", 1.0, 0.8)
     assert marker.error_y.array[0] == pytest.approx(0.2) and marker.error_y.arrayminus[0] == pytest.approx(0.1)
-    alone = effect_figures.plot_stopping(free.assign(gold_low=math.nan, gold_high=math.nan), ends, "t")
+    alone = figures.plot_stopping(free.assign(gold_low=math.nan, gold_high=math.nan), ends, "t")
     assert "One unit" in alone.layout.title.text
 
 
@@ -268,10 +265,10 @@ def test_alarms_show_shares_of_verdicts_and_leads_of_runs_that_fell():
     [
         (lambda table: plots.plot_pushes(table, table), "plot_pushes"),
         (lambda table: plots.plot_laws(table, table, table), "plot_laws"),
-        (lambda table: effect_figures.plot_sweeps({"pairs": table}), "plot_sweeps"),
-        (lambda table: effect_figures.plot_effects(table, axis="x"), "plot_effects"),
-        (lambda table: effect_figures.plot_score_paths(table, "t"), "plot_score_paths"),
-        (lambda table: effect_figures.plot_stopping(table, table, "t"), "plot_stopping"),
+        (lambda table: figures.plot_sweeps({"pairs": table}), "plot_sweeps"),
+        (lambda table: figures.plot_effects(table, axis="x"), "plot_effects"),
+        (lambda table: figures.plot_score_paths(table, "t"), "plot_score_paths"),
+        (lambda table: figures.plot_stopping(table, table, "t"), "plot_stopping"),
         (lambda table: plot_arms(table), "plot_arms"),
         (lambda table: figures.plot_signals(table, {}), "plot_signals"),
         (lambda table: figures.plot_alarms(table, "t"), "plot_alarms"),
@@ -284,39 +281,18 @@ def test_empty_tables_and_other_tables_get_a_sentence(draw, name):
         draw(pd.DataFrame({"banana": [1.0]}))
 
 
-def controls(box):
-    (models, (optimiser, unit, score)), figure, said = (
-        (box.children[0].children[0], box.children[0].children[1].children),
-        box.children[1],
-        box.children[2],
-    )
-    return models, optimiser, unit, score, figure, said
+def test_chosen_reward_models_of_a_unit_or_the_means_are_drawn_by_the_chosen_score():
+    def drawn(pushed=LABELS, by="RL", unit=None, score="gold", gold=True):
+        table, chosen = curves(gold=gold), {"pushed": pushed, "by": by, "unit": unit, "score": score}
+        figure = figures.plot_chosen_pushes(table, means(table), **chosen)
+        return figure, {trace.name: trace for trace in figure.data if trace.name}
 
-
-def test_the_explorer_follows_its_controls():
-    models, optimiser, unit, score, figure, said = controls(explore_overoptimization(curves(), means(curves())))
-    assert models.value == LABELS[:1] and next(iter(unit.options)) == plots.MEAN
-    models.value = LABELS
-    assert [trace.name for trace in figure.data if trace.name] == ["4000 pairs", "250 pairs &lt;b&gt;"]
-    unit.value = (1, 0)
-    line = next(trace for trace in figure.data if trace.name == "4000 pairs")
+    assert list(drawn()[1]) == ["4000 pairs", "250 pairs &lt;b&gt;"]
+    line = drawn(unit=(1, 0))[1]["4000 pairs"]
     assert list(line.y) == pytest.approx([0.1, 1.0, 1.7]) and "&lt;script&gt;" in line.customdata[0]
-    score.value, optimiser.value = "proxy", "best of n"
-    line = next(trace for trace in figure.data if trace.name == "4000 pairs")
-    assert list(line.y) == [0.0, 1.0, 2.0] and said.value == ""
+    figure, lines = drawn(by="best of n", unit=(1, 0), score="proxy")
+    assert list(lines["4000 pairs"].y) == [0.0, 1.0, 2.0]
     assert "proxy under best of n: 4000 pairs ends at 2.00" in figure.layout.title.text.replace("<br>", " ")
-
-
-def test_a_choice_that_leaves_nothing_keeps_the_figure_and_says_so():
-    models, _optimiser, _unit, _score, figure, said = controls(explore_overoptimization(curves(), means(curves())))
-    before = figure.layout.title.text
-    models.value = ()
-    assert "No runs of RL against nothing" in said.value and figure.layout.title.text == before
-    models.value = LABELS[1:]
-    assert said.value == "" and figure.layout.title.text != before
-
-
-def test_without_gold_the_explorer_offers_the_proxy():
-    table = curves(gold=False)
-    *_, score, figure, _said = controls(explore_overoptimization(table, means(table)))
-    assert score.options == ("proxy",) and len(figure.data) > 0
+    assert drawn(score="proxy", gold=False)[1]
+    with pytest.raises(WorkbenchError, match="No runs of RL against nothing"):
+        drawn(pushed=())

@@ -9,7 +9,7 @@ from statsmodels.stats.multitest import multipletests
 from synthetic_study import PROMPTS, finished, law, write_policy, write_study
 
 from workbench.studies.frontier import runs_below
-from workbench.studies.iterated import arms
+from workbench.studies.iterated import rounds
 from workbench.studies.iterated.figures import plot_arms
 from workbench.studies.overoptimization import findings
 from workbench.studies.overoptimization import tables as study_levels
@@ -278,9 +278,9 @@ def test_fresh_labels_are_compared_with_the_control_of_their_unit(tmp_path):
         unit = f"_world0_seed{seed}"
         runs += [write_arm(tmp_path, "none", unit, -0.5 - seed, accuracy=0.4)]
         runs += [write_arm(tmp_path, "fresh", unit, -0.5 - seed + gap, accuracy=0.7)]
-    curves, ends = arms.iterated_arms(runs)
+    curves, ends = rounds.iterated_arms(runs)
     assert len(curves) == 12 and set(curves["label"]) == {"fresh labels", "none fresh, refitted"}
-    effects = arms.arm_effects(ends).set_index("group")
+    effects = rounds.arm_effects(ends).set_index("group")
     assert effects["level"].eq("fresh labels").all() and effects["units"].eq(2).all()
     assert effects.loc["gold at the end", "value"] == pytest.approx(0.5)
     assert effects.loc["less fall from the peak", "value"] == pytest.approx(0.5)
@@ -289,7 +289,7 @@ def test_fresh_labels_are_compared_with_the_control_of_their_unit(tmp_path):
 
 def test_arms_are_drawn_along_training_with_their_means(tmp_path):
     runs = [write_arm(tmp_path, "fresh", f"_world0_seed{seed}", end) for seed, end in enumerate((0.2, 0.6))]
-    figure = plot_arms(arms.iterated_arms([*runs, write_arm(tmp_path, "none", "_world0_seed0", -0.5)])[0])
+    figure = plot_arms(rounds.iterated_arms([*runs, write_arm(tmp_path, "none", "_world0_seed0", -0.5)])[0])
     drawn = {axis: [trace for trace in figure.data if trace.yaxis == axis] for axis in ("y", "y2")}
     means = {trace.name: list(trace.y) for trace in drawn["y"] if trace.line.width == 3}
     rows = 0.1 * (PROMPTS - 1) / 2  # what the prompts add
@@ -301,9 +301,9 @@ def test_arms_are_drawn_along_training_with_their_means(tmp_path):
 
 def test_arms_without_a_control_or_accuracy_and_folders_without_arms(tmp_path):
     fresh = write_arm(tmp_path, "fresh", "_world0_seed0", 0.5, accuracy=None)
-    _, ends = arms.iterated_arms([fresh])
-    assert math.isnan(ends["accuracy"].iloc[0]) and arms.arm_effects(ends).empty
+    _, ends = rounds.iterated_arms([fresh])
+    assert math.isnan(ends["accuracy"].iloc[0]) and rounds.arm_effects(ends).empty
     control = write_arm(tmp_path, "none", "_world0_seed1", 0.5)  # of another unit
-    assert arms.arm_effects(arms.iterated_arms([fresh, control])[1]).empty
-    curves, ends = arms.iterated_arms([])
+    assert rounds.arm_effects(rounds.iterated_arms([fresh, control])[1]).empty
+    curves, ends = rounds.iterated_arms([])
     assert curves.empty and ends.empty

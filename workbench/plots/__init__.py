@@ -6,12 +6,12 @@ from workbench.plots.agreement import (
     plot_choice_shares,
     plot_labeler_measures,
 )
-from workbench.plots.best_of_n import plot_best_of_n
 from workbench.plots.frontier import plot_frontier, plot_gains, plot_reward_kl_path, plot_sharpening_control
 from workbench.plots.marks import text_table
 from workbench.plots.rewards import (
     plot_accuracy_bars,
     plot_accuracy_by_size,
+    plot_best_of_n,
     plot_calibration,
     plot_gold_components,
     plot_reward_distributions,

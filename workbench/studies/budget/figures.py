@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -13,10 +14,13 @@ from plotly.subplots import make_subplots
 from workbench import WorkbenchError
 from workbench.analysis.statistics import nats
 from workbench.plots.theme import (
+    FAINT,
     GREY,
     GROUND,
     INK,
+    NOTHING,
     PALETTE,
+    PATTERNS,
     add_root_kl_axes,
     axis_label,
     band,
@@ -28,6 +32,7 @@ from workbench.plots.theme import (
     spoken,
     styled,
     styled_beside,
+    table_text,
 )
 
 AT_BOUND = " (bound)"  # ends the name of best-of-n that stands at the bound on its KL, and is no method of its own
@@ -236,3 +241,330 @@ def _budgets_finding(comparison: pd.DataFrame, score: str) -> str:
     return (
         f"Most {axis_label(score)}: {'; '.join(f'{spoken(name)} at {there}' for name, there in places.items())}{apart}"
     )
+
+
+# --- A budget that can be moved: a line on the frontier, the table of methods there, and what they write there.
+
+
+SLIDER_READING = (
+    "Move the slider: the dashed line, both tables and this title follow it. The menu changes the score of the lines."
+)
+COLUMNS = ["budget", "experiment", "runs", "reached", "value", "low", "high", "behind", "behind_low", "verdict"]
+FRONTIER, BETWEEN, ROW, TEXT_ROW = 380, 200, 26, 58  # pixels: frontier, legend and slider, a row of numbers, of texts
+MOST_TEXT = 170  # characters of a completion in its cell
+
+
+def plot_budget_slider(
+    curves: pd.DataFrame,
+    ends: pd.DataFrame,
+    comparison: pd.DataFrame,
+    completions: pd.DataFrame,
+    *,
+    score: str = "gold",
+    shown: float = 1.0,
+) -> go.Figure:
+    """`plot_budget_frontier` with a slider of budgets, which moves a line on it and what the tables below it show.
+
+    `comparison` is one of `compared_at_budget` by `score`, with a place of the slider for each of its budgets (nats);
+    `completions` one of `side_by_side_at`: budget, experiment, prompt, completion and perhaps scores. It may be empty.
+    The slider stands at the budget nearest to `shown`.
+    """
+    lines = score if score in frontier_scores(curves, "plot_budget_slider") else frontier_scores(curves, "")[0]
+    require_columns(comparison, COLUMNS, "plot_budget_slider")
+    budgets, methods = sorted(comparison["budget"].unique()), comparison["experiment"].nunique()
+    places = [_place(budget, comparison, completions, score) for budget in budgets]
+    active = int(np.argmin(np.abs(np.sqrt(budgets) - shown**0.5)))
+    figure = go.Figure([*frontier_traces(curves, ends, lines), *places[active]["tables"]])
+    add_root_kl_axes(figure, max(curves["kl"].max(), ends["kl"].max(), budgets[0]))
+    figure.update_yaxes(title=axis_label(lines), range=score_range(curves, ends, lines))
+    figure = styled(figure, title=places[active]["title"], reading=SLIDER_READING)
+    heights = [FRONTIER, BETWEEN, ROW * (methods + 3), *([TEXT_ROW * (methods + 1)] if len(completions) else [])]
+    middle = _stack(figure, heights)
+    figure.add_shape(**_budget_line(budgets[active]))
+    tables = [index for index, trace in enumerate(figure.data) if trace.type == "table"]
+    slider = _slider(budgets, places, tables) | {"active": active, "y": middle, "yanchor": "top"}
+    return figure.update_layout(sliders=[slider], updatemenus=[score_menu(curves, ends, {}) | {"y": 1}])
+
+
+def _stack(figure: go.Figure, heights: Sequence[int]) -> float:
+    """Give the frontier, the room below it and each table their `heights` (pixels); the place for a slider there."""
+    total, margin = sum(heights), {"t": figure.layout.margin.t + 30, "b": 20}
+    edges = 1 - np.cumsum([0, *heights]) / total
+    figure.update_layout(height=total + sum(margin.values()), margin=margin, yaxis={"domain": [edges[1], 1]})
+    title = figure.layout.title.y
+    figure.update_layout(title={"y": 1 - 22 / figure.layout.height} if title else {})
+    for table, low, high in zip(figure.select_traces({"type": "table"}), edges[3:], edges[2:], strict=False):
+        table.domain = {"x": [0, 1], "y": [max(0.0, low + 24 / total), high]}
+    figure.update_layout(legend={"y": edges[1] - 48 / total, "yref": "paper", "yanchor": "top", "x": 0})
+    return edges[2] + 92 / total
+
+
+def _place(budget: float, comparison: pd.DataFrame, completions: pd.DataFrame, score: str) -> dict:
+    """What one place of the slider shows: its title and the tables."""
+    rows = comparison[comparison["budget"] == budget]
+    tables = [_numbers(rows, score)]
+    if len(completions):
+        tables.append(
+            _texts(rows, completions[completions["budget"] == budget], list(completions["prompt"].unique()), score)
+        )
+    return {"title": _place_finding(budget, rows, score), "tables": tables}
+
+
+def _numbers(rows: pd.DataFrame, score: str) -> go.Table:
+    """A row per method: how many of its runs spend that much, and its score there."""
+    columns = {
+        "method": [html.escape(spoken(name)) for name in rows["experiment"]],
+        "runs there": [f"{reached} of {runs}" for reached, runs in zip(rows["reached"], rows["runs"], strict=True)],
+        f"{score} (95%)": [_interval(*row) for row in rows[["value", "low", "high"]].to_numpy()],
+        "behind it (95%)": [_interval(*row) for row in rows[["behind", "behind_low", "behind_high"]].to_numpy()],
+        "verdict": list(rows["verdict"]),
+    }
+    if "proxy" in rows and score != "proxy":
+        columns["proxy"] = [_interval(value, math.nan, math.nan) for value in rows["proxy"]]
+    return _cells(list(columns), list(columns.values()), [1.8, 0.8, 1.6, 1.6, 1.3, 0.7][: len(columns)])
+
+
+def _texts(rows: pd.DataFrame, completions: pd.DataFrame, prompts: Sequence[str], score: str) -> go.Table:
+    """A row per method, a column per prompt; a method that never spends that much writes nothing."""
+    said = completions.set_index(["experiment", "prompt"])
+    cells = {prompt: [] for prompt in prompts}
+    for name in rows["experiment"]:
+        for prompt in prompts:
+            found = said.loc[(name, prompt)] if (name, prompt) in said.index else None
+            cells[prompt].append("—" if found is None else _written(found, score))
+    header = ["", *(f"<i>{html.escape(str(prompt))}</i>" for prompt in prompts)]
+    names = [html.escape(spoken(name)) for name in rows["experiment"]]
+    return _cells(header, [names, *cells.values()], [1.2] + [2.2] * len(prompts))
+
+
+def _written(row: pd.Series, score: str) -> str:
+    """A completion with its score, escaped."""
+    text = str(row["completion"]).strip()
+    text = table_text(text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]} …")
+    return f"<b>{number(row[score])}</b> {text}" if score in row and pd.notna(row[score]) else text
+
+
+def _cells(header: list[str], columns: list[list[str]], widths: list[float]) -> go.Table:
+    look = {"align": "left", "fill": {"color": NOTHING}, "line": {"color": FAINT}}
+    font = {"color": INK, "size": 12}
+    return go.Table(
+        header={"values": [f"<b>{name}</b>" for name in header], "font": font, **look},
+        cells={"values": columns, "font": font, "height": ROW - 2, **look},
+        columnwidth=widths,
+    )
+
+
+def _interval(value: float, low: float, high: float) -> str:
+    """A number with its interval where there is one, "" where there is none at all."""
+    if not math.isfinite(value):
+        return ""
+    return f"{number(value)} ({number(low)} to {number(high)})" if math.isfinite(low) else number(value)
+
+
+def _place_finding(budget: float, rows: pd.DataFrame, score: str) -> str:
+    best = rows[rows["verdict"] == "highest"]
+    if best.empty:
+        return f"At {nats(budget)} no method is there in most of its runs"
+    others = int((rows["verdict"] == "not told apart").sum())
+    leader, value = spoken(best["experiment"].iloc[0]), number(best["value"].iloc[0])
+    text = f"At {nats(budget)} {leader} has the most {score}: {value}"
+    return text + (f", and {others} more cannot be told from it" if others else "")
+
+
+def _budget_line(budget: float) -> dict:
+    look = {"color": GREY, "width": 2, "dash": "dash"}
+    return {"type": "line", "x0": budget**0.5, "x1": budget**0.5, "y0": 0, "y1": 1, "yref": "y domain", "line": look}
+
+
+def _slider(budgets: Sequence[float], places: Sequence[dict], tables: list[int]) -> dict:
+    steps = []
+    for budget, place in zip(budgets, places, strict=True):
+        cells = {"cells.values": [[list(column) for column in table.cells.values] for table in place["tables"]]}
+        layout = {"title.text": headline_of(place["title"], SLIDER_READING)[0]}
+        layout |= {"shapes[0].x0": budget**0.5, "shapes[0].x1": budget**0.5}
+        steps.append({"label": f"{budget:g}", "method": "update", "args": [cells, layout, tables]})
+    current = {"prefix": "budget (nats): ", "font": {"size": 14}}
+    return {"steps": steps, "currentvalue": current, "pad": {"t": 0}, "font": {"color": INK}}
+
+
+# --- KL itself, drawn: what best-of-n costs, where in a completion it is spent, at what price, how well it is known.
+
+
+PRICES = ("kl_coef", "kl", "gold", "reward")  # panels of `plot_coefficients`, those that were written
+PRICE_LABELS = {"kl_coef": "coefficient (reward per nat)", "reward": "reward that is optimised"}
+
+
+def plot_best_of_n_kl(curve: pd.DataFrame, title: str = "") -> go.Figure:
+    """The KL of best-of-n against n (log scale): the bound log n - (n-1)/n, what pools measured, and the gap below.
+
+    Columns n, kl_bound, kl and, where there are several pools, kl_low and kl_high (nats, 95%).
+    """
+    require_columns(curve, ["n", "kl_bound", "kl"], "plot_best_of_n_kl")
+    n, bound = curve["n"], curve["kl_bound"]
+    low, high = (curve.get(name, curve["kl"] * math.nan) for name in ("kl_low", "kl_high"))
+    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.06, row_heights=[0.62, 0.38])
+    dashed = {"mode": "lines", "line": {"color": GREY, "width": 2, "dash": "dash"}, "name": "bound"}
+    figure.add_scatter(x=n, y=bound, hovertemplate="n = %{x}<br>at most %{y:.3f} nats", **dashed, row=1, col=1)
+    line = {"mode": "lines+markers", "line": {"color": PALETTE[0], "width": 2.4}, "marker": {"size": 6}}
+    for row, values, ends in ((1, curve["kl"], (low, high)), (2, bound - curve["kl"], (bound - high, bound - low))):
+        look = {"name": "measured from pools", "showlegend": row == 1, "hovertemplate": "n = %{x}<br>%{y:.4f} nats"}
+        figure.add_trace(band(n, *ends, PALETTE[0]), row=row, col=1)
+        figure.add_scatter(x=n, y=values, **line, **look, row=row, col=1)
+    figure.update_xaxes(type="log", tickvals=[2**power for power in range(int(n.max()).bit_length())])
+    figure.update_xaxes(title="n, completions per prompt to choose from", row=2)
+    figure.update_yaxes(title="KL(best-of-n || policy) (nats)", row=1).update_yaxes(title="bound less it (nats)", row=2)
+    last = f"n = {n.iloc[-1]:.0f} best-of-n costs {number(curve['kl'].iloc[-1])} nats"
+    reading = (
+        "The bound is met where no two draws are alike. A likely completion that comes again and again costs less."
+    )
+    finding = f"At {last}, its bound says {number(bound.iloc[-1])}"
+    return styled(figure, title=title or finding, reading=reading, height=520)
+
+
+def plot_kl_positions(positions: pd.DataFrame, title: str = "", among: Iterable[str] = ()) -> go.Figure:
+    """Where KL is spent: nats at each token position of every method, and below them nats per kind of prompt.
+
+    Columns of `positions_at`: experiment, kind ("all" and each), position (from 1), kl (nats per completion), low,
+    high. A method has the colour that it has `among` all of these.
+    """
+    require_columns(positions, ["experiment", "kind", "position", "kl", "low", "high"], "plot_kl_positions")
+    kinds = positions[positions["kind"] != "all"].groupby(["experiment", "kind"], sort=False)["kl"].sum().reset_index()
+    rows, looks = 1 + (kinds["kind"].nunique() > 1), method_looks([*positions["experiment"], *among])
+    figure = make_subplots(rows=rows, cols=1, vertical_spacing=0.18)
+    for name, part in positions[positions["kind"] == "all"].groupby("experiment", sort=False):
+        for trace in _spending(part.sort_values("position"), name, looks[name]):
+            figure.add_trace(trace, row=1, col=1)
+        here = kinds[kinds["experiment"] == name]
+        bars = {"marker": {"color": looks[name]["color"], "pattern": {"shape": PATTERNS[looks[name]["dash"]]}}}
+        if rows == 2:
+            hover = f"{html.escape(spoken(name))}<br>%{{x}}: %{{y:.2f}} nats<extra></extra>"
+            group = {"legendgroup": name, "showlegend": False, "hovertemplate": hover}
+            figure.add_bar(x=here["kind"], y=here["kl"], **bars, **group, row=2, col=1)
+    figure.update_xaxes(title="token position in the completion", row=1).update_yaxes(title="KL at it (nats)", row=1)
+    if rows == 2:
+        figure.update_xaxes(title="kind of prompt", row=2).update_yaxes(title="KL per completion (nats)", row=2)
+    reading = (
+        "Above: summed over positions a line gives its method's KL; bands: 95% over runs. Below: the same by kind."
+    )
+    title = title or _spending_finding(positions[positions["kind"] == "all"], kinds)
+    return styled(figure, title=title, reading=reading, height=430 + 250 * (rows == 2))
+
+
+def _spending(rows: pd.DataFrame, name: str, look: dict[str, str]) -> list[go.Scatter]:
+    line = go.Scatter(
+        x=rows["position"],
+        y=rows["kl"],
+        name=html.escape(spoken(name)),
+        legendgroup=name,
+        mode="lines",
+        line={"color": look["color"], "dash": look["dash"], "width": 2.2},
+        hovertemplate=f"{html.escape(spoken(name))}<br>position %{{x}}: %{{y:.3f}} nats<extra></extra>",
+    )
+    return [band(rows["position"], rows["low"], rows["high"], look["color"]).update(legendgroup=name), line]
+
+
+def _spending_finding(everything: pd.DataFrame, kinds: pd.DataFrame) -> str:
+    """By which position half of the KL is spent, over all methods, and on which kind of prompt most."""
+    shares = everything.groupby("position")["kl"].sum().sort_index()
+    half = int((shares.cumsum() >= shares.sum() / 2).idxmax())
+    text = f"Half of the KL is spent within the first {f'{half} tokens' if half > 1 else 'token'}"
+    if kinds["kind"].nunique() < 2:
+        return text
+    most = kinds.groupby("kind")["kl"].mean()
+    return f"{text}; most per completion on {most.idxmax()}, least on {most.idxmin()}"
+
+
+def plot_coefficients(
+    training: pd.DataFrame, title: str = "", *, target: float = 0.0, among: Iterable[str] = ()
+) -> go.Figure:
+    """Price of KL, KL and reward along training of every experiment, panels below one another, bands 95% over runs.
+
+    Columns of `training_over_units`: experiment, step and any of `PRICES` with `_low`, `_high`; `target` in nats.
+    A method has the colour that it has `among` all of these.
+    """
+    shown = [column for column in PRICES if column in training][:3]
+    require_columns(training, ["experiment", "step", "kl_coef", "kl"], "plot_coefficients")
+    looks = method_looks([*training["experiment"], *among])
+    figure = make_subplots(rows=len(shown), cols=1, shared_xaxes=True, vertical_spacing=0.05)
+    for name, part in training.groupby("experiment", sort=False):
+        for row, column in enumerate(shown, start=1):
+            for trace in _course(part, column, name, looks[name], legend=row == 1):
+                figure.add_trace(trace, row=row, col=1)
+    for row, column in enumerate(shown, start=1):
+        figure.update_yaxes(title=PRICE_LABELS.get(column, axis_label(column)), row=row)
+    if target:
+        figure.add_hline(y=target, line={"dash": "dot", "color": GREY}, row=2, col=1)
+    figure.update_xaxes(title="training step", row=len(shown))
+    reading = "Running means over 5 steps, and over runs; bands: 95% over runs." + (
+        " Dotted: the target." * (target > 0)
+    )
+    title = title or _price_finding(training, target)
+    return styled(figure, title=title, reading=reading, height=210 + 190 * len(shown))
+
+
+def _course(rows: pd.DataFrame, column: str, name: str, look: dict[str, str], *, legend: bool) -> list[go.Scatter]:
+    rows = rows.dropna(subset=column).sort_values("step")
+    line = go.Scatter(
+        x=rows["step"],
+        y=rows[column],
+        name=html.escape(spoken(name)),
+        legendgroup=name,
+        showlegend=legend,
+        mode="lines",
+        line={"color": look["color"], "dash": look["dash"], "width": 2.2},
+        hovertemplate=f"{html.escape(spoken(name))}<br>step %{{x}}: %{{y:.3f}}<extra></extra>",
+    )
+    around = band(rows["step"], rows[f"{column}_low"], rows[f"{column}_high"], look["color"])
+    return [around.update(legendgroup=name), line]
+
+
+def _price_finding(training: pd.DataFrame, target: float) -> str:
+    """Where the KL of each experiment ends, lowest and highest, in a sentence."""
+    ends = training.sort_values("step").groupby("experiment")["kl"].last()
+    text = (
+        f"Training ends between {number(ends.min())} nats ({spoken(ends.idxmin())}) and {number(ends.max())} "
+        f"({spoken(ends.idxmax())})"
+    )
+    return text + (f"; the target was {target:g}" if target else "")
+
+
+def plot_estimator_errors(errors: pd.DataFrame, title: str = "") -> go.Figure:
+    """How far k1 and k3 are from the exact KL of the same completions on average, and how much one completion scatters.
+
+    Columns of `estimators_along`: estimator, step, mean, bias, bias_se, sd (nats per completion). Both against the KL.
+    """
+    require_columns(errors, ["estimator", "step", "mean", "bias", "bias_se", "sd"], "plot_estimator_errors")
+    truth = errors[errors["estimator"] == "exact"].set_index("step")["mean"]
+    errors = errors[errors["step"].isin(truth.index[truth > 0])]
+    if errors.empty:
+        raise WorkbenchError("The exact KL is 0 at every step: these policies never left the one they started from.")
+    names = ("mean difference from the exact KL (share of it)", "spread of one completion (nats)")
+    figure = make_subplots(rows=1, cols=2, subplot_titles=names, horizontal_spacing=0.09)
+    colors = dict(zip(("exact", "k1", "k3"), (GREY, PALETTE[0], PALETTE[1]), strict=True))
+    for name, rows in errors.groupby("estimator", sort=False):
+        rows = rows.assign(kl=rows["step"].map(truth)).sort_values("kl")
+        look = {"name": name, "legendgroup": name, "mode": "lines+markers", "line": {"color": colors[name], "width": 2}}
+        hover = f"{name}<br>KL %{{x:.2f}} nats: %{{y:.3f}}<extra></extra>"
+        bars = {"type": "data", "array": 1.96 * rows["bias_se"] / rows["kl"], "thickness": 1.4, "width": 4}
+        if name != "exact":
+            shown = {"x": rows["kl"], "y": rows["bias"] / rows["kl"], "error_y": bars, "showlegend": False}
+            figure.add_trace(go.Scatter(**shown, hovertemplate=hover, **look), row=1, col=1)
+        figure.add_trace(go.Scatter(x=rows["kl"], y=rows["sd"], hovertemplate=hover, **look), row=1, col=2)
+    figure.add_hline(y=0, line={"color": FAINT, "width": 2}, row=1, col=1)
+    figure.update_xaxes(title="exact KL (nats)", type="log", dtick=1).update_yaxes(type="log", dtick=1, row=1, col=2)
+    figure.update_yaxes(tickformat=".0%", row=1, col=1)
+    reading = "One point per measured step, all runs together; bars: 95% over completions. Left, 0 is no bias."
+    return styled(figure, title=title or _estimator_finding(errors), reading=reading)
+
+
+def _estimator_finding(errors: pd.DataFrame) -> str:
+    """How often the means agree within their errors, and how much more a completion scatters, in a sentence."""
+    sampled = errors[errors["estimator"] != "exact"]
+    agree = int((sampled["bias"].abs() <= 1.96 * sampled["bias_se"]).sum())
+    spread = errors.pivot_table(index="step", columns="estimator", values="sd")
+    spread = spread[spread["exact"] > 0]
+    text = f"{agree} of {len(sampled)} means agree with the exact KL"
+    if spread.empty:
+        return text
+    times = {name: f"{(spread[name] / spread['exact']).median():.1f} times ({name})" for name in ("k1", "k3")}
+    return f"{text}; a completion scatters {times['k1']} and {times['k3']} as much"

@@ -33,6 +33,7 @@ from workbench.plots.theme import (
     table_text,
     transparent,
 )
+from workbench.studies.comparison.tables import metric_curve
 
 POINTS = 80  # of one line: more are not seen, and every metric of the menu travels with the page
 SCALES = [
@@ -65,6 +66,22 @@ def plot_metric_curves(curves: Mapping[str, pd.DataFrame], *, window: int = 15, 
     figure.update_layout(showlegend=True, margin={"r": min(330, 70 + 7 * longest)})
     layouts = headlines(titles, reading, "yaxis", {metric: axis_label(metric) for metric in titles})
     return add_buttons(with_menu(figure, states, layouts), SCALES, x=0.7)
+
+
+def plot_chosen_metric(
+    rows: pd.DataFrame, *, metric: str | None, experiments: Sequence[str], each_run: bool, steps: int
+) -> go.Figure:
+    """One metric of `metric_rows`, None where there is none, of chosen experiments, or of `each_run` of them.
+
+    Running means over `steps`. WorkbenchError where none of them measured it.
+    """
+    if metric is None:
+        return plot_metric_curves({})
+    chosen = rows[rows["experiment"].isin(experiments)]
+    curve = metric_curve(chosen.assign(experiment=chosen["run"]) if each_run else chosen, metric, window=steps)
+    if curve.empty:
+        raise WorkbenchError(f"None of the chosen experiments measured {metric}: choose others, or another metric.")
+    return plot_metric_curves({metric: curve}, window=steps, most=len(curve))
 
 
 def _looks(names: Sequence[str], most: int) -> dict[str, dict[str, str]]:

@@ -19,8 +19,7 @@ from workbench.analysis.effects import (
     judged_together,
     mean_effects,
 )
-from workbench.analysis.gao_fit import compare_forms, fit_overoptimization, forms_sentence
-from workbench.analysis.overoptimization import rise_and_fall
+from workbench.analysis.overoptimization import compare_forms, fit_overoptimization, forms_sentence, rise_and_fall
 from workbench.analysis.statistics import interval_over_units
 from workbench.studies.measured_paths import means_over_runs
 from workbench.studies.overoptimization.alarms import watched_runs
