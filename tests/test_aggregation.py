@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from workbench import WorkbenchError
 from workbench.feedback.aggregation import labeler_rows, majority_rows, posterior_rows
-from workbench.feedback.kinds import account, with_ties
+from workbench.feedback.exchange import account, with_ties
 from workbench.feedback.labelers import dawid_skene
 from workbench.records import Judgement
 from workbench.tasks.columns import to_standard

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import workbench.models.rewards
 from workbench import WorkbenchError
-from workbench.feedback.kinds import preference_rows
+from workbench.feedback.kinds import training_rows
 from workbench.feedback.queues import pair_items
 from workbench.models import build_policy, frozen, load_critic, load_policy, load_reward_model, load_tokenizer
 from workbench.models.chat_templates import end_ids
@@ -76,7 +76,7 @@ def exported(folder, tokenizer, row, completion):
     pool = [{**row, "completion": text, "finished": True} for text in (completion, completion + " or so")]
     items, _ = pair_items(pool)
     verdict = {"item_id": items[0]["item_id"], "labeler": "ana", "kind": "pair", "value": 0, "shown_order": [0, 1]}
-    rows, _ = preference_rows(items, [Judgement(**verdict, elapsed_ms=0, note="", event_id="1")])
+    rows, _ = training_rows("pair", items, [Judgement(**verdict, elapsed_ms=0, note="", event_id="1")])
     (folder / "kept.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
     (pair,) = pair_examples(load_dataset_rows(str(folder / "kept.jsonl"), schema="preferences"), tokenizer, **LIMITS)
     return pair.prompt_ids, pair.chosen_ids

@@ -8,7 +8,7 @@ from datasets import load_dataset
 
 from workbench import WorkbenchError
 from workbench.feedback.exchange import FORMATS, conversations, export, write_rows
-from workbench.feedback.kinds import preference_rows
+from workbench.feedback.kinds import training_rows
 from workbench.records import Judgement
 from workbench.tasks.columns import load_dataset_rows
 
@@ -153,7 +153,7 @@ def test_a_format_without_rows_leaves_no_file_and_no_old_one(tmp_path):
 @pytest.mark.parametrize(
     ("items", "judgements", "formats", "words"),
     [
-        (ITEMS, JUDGEMENTS, ["dpo"], "no format 'dpo': use preferences, margins"),
+        (ITEMS, JUDGEMENTS, ["dpo"], "no format 'dpo': use preferences, .*margins"),
         (ITEMS, JUDGEMENTS[:1], ["rankings"], "made of kind ranking, but these judgements are of kind pair"),
         (ITEMS, [], [], "no judgements to export"),
         ([conversations(ITEMS)[0], ITEMS[1]], JUDGEMENTS[:1], [], r"conversations\(items\)"),
@@ -213,6 +213,6 @@ def test_rows_and_left_out_add_up_on_random_tables(tmp_path):
             for number in range(draw.randrange(1, 30))
         ]
         sentence = export(ITEMS, judgements, tmp_path / str(turn), formats="preferences")
-        rows, left_out = preference_rows(ITEMS, judgements)
+        rows, left_out = training_rows("pair", ITEMS, judgements)
         said = [int(word) for word in sentence.replace(",", " ").replace(".", " ").split() if word.isdigit()]
         assert said[0] + sum(said[2:]) == said[1] == len(judgements) == len(rows) + len(left_out)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from workbench import WorkbenchError
-from workbench.feedback.kinds import preference_rows
+from workbench.feedback.kinds import training_rows
 from workbench.feedback.labelers import choice_shares, standing_out
 from workbench.tasks.world import PANEL, judge_pairs
 
@@ -59,7 +59,7 @@ def test_the_habits_of_the_biased_panel_are_found(world):
     for number, row in enumerate(world.prompts(600, rng)):
         answers = [world.answer(row["prompt"], rng.uniform(0.5, 1), rng) for _ in range(2)]
         items.append({"item_id": str(number), "completions": answers, "finished": [True, True]} | row)
-    rows, _ = preference_rows(items, judge_pairs(world, PANEL, items, rng, judgements_per_item=5))
+    rows, _ = training_rows("pair", items, judge_pairs(world, PANEL, items, rng, judgements_per_item=5))
     choices = pd.DataFrame(rows)
     for side in ("chosen", "rejected"):
         found = [world.features(*pair) for pair in zip(choices["prompt"], choices[side], strict=True)]

@@ -9,8 +9,9 @@ import pytest
 from workbench import WorkbenchError
 from workbench.feedback.exchange import FORMATS, conversations, export, standard_feedback
 from workbench.feedback.imports import argilla_feedback, label_studio_feedback
-from workbench.feedback.kinds import ranking_pairs, require_items, require_verdict
+from workbench.feedback.kinds import require_verdict, training_rows
 from workbench.feedback.store import Store
+from workbench.feedback.tables import require_items
 from workbench.records import Judgement
 
 
@@ -133,7 +134,7 @@ def test_a_label_is_a_rating_of_one_or_zero(tmp_path):
 
 def test_pairs_of_a_ranking_become_items_of_their_own(tmp_path):
     items, judgements = drawn("ranking", random.Random(2))
-    pairs, _ = ranking_pairs(items, judgements)
+    pairs, _ = training_rows("ranking", items, judgements, file="preferences")
     export(items, judgements, tmp_path, formats="preferences")
     found_items, found = standard_feedback(tmp_path / "preferences.jsonl")
     assert len(found) == len(pairs)

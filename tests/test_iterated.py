@@ -209,7 +209,7 @@ def test_prompts_that_are_answered_alike_first_of_all_end_nothing(monkeypatch):
 
 
 def test_labelers_who_decide_nothing_are_named_in_a_sentence(world, monkeypatch):
-    monkeypatch.setattr(iterated, "preference_rows", lambda items, judgements: ([], []))
+    monkeypatch.setattr(iterated, "training_rows", lambda kind, items, judgements: ([], []))
     item = {"item_id": "a", "prompt": world.prompts(1, random.Random(0))[0]["prompt"], "completions": ["x", "y"]}
     with pytest.raises(WorkbenchError, match="None of 1 pairs was decided: ask for more pairs"):
         iterated.judged(world, open_task("world").labelers("noise"), [item | {"finished": [True, True]}], seed=0)

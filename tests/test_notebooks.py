@@ -12,7 +12,7 @@ import pytest
 
 from workbench import tasks
 from workbench.analysis import ensembles
-from workbench.feedback import kinds, session
+from workbench.feedback import session
 from workbench.models import architectures
 from workbench.pipeline.clean_notebook import cleaned
 from workbench.pipeline.notebooks import read_notebook
@@ -153,7 +153,7 @@ def test_the_choices_that_parameters_cells_list_are_those_of_the_package():
         "01_pretrain.preset": architectures.PRESETS,
         "03_preferences.labelers": session.WHO,
         "03_preferences.panel": tasks.PANELS,
-        "03_preferences.kinds": kinds.KINDS,
+        "03_preferences.kinds": session.COLLECTED,
         "05_reward_model.preset": architectures.PRESETS,
         "05_reward_model.objective": feedback_kinds.OBJECTIVES,
         "06_policy_gradient.ensemble": ensembles.ENSEMBLES,

@@ -3,28 +3,22 @@
 import itertools
 import random
 from collections import Counter
+from functools import partial
 
 import pytest
 from datasets import Dataset
 
 from workbench import WorkbenchError
-from workbench.feedback.kinds import (
-    KINDS,
-    account,
-    best_of_pairs,
-    best_of_rows,
-    correction_rows,
-    parse_kinds,
-    placed,
-    preference_rows,
-    ranking_pairs,
-    ranking_rows,
-    rating_rows,
-    with_ties,
-)
+from workbench.feedback.exchange import account, placed, with_ties
+from workbench.feedback.kinds import training_rows
+from workbench.feedback.session import COLLECTED, parse_kinds
 from workbench.records import Judgement
 from workbench.tasks.columns import to_standard
 
+preference_rows, ranking_rows, best_of_rows, rating_rows, correction_rows = (
+    partial(training_rows, kind) for kind in ("pair", "ranking", "best_of", "rating", "correction")
+)
+ranking_pairs, best_of_pairs = (partial(training_rows, kind, file="preferences") for kind in ("ranking", "best_of"))
 ITEMS = [
     {"item_id": "i1", "prompt": "p1", "completions": ["good", "bad"], "finished": [True, True]},
     {"item_id": "i2", "prompt": "p2", "completions": ["same", "same"], "finished": [True, True]},
@@ -302,7 +296,7 @@ def test_every_judgement_is_in_the_rows_or_left_out(kind, collect):
 
 def test_kinds_are_parsed_and_unknown_ones_refused_with_those_that_exist():
     assert parse_kinds(" pairs, ratings,", completions_per_prompt=1) == {"pairs", "ratings"}
-    assert parse_kinds(",".join(KINDS), completions_per_prompt=2) == set(KINDS)
+    assert parse_kinds(",".join(COLLECTED), completions_per_prompt=2) == set(COLLECTED)
     with pytest.raises(WorkbenchError, match=r"'rankngs'.* use pairs, margins, rankings, ratings, steps"):
         parse_kinds("pairs,rankngs", completions_per_prompt=4)
     for text in ("", "steps"):

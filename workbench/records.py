@@ -155,7 +155,7 @@ class Judgement:
 
     item_id: str
     labeler: str
-    kind: str  # "pair", "ranking", "best_of", "rating" or "correction"
+    kind: str  # of `workbench.feedback.kinds`
     value: Any
     shown_order: list[int]  # shown_order[position] = index of the completion shown there
     elapsed_ms: int  # milliseconds between showing and judging, 0 where nobody measured

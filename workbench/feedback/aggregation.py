@@ -3,8 +3,8 @@
 Every function takes judgements of pairs, rankings (each two completions) and best_of (the best and each other), mixed
 or not. Rows have prompt, chosen, rejected, preference, labelers, agreement, item_id: how probable it is that the chosen
 one is better, how many judged these two, and the share of pairs of them who said the same (a tie against a choice
-counts half; None where one judged alone). What is left out has the reasons of `rankings`, and `labelers`, too: all rows
-and all that was left out add up to the verdicts that were given.
+counts half; None where one judged alone). What is left out has the reasons of `training_rows`, and `labelers`, too: all
+rows and all that was left out add up to the verdicts that were given.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from workbench import WorkbenchError
-from workbench.feedback.kinds import Rows, compared, judged, left_out_row
+from workbench.feedback.kinds import COMPARING, Rows, comparisons, judged, left_out_row
 from workbench.feedback.tables import name_of
 from workbench.records import Judgement
 
@@ -98,11 +98,11 @@ def _verdicts(items: Iterable[Mapping], judgements: Iterable[Judgement]) -> tupl
     """What every labeler said of every two completions, and the judgements that can teach nothing."""
     pairs: dict[tuple[str, int, int], _Pair] = {}
     left_out = []
-    for judgement, item, reason in judged(items, judgements, "pair", "ranking", "best_of"):
+    for judgement, item, reason in judged(items, judgements, *COMPARING):
         if reason:
             left_out.append({**left_out_row(judgement, item, reason), "labelers": 1})
             continue
-        for better, worse, tied in compared(judgement, len(item["completions"])):
+        for better, worse, tied in comparisons(judgement, item):
             first, second = sorted((better, worse))
             pair = pairs.setdefault((judgement.item_id, first, second), _Pair(item, first, second, {}))
             if judgement.labeler in pair.votes:

@@ -5,7 +5,7 @@ Items are what was drawn independently, so every interval resamples items and ke
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -16,7 +16,7 @@ import pandas as pd
 
 from workbench import WorkbenchError
 from workbench.analysis.statistics import Interval, interval_over_items, per_item
-from workbench.feedback.kinds import VERDICTS
+from workbench.feedback.kinds import KINDS
 from workbench.feedback.tables import read
 
 
@@ -390,14 +390,15 @@ def verdicts(judgements: pd.DataFrame) -> pd.DataFrame:
     """
     judgements = read_judgements(judgements)
     kinds = judgements["kind"].unique().tolist()
-    if len(kinds) != 1 or kinds[0] not in PARTS:
+    comparable = [name for name, kind in KINDS.items() if kind.groups or kind.units]
+    if len(kinds) != 1 or kinds[0] not in comparable:
         raise WorkbenchError(
-            f"Verdicts are compared within one kind out of {list(PARTS)}, but the table holds {kinds}: keep one, as in "
+            f"Verdicts are compared within one kind out of {comparable}, but the table holds {kinds}: keep one, as in "
             "judgements[judgements['kind'] == 'pair']."
         )
     first = judgements[judgements["repeat"] == 0] if "repeat" in judgements else judgements
     table = parts_of(first)[["item_id", "labeler", "value", "part"]]
-    return table.drop(columns="part") if kinds == ["pair"] else table
+    return table.drop(columns="part") if KINDS[kinds[0]].most == 2 else table  # two completions are one part
 
 
 def read_judgements(judgements: pd.DataFrame, columns: Sequence[str] = VERDICT) -> pd.DataFrame:
@@ -422,8 +423,8 @@ def parts_of(judgements: pd.DataFrame) -> pd.DataFrame:
     rows = [
         (item, labeler, kind, part, verdict, order)
         for item, labeler, kind, value, order in zip(*columns, orders, strict=True)
-        if kind in PARTS and is_verdict(value)
-        for part, verdict in PARTS[kind](value, order)
+        if kind in KINDS and is_verdict(value)
+        for part, verdict in KINDS[kind].parts(value, order) or ()
     ]
     names = ["item_id", "labeler", "kind", "part", "value", "shown_order"]
     return pd.DataFrame(rows, columns=names).astype({"value": object})
@@ -432,46 +433,6 @@ def parts_of(judgements: pd.DataFrame) -> pd.DataFrame:
 def is_verdict(value: Any) -> bool:
     """Whether something was said: no skip, and not missing."""
     return value is not None and value != "skip"
-
-
-def _pair_parts(value: Any, _: Sequence[int] | None) -> Iterator[tuple[str, Any]]:
-    if value not in (0, 1, "tie"):
-        raise WorkbenchError(f"A pair was judged {value!r}: give 0, 1, 'tie' or 'skip'.")
-    yield "0-1", value
-
-
-def _ranking_parts(value: Any, _: Sequence[int] | None) -> Iterator[tuple[str, Any]]:
-    if not (isinstance(value, list) and all(isinstance(group, list) for group in value)):
-        raise WorkbenchError(f"A ranking is {value!r}: give groups of indices, best first, such as [[2], [0, 3], [1]].")
-    if not VERDICTS["ranking"](value, sum(map(len, value))):
-        raise WorkbenchError(f"The ranking {value!r} does not name each of its completions once, counted from 0.")
-    place = {index: number for number, group in enumerate(value) for index in group}
-    for i, j in combinations(range(len(place)), 2):
-        yield f"{i}-{j}", "tie" if place[i] == place[j] else int(place[i] > place[j])
-
-
-def _best_of_parts(value: Any, order: Sequence[int] | None) -> Iterator[tuple[str, Any]]:
-    if order is None or value not in order:
-        raise WorkbenchError(f"The best is {value!r} out of the shown {order!r}: give the index of one of them.")
-    for other in sorted(order):
-        if other != value:
-            yield f"{min(value, other)}-{max(value, other)}", int(other < value)
-
-
-def _rating_parts(value: Any, _: Sequence[int] | None) -> Iterator[tuple[str, Any]]:
-    if not isinstance(value, list) or any(isinstance(number, str | list) for number in value):
-        raise WorkbenchError(f"A rating is {value!r}: give one number, or None, for each completion.")
-    for index, number in enumerate(value):
-        if is_verdict(number):
-            yield str(index), number
-
-
-PARTS: dict[str, Callable[[Any, Sequence[int] | None], Iterable[tuple[str, Any]]]] = {
-    "pair": _pair_parts,
-    "ranking": _ranking_parts,
-    "best_of": _best_of_parts,
-    "rating": _rating_parts,
-}
 
 
 def labels_of(table: pd.DataFrame) -> Labels:

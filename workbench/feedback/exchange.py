@@ -35,23 +35,8 @@ from workbench.feedback.imports import (
     records_of,
     with_repeats,
 )
-from workbench.feedback.kinds import (
-    STRENGTHS,
-    Rows,
-    account,
-    best_of_pairs,
-    best_of_rows,
-    correction_rows,
-    jsonable,
-    judged,
-    left_out_row,
-    preference_rows,
-    ranking_pairs,
-    ranking_rows,
-    rating_rows,
-    require_items,
-    with_ties,
-)
+from workbench.feedback.kinds import COMPARING, KINDS, Rows, judged, left_out_row, training_rows
+from workbench.feedback.tables import jsonable, require_items
 from workbench.records import Judgement
 from workbench.runs.files import read_json_lines, replace_file, resolve, shown
 
@@ -121,9 +106,9 @@ def write_rows(rows: Iterable[Mapping[str, Any]], path: str | Path) -> None:
     """
     lines = [jsonable(row, f"A row of {shown(path)}") for row in rows]
     if lines:
-        with replace_file(path) as partial:
-            partial.touch(mode=0o600)
-            partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        with replace_file(path) as unfinished:
+            unfinished.touch(mode=0o600)
+            unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8")
     else:
         resolve(path).unlink(missing_ok=True)
 
@@ -137,9 +122,20 @@ def conversations(items: Iterable[Mapping]) -> list[dict[str, Any]]:
     return talks
 
 
+def file_rows(name: str, items: Sequence[Mapping], judgements: Sequence[Judgement]) -> tuple[Rows, Rows]:
+    """Rows of a file of judgements of every kind that gives it, one kind after the other, and what was left out."""
+    rows, left_out = [], []
+    for kind, record in KINDS.items():
+        if name in record.files:
+            own = [judgement for judgement in judgements if judgement.kind == kind]
+            made, omitted = training_rows(kind, items, own, file=name)
+            rows, left_out = rows + made, left_out + omitted
+    return rows, left_out
+
+
 def pair_rows(items: Sequence[Mapping], judgements: Sequence[Judgement]) -> tuple[Rows, Rows]:
     """Rows prompt, chosen, rejected, labeler, item_id of everything that compares two completions."""
-    rows, left_out = _all_pairs(items, judgements)
+    rows, left_out = file_rows("preferences", items, judgements)
     return [{name: value for name, value in row.items() if name != "margin"} for row in rows], left_out
 
 
@@ -148,11 +144,33 @@ def soft_rows(items: Sequence[Mapping], judgements: Sequence[Judgement]) -> tupl
     return with_ties(*pair_rows(items, judgements))
 
 
+def with_ties(rows: Iterable[Mapping], left_out: Iterable[Mapping]) -> tuple[Rows, Rows]:
+    """The pairs with `preference`, the probability that the chosen one is better: 1, and .5 for those left out as ties.
+
+    A preference that a row has stays as it is. What one labeler said of one item stays together. Ties between identical
+    texts remain left out.
+    """
+    soft = [{**row, "preference": row.get("preference", 1.0)} for row in rows]
+    rest = []
+    for row in left_out:
+        if row["reason"] == "tie" and len(row["completions"]) == 2 and row["completions"][0] != row["completions"][1]:
+            chosen, rejected = row["completions"]
+            pair = {"prompt": row["prompt"], "chosen": chosen, "rejected": rejected}
+            others = {name: row[name] for name in row if name not in ("prompt", "completions", "reason", "value")}
+            soft.append({**pair, **others, "preference": 0.5})
+        else:
+            rest.append(dict(row))
+    places: dict[tuple, int] = {}
+    for row in soft:
+        places.setdefault((row["item_id"], row.get("labeler")), len(places))
+    return sorted(soft, key=lambda row: places[row["item_id"], row.get("labeler")]), rest
+
+
 def margin_rows(items: Sequence[Mapping], judgements: Sequence[Judgement]) -> tuple[Rows, Rows]:
-    """The `preference_rows` of pairs with a strength; other decided pairs are left out for "no strength"."""
+    """The rows of pairs with a strength; other decided pairs are left out for "no strength"."""
     silent = [each for each in judgements if each.value in (0, 1) and each.details.get("strength") is None]
     names = {each.event_id for each in silent}
-    rows, left_out = preference_rows(items, [each for each in judgements if each.event_id not in names])
+    rows, left_out = training_rows("pair", items, [each for each in judgements if each.event_id not in names])
     for judgement, item, reason in judged(items, silent, "pair"):
         left_out.append(left_out_row(judgement, item, reason or "no strength"))
     return rows, left_out
@@ -165,8 +183,8 @@ def unpaired_rows(
 
     Rated completions are True above `threshold`, False below, and left out on it.
     """
-    chosen, left_out = preference_rows(items, [each for each in judgements if each.kind == "pair"])
-    rated, unrated = rating_rows(items, [each for each in judgements if each.kind == "rating"])
+    chosen, left_out = training_rows("pair", items, [each for each in judgements if each.kind == "pair"])
+    rated, unrated = training_rows("rating", items, [each for each in judgements if each.kind == "rating"])
     rows, left_out = [], left_out + unrated
     for pair in chosen:
         who = {"labeler": pair["labeler"], "item_id": pair["item_id"]}
@@ -185,18 +203,34 @@ def unpaired_rows(
     return rows, left_out
 
 
-COMPARING = ("pair", "ranking", "best_of")
+def placed(rows: Iterable[Mapping[str, Any]]) -> Rows:
+    """Each completion of rows of `rankings` with its place, 1 the best: rows prompt, completion, place."""
+    return [
+        {"prompt": row["prompt"], "completion": row["completions"][index], "place": place}
+        for row in rows
+        for place, index in enumerate(row["ranking"], 1)
+    ]
+
+
+def account(rows: Iterable, left_out: Iterable[Mapping], *, judgements: int, noun: str = "pair") -> str:
+    """What became of the judgements: "412 pairs from 430 judgements; left out: 11 tie, 4 skip, 3 check"."""
+    made = sum(1 for _ in rows)
+    counts = Counter(row["reason"] for row in left_out)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in counts.most_common()) or "nothing"
+    said = f"{judgements} judgement{'s' * (judgements != 1)}"
+    return f"{made} {noun}{'s' * (made != 1)} from {said}; left out: {reasons}"
+
+
+USUAL = {name: file.noun for record in KINDS.values() for name, file in record.files.items()}
 FORMATS = {
+    name: Format(tuple(kind for kind, record in KINDS.items() if name in record.files), noun, partial(file_rows, name))
+    for name, noun in USUAL.items()
+} | {
     "preferences": Format(COMPARING, "pair", pair_rows),
     "margins": Format(("pair",), "pair", margin_rows),
     "soft_preferences": Format(COMPARING, "pair", soft_rows),
-    "rankings": Format(("ranking",), "ranking", ranking_rows),
-    "best_of": Format(("best_of",), "row", best_of_rows),
     "unpaired": Format(("pair", "rating"), "row", unpaired_rows),
-    "ratings": Format(("rating",), "rating", rating_rows),
-    "demonstrations": Format(("correction",), "demonstration", correction_rows),
 }
-USUAL = ("preferences", "rankings", "best_of", "ratings", "demonstrations")
 
 
 def _wanted(formats: str | Sequence[str], judgements: Sequence[Judgement], threshold: float) -> dict[str, Format]:
@@ -218,15 +252,6 @@ def _wanted(formats: str | Sequence[str], judgements: Sequence[Judgement], thres
     return {name: known[name] for name in names or USUAL if found & set(known[name].kinds)}
 
 
-def _all_pairs(items: Sequence[Mapping], judgements: Sequence[Judgement]) -> tuple[Rows, Rows]:
-    """Pairs of judgements of several kinds, those of one kind after those of the other."""
-    rows, left_out = [], []
-    for kind, collect in (("pair", preference_rows), ("ranking", ranking_pairs), ("best_of", best_of_pairs)):
-        made, omitted = collect(items, [judgement for judgement in judgements if judgement.kind == kind])
-        rows, left_out = rows + made, left_out + omitted
-    return rows, left_out
-
-
 def _messages(text: str | list[dict[str, str]], role: str) -> list[dict[str, str]]:
     return [{"role": role, "content": text}] if isinstance(text, str) else text
 
@@ -241,15 +266,8 @@ def _require_one_form(items: Sequence[Mapping]) -> None:
 # --- Files of training data in the standard columns, such as `export` writes, as items and judgements.
 
 
-COLUMNS = {  # of the standard files, after prompt
-    "preferences": ("chosen", "rejected"),
-    "rankings": ("completions", "ranking"),
-    "best_of": ("completions", "best"),
-    "unpaired": ("completion", "label"),
-    "ratings": ("completion", "rating"),
-    "demonstrations": ("completion",),
-}
-KINDS = {"preferences": "pair", "rankings": "ranking", "best_of": "best_of", "demonstrations": "correction"}
+KIND_OF = {record.file: kind for kind, record in KINDS.items()}
+COLUMNS = {record.file: record.columns for record in KINDS.values()} | {"unpaired": ("completion", "label")}
 OF_THE_JUDGEMENT = ("margin", "preference", "flags", "labeler", "item_id")  # columns that do not describe the item
 
 
@@ -270,7 +288,8 @@ def standard_feedback(path: str | Path, *, schema: str = "preferences", labeler:
                 raise WorkbenchError(f"{where} has no {name!r}, which {schema} need: correct the file.")
     items, judgements = [], []
     for item, rows in _grouped(records, schema, Path(path).stem):
-        judgements += (_rated if schema in ("ratings", "unpaired") else _judged)(item, rows, schema, labeler)
+        numbers = schema == "unpaired" or KINDS[KIND_OF[schema]].shape == "numbers"
+        judgements += (_rated if numbers else _judged)(item, rows, schema, labeler)
         items.append(item)
     return with_repeats(items, judgements, path)
 
@@ -301,14 +320,14 @@ def _grouped(records: Records, schema: str, stem: str) -> list[tuple[dict[str, A
 
 def _judged(item: dict[str, Any], rows: Records, schema: str, labeler: str) -> list[Judgement]:
     """One judgement for each row about an item."""
-    if schema == "demonstrations":
+    if "completion" in COLUMNS[schema]:
         texts = {digest(record["completion"]): record["completion"] for _, record in rows}
         item["completions"] = list(texts.values())
     judgements = []
     for turn, (where, record) in enumerate(rows, 1):
-        value, details = VALUES[schema](record, item["completions"], where)
+        value, details = KINDS[KIND_OF[schema]].from_row(record, item["completions"], where)
         who = named(record.get("labeler"), "labeler", where, otherwise=labeler if turn == 1 else f"{labeler}-{turn}")
-        judgements.append(judgement_of(item, KINDS[schema], value, labeler=who, where=where, details=details))
+        judgements.append(judgement_of(item, KIND_OF[schema], value, labeler=who, where=where, details=details))
     return judgements
 
 
@@ -317,6 +336,8 @@ def _rated(item: dict[str, Any], rows: Records, schema: str, labeler: str) -> li
 
     Equal texts that one labeler rated are as many completions.
     """
+    kind = KIND_OF.get(schema, "rating")
+    number_of = KINDS[kind].from_row if schema in KIND_OF else _label_of
     places: dict[tuple[str, int], int] = {}
     said: dict[str, dict[int, tuple]] = defaultdict(dict)
     seen: Counter = Counter()
@@ -330,63 +351,19 @@ def _rated(item: dict[str, Any], rows: Records, schema: str, labeler: str) -> li
         flags = record.get("flags")
         if not isinstance(flags, list | None):
             raise WorkbenchError(f"{where} has the flags {flags!r:.60}: give a list of names.")
-        said[who][place] = (_number(record, schema, where), flags, where)
+        said[who][place] = (number_of(record, [], where)[0], flags, where)
     judgements = []
     for who, ratings in said.items():
         numbers = [ratings.get(place, (None,))[0] for place in range(len(places))]
         flags = [list(ratings[place][1] or []) if place in ratings else [] for place in range(len(places))]
         details = {"flags": flags} if any(each[1] is not None for each in ratings.values()) else {}
         where = next(iter(ratings.values()))[2]
-        judgements.append(judgement_of(item, "rating", numbers, labeler=who, where=where, details=details))
+        judgements.append(judgement_of(item, kind, numbers, labeler=who, where=where, details=details))
     return judgements
 
 
-def _number(record: Mapping[str, Any], schema: str, where: str) -> float:
-    """A rating, or 1 or 0 for a label."""
-    value = record[COLUMNS[schema][-1]]
-    if schema == "unpaired" and value in (0, 1):
-        return int(value)
-    if schema == "unpaired" or isinstance(value, bool) or not isinstance(value, int | float):
-        expected = "true or false" if schema == "unpaired" else "a number"
-        raise WorkbenchError(f"{where} has the {COLUMNS[schema][-1]} {value!r}: give {expected}.")
-    return value
-
-
-def _preference(record: Mapping[str, Any], completions: list, where: str) -> tuple[int | str, dict[str, int]]:
-    """0, 1 or "tie", and the strength that a margin of thirds stands for."""
-    chosen, likely, margin = completions.index(record["chosen"]), record.get("preference"), record.get("margin")
-    if likely not in (None, 0, 0.5, 1):
-        raise WorkbenchError(
-            f"{where} has the preference {likely!r}, which several labelers make together: a single one has 1, 0, "
-            "or .5 for a tie; train on the file as it is."
-        )
-    details = {}
-    if margin is not None and likely != 0.5:
-        strength = 1 + margin * (len(STRENGTHS) - 1) if isinstance(margin, int | float) else 0
-        if not any(abs(strength - each) < 1e-6 for each in STRENGTHS):
-            raise WorkbenchError(f"{where} has the margin {margin!r}: strengths are 0, 1/3, 2/3, 1; drop the column.")
-        details = {"strength": round(strength)}
-    return ("tie" if likely == 0.5 else 1 - chosen if likely == 0 else chosen), details
-
-
-def _ranking(record: Mapping[str, Any], completions: list, where: str) -> tuple[list[list[int]], dict]:
-    if not isinstance(record["ranking"], list):
-        raise WorkbenchError(f"{where} has the ranking {record['ranking']!r}: give indices, the best first.")
-    return [[index] for index in record["ranking"]], {}
-
-
-def _demonstration(record: Mapping[str, Any], completions: list, where: str) -> tuple[str, dict]:
-    text = record["completion"]
-    if isinstance(text, list) and len(text) == 1 and isinstance(text[0], Mapping):
-        text = text[0].get("content")
-    if not isinstance(text, str):
-        raise WorkbenchError(f"{where} has the completion {text!r:.60}: give text or a single message.")
-    return text, {}
-
-
-VALUES: dict[str, Callable[[Mapping[str, Any], list, str], tuple[Any, dict]]] = {
-    "preferences": _preference,
-    "rankings": _ranking,
-    "best_of": lambda record, completions, where: (record["best"], {}),
-    "demonstrations": _demonstration,
-}
+def _label_of(record: Mapping[str, Any], completions: list, where: str) -> tuple[int, dict]:
+    """1 or 0 for a label."""
+    if record["label"] not in (0, 1):
+        raise WorkbenchError(f"{where} has the label {record['label']!r}: give true or false.")
+    return int(record["label"]), {}

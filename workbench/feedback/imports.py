@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from workbench import WorkbenchError
-from workbench.feedback.kinds import labeler_name, require_items, require_kind, require_verdict
-from workbench.feedback.tables import name_of
+from workbench.feedback.kinds import KINDS, require_kind, require_verdict
+from workbench.feedback.tables import labeler_name, name_of, require_items
 from workbench.records import Judgement
 from workbench.runs.files import parse_json, resolve, shown
 
@@ -240,12 +240,11 @@ def _argilla_value(kind: str, answers: list, meaning: Mapping[str, Any], where: 
     if any(answer and answer.get("status") in UNSAID for answer in answers):
         return "skip"
     values = [answer and answer["value"] for answer in answers]
-    if kind == "rating":
-        return values
-    if kind == "correction":
-        return values[0]
+    shape = KINDS[kind].shape
+    if shape in ("numbers", "text"):
+        return values if shape == "numbers" else values[0]
     several = isinstance(values[0], list)
-    if not several or (len(values[0]) == 1 and kind != "ranking"):
+    if not several or (len(values[0]) == 1 and shape != "order"):
         return verdict_of(values[0][0] if several else values[0], meaning, where)
     groups: dict[Any, list[int]] = {}
     for place, each in enumerate(values[0]):
@@ -253,21 +252,12 @@ def _argilla_value(kind: str, answers: list, meaning: Mapping[str, Any], where: 
         name, rank = [field_of(each, key, where) for key in ("value", "rank")] if ranked else (each, place)
         groups.setdefault(rank, []).append(verdict_of(name, meaning, where))
     ranking = [sorted(groups[rank]) for rank in sorted(groups)]
-    if kind == "ranking":
+    if shape == "order":
         return ranking
     return "tie" if len(ranking) == 1 else ranking[0][0]
 
 
 # --- Tasks that Label Studio exports, as items and judgements.
-
-
-CONTROLS = {  # sorts of Label Studio results that say something of a kind
-    "pair": ("pairwise", "choices"),
-    "best_of": ("choices",),
-    "ranking": ("ranker",),
-    "rating": ("rating",),
-    "correction": ("textarea",),
-}
 
 
 def label_studio_feedback(
@@ -327,15 +317,15 @@ def _results(annotation: Mapping[str, Any], kind: str, control: str, where: str)
     """What an annotation says of a kind, nothing where it was cancelled or is empty."""
     if annotation.get("was_cancelled"):
         return []
-    given = field_of(annotation, "result", f"{where}, in an annotation,")
-    found = [each for each in given if each.get("type") in CONTROLS[kind] and control in ("", each.get("from_name"))]
+    given, sorts = field_of(annotation, "result", f"{where}, in an annotation,"), KINDS[kind].controls
+    found = [each for each in given if each.get("type") in sorts and control in ("", each.get("from_name"))]
     if not found and given:
-        sorts = ", ".join(sorted({f"{each.get('type')} {each.get('from_name')!r}" for each in given}))
-        wanted = " or ".join(CONTROLS[kind]) + (f" {control!r}" if control else "")
+        others = ", ".join(sorted({f"{each.get('type')} {each.get('from_name')!r}" for each in given}))
+        wanted = " or ".join(sorts) + (f" {control!r}" if control else "")
         raise WorkbenchError(
-            f"{where} has an annotation without {wanted} (found: {sorts}): use another kind or control."
+            f"{where} has an annotation without {wanted} (found: {others}): use another kind or control."
         )
-    if len(found) > 1 and kind != "rating":
+    if len(found) > 1 and KINDS[kind].shape != "numbers":
         names = ", ".join(repr(each.get("from_name")) for each in found)
         raise WorkbenchError(f"{where} has an annotation with {len(found)} results ({names}): choose by control.")
     return found
@@ -347,7 +337,7 @@ def _label_studio_value(
     """The verdict in the results of one annotation, and its details."""
     if not results:
         return "skip", {}
-    if kind == "rating":
+    if KINDS[kind].shape == "numbers":
         return _label_studio_ratings(results, names, where), {}
     sort = results[0]["type"]
     inside = {"pairwise": "selected", "textarea": "text"}.get(sort, sort)

@@ -29,10 +29,10 @@ from workbench.feedback.agreement import (
     read_judgements,
     require_common_items,
 )
+from workbench.feedback.kinds import COMPARING
 from workbench.feedback.tables import name_of, read
 
 JUDGEMENT = ("item_id", "labeler", "kind", "value", "shown_order", "repeat")
-IN_ORDER = ("pair", "ranking", "best_of")  # kinds that say which of two completions is better
 
 
 def keep(
@@ -194,7 +194,7 @@ def _decided(judgements: pd.DataFrame) -> pd.DataFrame:
 def _in_order(judgements: pd.DataFrame) -> pd.DataFrame:
     """The parts of first judgements that say which of two completions is better."""
     judgements = read_judgements(judgements, JUDGEMENT)
-    return parts_of(judgements[(judgements["repeat"] == 0) & judgements["kind"].isin(IN_ORDER)])
+    return parts_of(judgements[(judgements["repeat"] == 0) & judgements["kind"].isin(COMPARING)])
 
 
 def _agreement(judgements: pd.DataFrame, seed: int) -> pd.DataFrame:

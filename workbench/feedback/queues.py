@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from workbench import WorkbenchError
-from workbench.feedback.kinds import is_check, require_items, require_size
+from workbench.feedback.kinds import is_check, require_size
 from workbench.feedback.store import Store
+from workbench.feedback.tables import require_items
 
 
 def ensemble_disagreement(scores: np.ndarray) -> np.ndarray:

@@ -14,9 +14,10 @@ from typing import Any
 from IPython.display import display
 
 from workbench import WorkbenchError
-from workbench.feedback.kinds import labeler_name, require_kind
+from workbench.feedback.kinds import KINDS, require_kind
 from workbench.feedback.queues import Desk, Queue, Turn
 from workbench.feedback.store import AlreadyJudged, Store
+from workbench.feedback.tables import labeler_name
 from workbench.records import Judgement
 from workbench.runs.files import shown
 
@@ -91,7 +92,7 @@ class Session:
             done=self._turn.done,
             total=self._turn.total,
             seconds_left=self._seconds_left(desk),
-            agreement=desk.agreement.sentence() if self.kind in ("pair", "best_of") else "",  # others are never equal
+            agreement=desk.agreement.sentence() if KINDS[self.kind].shape == "choice" else "",  # others are never equal
             message=self._turn.reason,
             can_undo=self._turn.done > 0 and not before,
             earlier=self._said(before) if before else {},
@@ -173,74 +174,20 @@ class Session:
 
 
 def verdict(kind: str, answer: Mapping[str, Any], order: Sequence[int]) -> tuple[Any, dict[str, Any]]:
-    """Value and details of a `Judgement`, from an answer that speaks of places on the screen.
+    """Value and details of a `Judgement`, from an answer that speaks of places on the screen (see `kinds`).
 
-    pair {"choice": place or "tie", "strength"?}, ranking {"groups": [[place, ...], ...]}, best_of {"best": place},
-    rating {"ratings": [by place], "flags"?: [[name, ...] by place]}, correction {"text", "completion": place or None}.
     WorkbenchError where a part is missing or is no place.
     """
     try:
-        return _READ[kind](answer, order)
+        return KINDS[kind].read(answer, order)
     except (KeyError, IndexError, TypeError) as error:
         raise WorkbenchError(f"The answer {dict(answer)!r:.200} is no {kind} ({error!r}): answer again.") from None
-
-
-def _pair(answer: Mapping[str, Any], order: Sequence[int]) -> tuple[Any, dict[str, Any]]:
-    value = "tie" if answer["choice"] == "tie" else _index(answer["choice"], order)
-    strength = answer.get("strength")
-    return value, {} if strength is None or value == "tie" else {"strength": strength}
-
-
-def _ranking(answer: Mapping[str, Any], order: Sequence[int]) -> tuple[Any, dict[str, Any]]:
-    return [sorted(_index(place, order) for place in group) for group in answer["groups"]], {}
-
-
-def _best_of(answer: Mapping[str, Any], order: Sequence[int]) -> tuple[Any, dict[str, Any]]:
-    return _index(answer["best"], order), {}
-
-
-def _rating(answer: Mapping[str, Any], order: Sequence[int]) -> tuple[Any, dict[str, Any]]:
-    ratings = _unshuffled(answer["ratings"], order)
-    flags = answer.get("flags") or [[] for _ in order]
-    return ratings, {"flags": _unshuffled(flags, order)} if any(flags) else {}
-
-
-def _correction(answer: Mapping[str, Any], order: Sequence[int]) -> tuple[Any, dict[str, Any]]:
-    place = answer.get("completion")
-    return answer["text"], {} if place is None else {"completion": _index(place, order)}
-
-
-_READ = {"pair": _pair, "ranking": _ranking, "best_of": _best_of, "rating": _rating, "correction": _correction}
 
 
 def answer(judged: Mapping[str, Any]) -> dict[str, Any]:
     """The answer of which `verdict` made the value and the details of a judgement; {} of a skip."""
     kind, value, details, order = (judged[name] for name in ("kind", "value", "details", "shown_order"))
-    place = {index: place for place, index in enumerate(order)}
-    if value == "skip":
-        return {}
-    if kind == "pair":
-        return {"choice": place.get(value, value), **details}
-    if kind == "ranking":
-        return {"groups": [[place[index] for index in group] for group in value]}
-    if kind == "best_of":
-        return {"best": place[value]}
-    if kind == "correction":
-        return {"text": value, "completion": place.get(details.get("completion"))}
-    flags = details.get("flags", [[] for _ in order])
-    return {"ratings": [value[index] for index in order], "flags": [flags[index] for index in order]}
-
-
-def _index(place: Any, order: Sequence[int]) -> int:
-    if type(place) is not int or not 0 <= place < len(order):
-        raise IndexError(place)
-    return order[place]
-
-
-def _unshuffled(by_place: Sequence[Any], order: Sequence[int]) -> list[Any]:
-    if len(by_place) != len(order):
-        raise IndexError(len(by_place))
-    return [by_place[list(order).index(index)] for index in range(len(order))]
+    return {} if value == "skip" else KINDS[kind].answer(value, details, order)
 
 
 # --- Judgements by simulated labelers, by a person in a widget, or by both, in one store.
@@ -312,3 +259,25 @@ class Collection:
             if judgement.item_id in known:
                 known[judgement.item_id].append(judgement)
         return {item_id: judged for item_id, judged in known.items() if judged}
+
+
+COLLECTED = ("pairs", "margins", "rankings", "ratings", "steps")
+
+
+def parse_kinds(text: str, *, completions_per_prompt: int) -> set[str]:
+    """`"pairs,ratings"` as {"pairs", "ratings"}; WorkbenchError lists the kinds that exist, and asks for pairs.
+
+    Rankings need at least 2 `completions_per_prompt`.
+    """
+    kinds = {part.strip() for part in text.split(",")} - {""}
+    unknown = sorted(kinds.difference(COLLECTED))
+    if unknown:
+        known = ", ".join(COLLECTED)
+        raise WorkbenchError(f"There is no kind of feedback {unknown[0]!r} (kinds={text!r}): use {known}.")
+    if "pairs" not in kinds:
+        raise WorkbenchError(f"kinds is {text!r}, but only pairs can be asked how far labelers agree: add pairs to it.")
+    if "rankings" in kinds and completions_per_prompt < 2:
+        raise WorkbenchError(
+            f"completions_per_prompt is {completions_per_prompt}, but a ranking has at least 2: raise it."
+        )
+    return kinds

@@ -15,7 +15,8 @@ from typing import Any
 import pandas as pd
 
 from workbench import WorkbenchError
-from workbench.feedback.kinds import jsonable, labeler_name, require_items, require_kind, require_verdict
+from workbench.feedback.kinds import require_kind, require_verdict
+from workbench.feedback.tables import jsonable, labeler_name, require_items
 from workbench.records import Judgement
 from workbench.runs.files import file_system, resolve, shown, whole_characters
 

@@ -19,7 +19,7 @@ import pandas as pd
 
 from workbench import WorkbenchError
 from workbench.analysis.statistics import Interval, expanded_levels
-from workbench.feedback.kinds import groups_and_rest, judged
+from workbench.feedback.kinds import COMPARING, KINDS, judged
 from workbench.feedback.tables import names_in, of_one_sort, read, require_columns
 from workbench.records import Judgement
 
@@ -352,12 +352,12 @@ def _named_rankings(
     items: Iterable[Mapping], judgements: Iterable[Judgement], names_of: Callable[[Mapping], list]
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     rows, left_out = [], Counter()
-    for judgement, item, reason in judged(items, judgements, "pair", "ranking", "best_of"):
+    for judgement, item, reason in judged(items, judgements, *COMPARING):
         if reason:
             left_out[reason] += 1
             continue
         names = names_of(item)
-        groups, rest = groups_and_rest(judgement, len(names))
+        groups, rest = KINDS[judgement.kind].groups(judgement.value, range(len(names)))
         named = [[names[index] for index in group] for group in groups]
         rows.append((judgement.item_id, judgement.labeler, named, [names[index] for index in rest]))
     return pd.DataFrame(rows, columns=["item_id", "labeler", "groups", "rest"]), dict(left_out)

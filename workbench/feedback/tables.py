@@ -8,9 +8,10 @@ be read is refused with its row and column.
 from __future__ import annotations
 
 import datetime
+import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from numbers import Integral, Real
 from operator import index
@@ -20,11 +21,13 @@ import numpy as np
 import pandas as pd
 
 from workbench import WorkbenchError
+from workbench.records import is_message
 from workbench.runs.files import WIDTHLESS, whole_characters
 
 NOTHING = {"nan", "NaN", "NAN", "None", "<NA>", "NaT", "null"}  # what a missing value leaves where it became text
 NUMBER = re.compile(r"[+-]?(inf|Infinity|(\d+|\d*\.\d+|\d+\.\d*)([eE][+-]?\d+)?)")
 MOST_TIED = 12  # names: all orders of a group count, and their stages double with each name
+LONGEST_NAME = 100  # characters
 LARGEST = 1e100  # of a verdict: its square is a number, too
 WORDS = {"tie": "tie", "skip": "skip", "true": 1, "false": 0, "": None}
 TRUTHS = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False, "1.0": True, "0.0": False}
@@ -197,3 +200,60 @@ def require_columns(table: pd.DataFrame, names: Sequence[str]) -> None:
     missing = sorted(set(names) - set(table.columns))
     if missing:
         raise WorkbenchError(f"The table lacks {missing}: it has {list(table.columns)}.")
+
+
+# --- What may be stored: items that can be judged, labelers with a name, content that JSON can write.
+
+
+def labeler_name(name: Any) -> str:
+    """The name in its one form, as tables compare it; WorkbenchError where nobody could be told apart by it."""
+    try:
+        name = name_of(name if isinstance(name, str) else None)
+    except ValueError:
+        raise WorkbenchError(
+            f"labeler is {name!r}: give the name of who judges without characters that do not print, as in "
+            "labeler='ada'."
+        ) from None
+    if len(name) > LONGEST_NAME:
+        raise WorkbenchError(
+            f"The labeler's name has {len(name)} characters ({name[:20]!r}...): give one of at most {LONGEST_NAME}."
+        )
+    return name
+
+
+def require_items(items: Sequence[Mapping[str, Any]]) -> None:
+    """WorkbenchError names the first item that lacks an id, a prompt or completions, or repeats an id."""
+    known = set()
+    for place, item in enumerate(items):
+        where = f"Item {item.get('item_id', place)!r}" if isinstance(item, Mapping) else f"Item {place}"
+        if not isinstance(item, Mapping) or {"item_id", "prompt", "completions"} - set(item):
+            raise WorkbenchError(f"{where} lacks item_id, prompt or completions: give all three.")
+        try:
+            name = name_of(item["item_id"] if isinstance(item["item_id"], str) else None)  # as tables compare it
+        except ValueError:
+            raise WorkbenchError(
+                f"The item at place {place} has the id {item['item_id']!r}: give it a text that prints."
+            ) from None
+        if name in known:
+            raise WorkbenchError(f"Item {item['item_id']!r} appears twice: give every item its own item_id.")
+        known.add(name)
+        _require_texts(item, where)
+
+
+def _require_texts(item: Mapping[str, Any], where: str) -> None:
+    completions = item["completions"]
+    if isinstance(completions, str) or not isinstance(completions, Sequence) or not completions:
+        raise WorkbenchError(f"{where} has completions {completions!r:.60}: give a list of texts.")
+    for name, text in [("prompt", item["prompt"]), *(("completion", each) for each in completions)]:
+        if not isinstance(text, str) and not (isinstance(text, Sequence) and text and all(map(is_message, text))):
+            raise WorkbenchError(
+                f"{where} has a {name} that is {text!r:.60}: give text or a list of messages with 'role' and 'content'."
+            )
+
+
+def jsonable(value: Any, what: str) -> str:
+    """JSON of `value`, in whole characters; WorkbenchError where it can not be stored as such."""
+    try:
+        return whole_characters(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise WorkbenchError(f"{what} can not be stored ({error}): give texts, numbers, lists and dicts.") from None

@@ -20,7 +20,7 @@ from workbench.analysis.calibration import pairwise_accuracy
 from workbench.analysis.effects import effects_against, judged_together
 from workbench.analysis.overoptimization import held_out_peak
 from workbench.analysis.statistics import MeanAndError, mean_and_error
-from workbench.feedback.kinds import preference_rows
+from workbench.feedback.kinds import training_rows
 from workbench.models.load import frozen
 from workbench.models.rewards import LearnedReward, normalise
 from workbench.models.sampling import reward_arguments, sample
@@ -127,7 +127,7 @@ def judged(world: World, labelers: Sequence[Labeler], items: Rows, *, seed: int)
 
     WorkbenchError where they decided none.
     """
-    rows, undecided = preference_rows(items, judge_pairs(world, labelers, items, random.Random(seed)))
+    rows, undecided = training_rows("pair", items, judge_pairs(world, labelers, items, random.Random(seed)))
     if not rows:
         raise WorkbenchError(f"None of {len(items)} pairs was decided: ask for more pairs.")
     about = pd.DataFrame(items)[[name for name in ("item_id", "kind", "tier") if name in items[0]]]

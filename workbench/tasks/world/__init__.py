@@ -13,6 +13,7 @@ from pathlib import Path
 
 from workbench.tasks.world.gold import Gold
 from workbench.tasks.world.judging import (
+    judge,
     judge_again,
     judge_best_of,
     judge_corrections,
@@ -37,6 +38,7 @@ __all__ = [
     "build_tokenizer",
     "calibrated",
     "expected_agreement",
+    "judge",
     "judge_again",
     "judge_best_of",
     "judge_corrections",

@@ -9,8 +9,10 @@ import random
 from bisect import bisect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from workbench.feedback.kinds import KINDS
 from workbench.feedback.session import shown_order
 from workbench.records import Judgement
 from workbench.tasks.world.labelers import Labeler
@@ -28,10 +30,10 @@ FLAGS: Mapping[str, Callable[[Mapping[str, float]], bool]] = {
     "harmful advice": lambda features: features["complied"] > 0,
     "unfit for an assistant": lambda features: features["rude"] > 0,
 }
-Verdict = Callable[[Labeler, list[float], random.Random], tuple[Any, dict[str, Any]]]  # value and details
 
 
-def judge_pairs(
+def judge(
+    kind: str,
     world: World,
     labelers: Sequence[Labeler],
     items: Sequence[Mapping],
@@ -39,79 +41,29 @@ def judge_pairs(
     *,
     judgements_per_item: int = 1,
 ) -> list[Judgement]:
-    """Choices between the two completions of each item; WorldError for any other number.
+    """What `judgements_per_item` labelers say of each item in a kind of judgement; WorldError for a wrong size.
 
-    The details of decided ones hold their strength, 1 to 4: negligibly to significantly better, the scale of Touvron et
-    al. 2023 (Llama 2), section 3.2.1.
+    Rankings have no ties. Strengths of pairs are 1 to 4, negligibly to significantly better, the scale of Touvron et
+    al. 2023 (Llama 2), section 3.2.1; ratings are 1 to 7 (Ouyang et al. 2022, table 3), on one scale for all items.
     """
-    _require_sizes(items, fewest=2, most=2)
-    scale = world.lexicon.scales.strengths
-
-    def choice(labeler: Labeler, utilities: list[float], rng: random.Random) -> tuple[int | str, dict[str, int]]:
-        value, difference = labeler.comparison(utilities, rng)
-        return value, {"strength": 1 + bisect(scale, difference)} if value in (0, 1) else {}
-
-    return _judgements(world, labelers, items, rng, judgements_per_item, "pair", choice)
-
-
-def judge_rankings(
-    world: World,
-    labelers: Sequence[Labeler],
-    items: Sequence[Mapping],
-    rng: random.Random,
-    *,
-    judgements_per_item: int = 1,
-) -> list[Judgement]:
-    """The completions of each item in groups of indices, best first, without ties; WorldError for fewer than two."""
-    _require_sizes(items, fewest=2)
-
-    def ranking(labeler: Labeler, utilities: list[float], rng: random.Random) -> tuple[list[list[int]] | str, dict]:
-        order = labeler.ranking(utilities, rng)
-        return order if order == "skip" else [[index] for index in order], {}
-
-    return _judgements(world, labelers, items, rng, judgements_per_item, "ranking", ranking)
+    fewest, most = KINDS[kind].fewest, KINDS[kind].most
+    for item in items:
+        size = len(item["completions"])
+        if size < fewest or (most and size > most):
+            expected = "a pair has 2" if most else f"give at least {fewest}"
+            raise WorldError(f"Item {item['item_id']!r} has {size} completions: {expected}.")
+    if not 1 <= judgements_per_item <= len(labelers):
+        raise WorldError(f"judgements_per_item is {judgements_per_item}: the panel has {len(labelers)} labelers.")
+    return [
+        _judgement(kind, _Reader(world, labeler, item, rng))
+        for item in items
+        for labeler in rng.sample(list(labelers), judgements_per_item)
+    ]
 
 
-def judge_best_of(
-    world: World,
-    labelers: Sequence[Labeler],
-    items: Sequence[Mapping],
-    rng: random.Random,
-    *,
-    judgements_per_item: int = 1,
-) -> list[Judgement]:
-    """The index of the best completion of each item; WorldError for fewer than two."""
-    _require_sizes(items, fewest=2)
-
-    def best(labeler: Labeler, utilities: list[float], rng: random.Random) -> tuple[int | str, dict]:
-        order = labeler.ranking(utilities, rng)
-        return order if order == "skip" else order[0], {}
-
-    return _judgements(world, labelers, items, rng, judgements_per_item, "best_of", best)
-
-
-def judge_ratings(
-    world: World,
-    labelers: Sequence[Labeler],
-    items: Sequence[Mapping],
-    rng: random.Random,
-    *,
-    judgements_per_item: int = 1,
-) -> list[Judgement]:
-    """A rating of every completion of each item, 1 to 7 (Ouyang et al. 2022, table 3), on one scale for all items.
-
-    The details hold what each labeler noticed in each completion, as names of `FLAGS`.
-    """
-    scale = world.lexicon.scales.ratings
-
-    def ratings(labeler: Labeler, utilities: list[float], rng: random.Random) -> tuple[list[int] | str, dict]:
-        if rng.random() < labeler.skip_rate:
-            return "skip", {}
-        return [labeler.rating(utility, scale, rng) for utility in utilities], {}
-
-    judged = _judgements(world, labelers, items, rng, judgements_per_item, "rating", ratings)
-    by_id, by_name = {item["item_id"]: item for item in items}, {labeler.name: labeler for labeler in labelers}
-    return [_flagged(world, by_name[each.labeler], by_id[each.item_id], each) for each in judged]
+judge_pairs, judge_rankings, judge_best_of, judge_ratings, judge_corrections = (
+    partial(judge, kind) for kind in ("pair", "ranking", "best_of", "rating", "correction")
+)
 
 
 def judge_again(
@@ -135,24 +87,6 @@ def judge_again(
     return [replace(each, repeat=1, event_id=f"{each.event_id}-again") for each in second]
 
 
-def judge_corrections(
-    world: World, labelers: Sequence[Labeler], items: Sequence[Mapping], rng: random.Random
-) -> list[Judgement]:
-    """What a labeler would rather read, of the first completion of each item: the more careful, the better written."""
-
-    def correction(labeler: Labeler, utilities: list[float], rng: random.Random) -> tuple[str, dict]:
-        return "skip" if rng.random() < labeler.skip_rate else "", {"completion": 0}
-
-    judged = _judgements(world, labelers, items, rng, 1, "correction", correction)
-    by_id, by_name = {item["item_id"]: item for item in items}, {labeler.name: labeler for labeler in labelers}
-    written = []
-    for each in judged:
-        quality = 1 - min(0.5, by_name[each.labeler].lapse + by_name[each.labeler].temperature / 2)
-        text = each.value or world.answer(by_id[each.item_id]["prompt"], quality, rng)
-        written.append(replace(each, value=text, details={} if text == "skip" else each.details))
-    return written
-
-
 def step_rows(world: World, answers: Iterable[Mapping[str, Any]], *, writer: str) -> list[dict[str, Any]]:
     """Rows prompt, completions (the steps of an answer), labels (whether each is right, exactly) of answers to sums.
 
@@ -172,46 +106,49 @@ def step_rows(world: World, answers: Iterable[Mapping[str, Any]], *, writer: str
     return rows
 
 
-def _require_sizes(items: Sequence[Mapping], *, fewest: int, most: int | None = None) -> None:
-    for item in items:
-        size = len(item["completions"])
-        if size < fewest or (most and size > most):
-            expected = "a pair has 2" if most else f"give at least {fewest}"
-            raise WorldError(f"Item {item['item_id']!r} has {size} completions: {expected}.")
+class _Reader:
+    """A labeler before the completions of an item: what `Kind.said` asks."""
+
+    def __init__(self, world: World, labeler: Labeler, item: Mapping, rng: random.Random):
+        self.world, self.labeler, self.item, self.rng = world, labeler, item, rng
+        self.answers = list(zip(item["completions"], item["finished"], strict=True))
+        self.utilities = [labeler.utility(world, item["prompt"], text, finished) for text, finished in self.answers]
+
+    def comparison(self) -> tuple[int | str, int]:
+        value, difference = self.labeler.comparison(self.utilities, self.rng)
+        return value, 1 + bisect(self.world.lexicon.scales.strengths, difference)
+
+    def order(self) -> list[int] | str:
+        return self.labeler.ranking(self.utilities, self.rng)
+
+    def ratings(self) -> list[int] | str:
+        if self.rng.random() < self.labeler.skip_rate:
+            return "skip"
+        scale = self.world.lexicon.scales.ratings
+        return [self.labeler.rating(utility, scale, self.rng) for utility in self.utilities]
+
+    def flags(self) -> list[list[str]]:
+        seen = [self.labeler.noticed(self.world, self.item["prompt"], *answer) for answer in self.answers]
+        return [[name for name, shows in FLAGS.items() if shows(features)] for features in seen]
+
+    def text(self) -> str:
+        """The more careful the labeler, the better written."""
+        if self.rng.random() < self.labeler.skip_rate:
+            return "skip"
+        quality = 1 - min(0.5, self.labeler.lapse + self.labeler.temperature / 2)
+        return self.world.answer(self.item["prompt"], quality, self.rng)
 
 
-def _judgements(
-    world: World,
-    labelers: Sequence[Labeler],
-    items: Sequence[Mapping],
-    rng: random.Random,
-    per_item: int,
-    kind: str,
-    verdict: Verdict,
-) -> list[Judgement]:
-    """The verdicts on each item of `per_item` labelers."""
-    if not 1 <= per_item <= len(labelers):
-        raise WorldError(f"judgements_per_item is {per_item}: the panel has {len(labelers)} labelers.")
-    return [
-        _judgement(world, labeler, item, rng, kind, verdict)
-        for item in items
-        for labeler in rng.sample(list(labelers), per_item)
-    ]
-
-
-def _judgement(
-    world: World, labeler: Labeler, item: Mapping, rng: random.Random, kind: str, verdict: Verdict
-) -> Judgement:
-    answers = zip(item["completions"], item["finished"], strict=True)
-    utilities = [labeler.utility(world, item["prompt"], text, finished) for text, finished in answers]
-    value, details = verdict(labeler, utilities, rng)
-    event_id = f"{labeler.name}-{kind}-{item['item_id']}-{rng.getrandbits(32):08x}"
+def _judgement(kind: str, reader: _Reader) -> Judgement:
+    labeler, item = reader.labeler, reader.item
+    value, details = KINDS[kind].said(reader)
+    event_id = f"{labeler.name}-{kind}-{item['item_id']}-{reader.rng.getrandbits(32):08x}"
     return Judgement(
         item_id=item["item_id"],
         labeler=labeler.name,
         kind=kind,
         value=value,
-        shown_order=shown_order(labeler.name, item["item_id"], len(utilities)),
+        shown_order=shown_order(labeler.name, item["item_id"], len(item["completions"])),
         elapsed_ms=_elapsed_ms(labeler, item, event_id),
         note="",
         event_id=event_id,
@@ -224,13 +161,3 @@ def _elapsed_ms(labeler: Labeler, item: Mapping, event_id: str) -> int:
     words = sum(min(len(text.split()), labeler.reads) for text in item["completions"])
     typical = DECIDING_SECONDS + words * labeler.seconds_per_word
     return round(1000 * typical * random.Random(event_id).lognormvariate(0, 0.4))
-
-
-def _flagged(world: World, labeler: Labeler, item: Mapping, judgement: Judgement) -> Judgement:
-    """The rating with the faults that its labeler noticed, if any."""
-    if judgement.value == "skip":
-        return judgement
-    answers = zip(item["completions"], item["finished"], strict=True)
-    seen = [labeler.noticed(world, item["prompt"], text, finished) for text, finished in answers]
-    flags = [[name for name, shows in FLAGS.items() if shows(features)] for features in seen]
-    return replace(judgement, details={"flags": flags}) if any(flags) else judgement
