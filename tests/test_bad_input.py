@@ -18,7 +18,6 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from tiny_models import tiny_model, word_tokenizer
@@ -28,8 +27,7 @@ from workbench import WorkbenchError, cli
 from workbench.models import add_lora, build_policy, load_policy, load_reward_model
 from workbench.models.packing import pack_documents
 from workbench.models.sampling import sample
-from workbench.pipeline import workers
-from workbench.pipeline.warm_start import WarmStart, is_possible
+from workbench.pipeline import schedule, workers
 from workbench.runs.record import requested
 from workbench.runs.resume import load_checkpoint
 from workbench.tasks import FileTask, WorldTask
@@ -384,15 +382,12 @@ def here(tmp_path_factory, world) -> Path:
 @pytest.fixture(scope="module")
 def stages_start_at_once() -> Iterator[None]:
     """All commands of this process share what a command keeps for its own stages, where the system can."""
-    if not is_possible():
-        yield
-        return
-    server = WarmStart(workers.environment(1))
-    shared = SimpleNamespace(alive=True, popen=server.popen, close=lambda: None)
+    shared = workers.Processes(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workers, "WarmStart", lambda environment: shared)
+        patch.setattr(schedule, "Processes", lambda threads: contextlib.nullcontext(shared))
+        patch.setattr(schedule, "closing", lambda processes: processes)
         yield
-    server.close()
+    shared.close()
 
 
 def execute(case: Case, here: Path) -> Outcome:

@@ -15,8 +15,8 @@ from test_cli import RUN_DIR, write_notebook
 
 from workbench import WorkbenchError, cli
 from workbench.pipeline import notebooks, recipes
-from workbench.pipeline.ledger import seconds_left
 from workbench.pipeline.notebooks import Parameter
+from workbench.pipeline.schedule import seconds_left
 from workbench.pipeline.sweeps import Sweep, plan_sweep, read_values, sweep_table
 from workbench.runs import files
 from workbench.studies.frontier import SEED

@@ -17,14 +17,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from workbench import BAD_INPUT, DONE, FAILED, STOPPED, WorkbenchError
-from workbench.pipeline.schedule import executed
+from workbench.pipeline.schedule import SECONDS_BETWEEN_LOOKS, executed, wait_until_free
 from workbench.pipeline.workers import SECONDS_TO_STOP, Processes
 from workbench.runs import files
 from workbench.runs.record import thread_count
 
 SECONDS_TO_CONNECT = 3
-SECONDS_FOR_A_PREDECESSOR = 120  # to notice that whoever started it is gone, and to stop
-SECONDS_BETWEEN_LOOKS = 0.5
 SPARE: list[tuple[str, Processes]] = []  # of this worker, and the call that they imported everything for
 T = TypeVar("T")
 
@@ -179,15 +177,6 @@ def is_withdrawn(ticket: Path, call: str) -> bool:
         return True
     except OSError:  # a network disk that does not answer just now
         return False
-
-
-def wait_until_free(folder: Path, *, until: Callable[[], bool]) -> None:
-    """Wait for an earlier attempt that still writes in a stage's folder, for some time and `until` it is pointless."""
-    lock, began = folder / ".notebook.lock", time.monotonic()
-    while lock.exists() and time.monotonic() - began < SECONDS_FOR_A_PREDECESSOR and not until():
-        with suppress(WorkbenchError), files.locked(lock):
-            return
-        time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ The job comes as one line of JSON on stdin, which stays open: when it closes, wh
 notebook prints goes to stdout, the last line of stderr says why it failed, the exit code is that of the command line.
 """
 
-import contextlib
 import json
 import os
 import re
@@ -15,32 +14,14 @@ from pathlib import Path
 
 import nbformat
 import papermill
-from jupyter_client import AsyncKernelManager
-from jupyter_client.kernelspec import KernelSpec
 from nbclient.exceptions import DeadKernelError
 
 from workbench import BAD_INPUT, DONE, FAILED, STOPPED, WorkbenchError
-from workbench.pipeline import spare_kernel
+from workbench.pipeline.kernel import OwnKernelManager, signal_kernel
 from workbench.runs import files
 
 WRITTEN_OVER = re.compile(r"^.*\r(?=[^\n])", re.MULTILINE)  # what a terminal no longer shows of a line
 SECONDS_TO_FINISH_A_STEP = 30  # after an interrupt; then the kernel is killed
-
-
-class OwnKernelManager(AsyncKernelManager):
-    """Kernels of this interpreter, whichever others the installed kernelspecs name."""
-
-    current: "OwnKernelManager | None" = None
-
-    def __init__(self, **traits):
-        super().__init__(**traits)
-        OwnKernelManager.current = self
-
-    @property
-    def kernel_spec(self) -> KernelSpec:
-        extension = "--InteractiveShellApp.extensions=workbench.pipeline.kernel"
-        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", extension]
-        return KernelSpec(argv=argv, display_name="Python 3", language="python", metadata=spare_kernel.metadata())
 
 
 class Stopped(Exception):
@@ -65,14 +46,6 @@ class Stop:
     def refuse_next_cell(self, **cell) -> None:
         if self.asked:
             raise Stopped
-
-
-def signal_kernel(number: int) -> None:
-    """Send a signal to the kernel and the processes that it started, if there is one."""
-    process = getattr(getattr(OwnKernelManager.current, "provisioner", None), "process", None)
-    with contextlib.suppress(ProcessLookupError):
-        if process is not None:
-            os.killpg(os.getpgid(process.pid), number)
 
 
 def main() -> int:

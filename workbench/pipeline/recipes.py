@@ -6,6 +6,7 @@ import glob
 import itertools
 import os
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,9 +111,13 @@ def repetitions(
                 f"Stage {stage['name']} of {shown(path)} uses {{{name}}} in a parameter: put it into its name as well, "
                 "so that every repetition has a folder of its own."
             )
-    combinations = itertools.product(*(lists[name] for name in used))
     plain = {key: value for key, value in stage.items() if key != "each"}
-    return [replaced(plain, dict(zip(used, values, strict=True))) for values in combinations]
+    return [replaced(plain, values) for values in combinations({name: lists[name] for name in used})]
+
+
+def combinations(lists: Mapping[str, Sequence[Value]]) -> list[dict[str, Value]]:
+    """One value of each list, in every way; the last list changes first."""
+    return [dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())]
 
 
 def replaced(entry: object, values: dict[str, Value]) -> object:
@@ -224,10 +229,8 @@ def plan_recipe(path: Path, *, assignments: list[str], out: str, preset_name: st
     check_folder(resolve(out))
     names = [entry.name for entry in entries]
     extra = assigned(assignments, {entry.name: entry.notebook for entry in entries})
-    stages = []
-    for entry in entries:
-        given = entry.given | checked(entry.notebook, extra[entry.name], "-p")
-        stages.append(placed_stage(entry.name, entry.notebook, given=given, out=out, names=names))
+    given = [checked(entry.notebook, extra[entry.name], "-p") for entry in entries]
+    stages = [placed_stage(entry, own, out=out, names=names) for entry, own in zip(entries, given, strict=True)]
     return Plan(
         name=recipe["name"],
         folder=resolve(out),
@@ -312,9 +315,9 @@ def owners_of(target: str, notebooks: dict[str, Notebook], source: str) -> list[
     return owners
 
 
-def placed_stage(name: str, notebook: Notebook, *, given: dict[str, Value], out: str, names: list[str]) -> Stage:
-    """The stage in its folder below `out`, with `{out}` replaced and the stages that it builds on."""
-    root = resolve(out)
+def placed_stage(entry: Entry, given: dict[str, Value], *, out: str, names: list[str]) -> Stage:
+    """The entry, also with these values, in its folder below `out`: {out} replaced, with the stages it builds on."""
+    name, notebook, given, root = entry.name, entry.notebook, entry.given | given, resolve(out)
     if "run_dir" in notebook.parameters:
         given = given | {"run_dir": f"{{out}}/{name}"}
     inputs = input_paths(replace_out(notebook.defaults | given, str(root)), root / name)

@@ -1,4 +1,7 @@
-"""Executes a plan: what is finished is skipped, what does not depend on each other may run side by side."""
+"""Executes a plan: what is finished is skipped, what does not depend on each other may run side by side.
+
+A `Ledger` keeps in sweep.json what becomes of each run of a sweep as it happens.
+"""
 
 import glob
 import hashlib
@@ -9,19 +12,24 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Protocol, TextIO
 
-from workbench import DONE, STOPPED, WorkbenchError
+from workbench import BAD_INPUT, DONE, FAILED, STOPPED, WorkbenchError
 from workbench.pipeline.recipes import Plan, Stage, refuse_missing_inputs
-from workbench.pipeline.workers import Processes
-from workbench.runs.files import read_json, sha256, shown
+from workbench.pipeline.workers import Processes, imported_by
+from workbench.runs.files import locked, read_json, sha256, shown, write_json
 from workbench.runs.progress import duration
 from workbench.runs.record import refuse_other_parameters, thread_count
 
 Codes = dict[str, int | None]  # exit codes by stage, None for a stage that was not begun
+NOT_RUN, FINISHED, BROKEN, SKIPPED, CUT_SHORT = "not run", "finished", "failed", "skipped", "stopped"
+SECONDS_BETWEEN_WRITES = 1.0
+SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_FOR_A_PREDECESSOR = 120  # to notice that whoever started it is gone, and to stop
 
 
 def run_plan(plan: Plan) -> int:
@@ -66,15 +74,9 @@ def run_stages(
                 elif len(running) < jobs and all(name in codes for name in stage.needs):
                     waiting.remove(stage)
                     running[pool.submit(run_stage, stage)] = stage
-            collect(running, codes)
+            for ended in wait(running, return_when=FIRST_COMPLETED).done:
+                codes[running.pop(ended).name] = ended.result()
     return codes
-
-
-def collect(running: dict[Future, Stage], codes: Codes) -> None:
-    """Wait for a running stage and move it to the exit codes by name."""
-    ended, _ = wait(running, return_when=FIRST_COMPLETED)
-    for future in ended:
-        codes[running.pop(future).name] = future.result()
 
 
 class RunsProcesses(Protocol):
@@ -140,14 +142,15 @@ def stopping_on_signals(execution: Execution) -> Iterator[None]:
 
 
 def job(stage: Stage, key: str) -> dict:
-    """What `workbench.pipeline.execute` has to know."""
-    metadata = {"key": key, "execution": uuid.uuid4().hex, "notebook": stage.notebook.name, "stage": stage.name}
+    """What the process of a stage has to know, and the one that it is forked from."""
+    notebook = stage.notebook
     return {
         "name": stage.name,
-        "notebook": str(stage.notebook.path),
+        "notebook": str(notebook.path),
+        "imports": imported_by(notebook.sources),
         "folder": str(stage.folder),
         "parameters": stage.given,
-        "metadata": metadata,
+        "metadata": {"key": key, "execution": uuid.uuid4().hex, "notebook": notebook.name, "stage": stage.name},
     }
 
 
@@ -180,3 +183,106 @@ def executed(folder: Path) -> dict:
     with suppress(WorkbenchError, KeyError, TypeError):
         about = read_json(folder / "notebook.ipynb")["metadata"]["workbench"]
     return about if isinstance(about, dict) else {}
+
+
+def wait_until_free(folder: Path, *, until: Callable[[], bool]) -> None:
+    """Wait for an earlier attempt that still writes in a stage's folder, for some time and `until` it is pointless."""
+    lock, began = folder / ".notebook.lock", time.monotonic()
+    while lock.exists() and time.monotonic() - began < SECONDS_FOR_A_PREDECESSOR and not until():
+        with suppress(WorkbenchError), locked(lock):
+            return
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+# What becomes of each run of a sweep
+
+
+class Ledger:
+    """Runs the stages of an execution, again where they failed, and notes in sweep.json how each of them ended."""
+
+    def __init__(self, execution: Execution, record: dict, *, retries: int):
+        self.execution, self.record, self.retries = execution, record, retries
+        self.began, self.written_at = time.monotonic(), -float("inf")
+        self.writing = threading.Lock()
+        self.write()
+
+    def run_stage(self, stage: Stage) -> int:
+        """Execute one stage, again where it failed for another reason than bad input; its exit code."""
+        for number in count(1):
+            code = self._attempt(stage)
+            if code in (DONE, BAD_INPUT) or self.execution.stopped or number > self.retries:
+                break
+            self.execution.say(stage, f"retry {number} of {self.retries}")
+        status = FINISHED if code == DONE else CUT_SHORT if self.execution.stopped else BROKEN
+        problem = self.execution.sentences.get(stage.name, "") if status == BROKEN else ""
+        with self.writing:
+            self.record["runs"][stage.name] |= {"status": status, "problem": problem}
+            if time.monotonic() - self.written_at > SECONDS_BETWEEN_WRITES:
+                self.write()
+            if stage.name in self.execution.seconds and not self.execution.stopped:
+                self.execution.print_line(self.progress())
+        return code
+
+    def _attempt(self, stage: Stage) -> int:
+        wait_until_free(stage.folder, until=lambda: self.execution.stopped)
+        try:
+            return self.execution.run_stage(stage)
+        except (WorkbenchError, OSError) as error:
+            sentence = f"{stage.name} failed: {error}"
+            self.execution.sentences[stage.name] = sentence
+            self.execution.print_line(sentence, file=sys.stderr)
+            return BAD_INPUT if isinstance(error, WorkbenchError) else FAILED
+
+    def named(self, *statuses: str) -> list[str]:
+        """The runs that have one of these statuses."""
+        return [name for name, run in self.record["runs"].items() if run["status"] in statuses]
+
+    def progress(self) -> str:
+        """How many stages are done, and about how long the others will take."""
+        notebooks = {stage.name: stage.notebook.name for stage in self.execution.plan.stages}
+        finished, seconds = self.named(FINISHED), dict(self.execution.seconds)
+        failed = len(self.named(BROKEN))
+        done = f"{len(finished)} of {len(notebooks)} stages done" + (f", {failed} failed" if failed else "")
+        taken = [(notebooks[name], seconds[name]) for name in finished if name in seconds]
+        waiting = [notebooks[name] for name in self.named(NOT_RUN)]
+        if not taken or not waiting:
+            return done
+        left = seconds_left(waiting, taken, elapsed=time.monotonic() - self.began)
+        return f"{done}, about {duration(left)} left"
+
+    def conclude(self, codes: Codes) -> int:
+        """Note what was not run and why, and say what failed; the exit code of the sweep."""
+        runs = self.record["runs"]
+        for stage in self.execution.plan.stages:
+            lost = [need for need in stage.needs if runs[need]["status"] in (BROKEN, SKIPPED)]
+            if codes[stage.name] is None and lost:
+                runs[stage.name] |= {"status": SKIPPED, "problem": f"{stage.name} needs {', '.join(lost)}."}
+        self.write()
+        failed, skipped, left = self.named(BROKEN), self.named(SKIPPED), self.named(NOT_RUN, CUT_SHORT)
+        if failed:
+            because = f", {len(skipped)} were not run because they need them" if skipped else ""
+            print(f"{len(failed)} of {len(codes)} stages failed{because}:", file=sys.stderr)
+            print(*(f"  {runs[name]['problem']}" for name in failed + skipped), sep="\n", file=sys.stderr)
+            print("run the same command again to try them again", file=sys.stderr)
+        if left:
+            print(f"stopped at stage {left[0]}: run the same command again to continue", file=sys.stderr)
+        return STOPPED if left else FAILED if failed else DONE
+
+    def write(self) -> None:
+        """Write sweep.json."""
+        self.written_at = time.monotonic()
+        write_json(self.execution.plan.folder / "sweep.json", self.record)
+
+
+def seconds_left(waiting: list[str], taken: list[tuple[str, float]], *, elapsed: float) -> float:
+    """Estimate for the stages that wait, by their notebooks: the mean of those that ran, at the pace until now.
+
+    `taken` has the notebook and the seconds of every stage that ran. They may have run side by side, or waited on a
+    cluster: `elapsed` over their sum is what one second of a stage has cost so far.
+    """
+    every = [seconds for _, seconds in taken]
+    total = 0.0
+    for notebook in waiting:
+        same = [seconds for name, seconds in taken if name == notebook] or every
+        total += sum(same) / len(same)
+    return total * elapsed / sum(every)

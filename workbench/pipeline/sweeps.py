@@ -1,17 +1,25 @@
-"""Grids: which parameters a sweep varies and which stages that reaches, read from `-p NAME=VALUES` and checked."""
+"""Sweeps: a recipe or notebook at every point of a grid, what points share executed once, one table of the results.
+
+sweep = plan_sweep("tour", ["kl_coef=0,.05,.15,.5", "seed=0:3"], out="runs/kl")
+run_sweep(sweep)
+sweep_table("runs/kl")
+
+`run_sweep` takes any concurrent.futures executor as well, such as that of a Dask cluster. In the folder sweep.json says
+what was asked for last and what became of it, and sweep.csv is the table.
+"""
 
 from __future__ import annotations
 
 import copy
 import csv
+import functools
 import hashlib
-import itertools
 import json
 import math
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -20,13 +28,13 @@ from typing import TYPE_CHECKING
 
 from workbench import DONE, WorkbenchError
 from workbench.pipeline.cluster import Elsewhere, ticket
-from workbench.pipeline.ledger import FINISHED, NOT_RUN, Ledger, record_path
 from workbench.pipeline.notebooks import Notebook, Parameter, Value, checked, find, read_notebook
 from workbench.pipeline.recipes import (
     Entry,
     Plan,
     Stage,
     check_folder,
+    combinations,
     input_paths,
     owners_of,
     placed_stage,
@@ -36,7 +44,15 @@ from workbench.pipeline.recipes import (
     recipe_paths,
     split_assignment,
 )
-from workbench.pipeline.schedule import Codes, Execution, refuse_what_can_not_run, run_stages
+from workbench.pipeline.schedule import (
+    FINISHED,
+    NOT_RUN,
+    Codes,
+    Execution,
+    Ledger,
+    refuse_what_can_not_run,
+    run_stages,
+)
 from workbench.pipeline.workers import Processes
 from workbench.runs import files
 from workbench.runs.files import resolve
@@ -45,104 +61,74 @@ from workbench.runs.record import thread_count
 if TYPE_CHECKING:
     import pandas as pd
 
-
 LARGEST = 10_000  # points; more is a slip of the pen
 RANGED = ("int", "float")  # kinds of parameters
 RANGE = r"[+-]?\d{1,9}(:[+-]?\d{1,9}){1,2}"
+# Runs that differ only in these are put together where figures are drawn, by the ends of their names.
+REPETITIONS = {"world_seed": "world", "seed": "seed"}
+LONGEST_VALUE = 40  # characters of a folder's name
 
 
-@dataclass(frozen=True, kw_only=True)
-class Assignment:
-    """One `-p NAME=VALUES`."""
-
-    text: str
-    target: str  # NAME or STAGE.NAME
-    parameter: str
-    owners: tuple[str, ...]  # stages that have it
-    values: tuple[Value, ...]
-    swept: bool  # written as a list or a range; otherwise a constant
+# Grids: which parameters vary and which stages that reaches, read from `-p NAME=VALUES` and checked
 
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """A parameter that varies."""
+    """One `-p NAME=VALUES`: a parameter that varies, or one value that is the same everywhere."""
 
-    name: str  # NAME, or STAGE.NAME where two stages' NAME vary apart
+    name: str  # NAME or STAGE.NAME as given; of an axis just NAME, unless two stages' NAME vary apart
     parameter: str
     stages: tuple[str, ...]  # that take its value
     values: tuple[Value, ...]
+    swept: bool  # written as a list or a range
 
 
-@dataclass(frozen=True, kw_only=True)
-class Grid:
-    """Every combination of the values of the axes, with constants for the rest."""
+def read_grid(assignments: list[str], entries: list[Entry], out: str) -> tuple[list[Axis], list[Entry]]:
+    """What varies, and the stages with what is the same everywhere; of what is given twice for one the later counts.
 
-    axes: tuple[Axis, ...]
-    constants: Mapping[str, Mapping[str, Value]]  # by stage and parameter
-
-    @property
-    def points(self) -> list[dict[str, Value]]:
-        """Each combination as a value per axis; the last axis changes first."""
-        names = [axis.name for axis in self.axes]
-        return [
-            dict(zip(names, values, strict=True)) for values in itertools.product(*(axis.values for axis in self.axes))
-        ]
-
-    def axes_of(self, stage: str) -> list[Axis]:
-        """Those whose value the stage itself takes."""
-        return [axis for axis in self.axes if stage in axis.stages]
-
-
-def read_grid(assignments: list[Assignment], notebooks: Mapping[str, Notebook], *, gathering: Collection[str]) -> Grid:
-    """The grid; where one parameter of a stage is given twice, the later counts.
-
-    Stages that read the folder of the whole sweep (`gathering`) take varied values only where they are named. Raises
-    WorkbenchError for an axis that reaches no stage, one that is given twice and more than `LARGEST` points.
+    Stages that read the folder of the whole sweep take varied values only where they are named. Raises WorkbenchError
+    for an axis that reaches no stage, one that is given twice and more than `LARGEST` points.
     """
     if not assignments:
         raise WorkbenchError("A sweep varies something: write for example -p seed=0:3, or use `workbench run`.")
-    settled = {(owner, each.parameter): each for each in assignments for owner in each.owners}
-    constants = {stage: {} for stage in notebooks}
+    notebooks = {entry.name: entry.notebook for entry in entries}
+    given = [read_assignment(text, notebooks) for text in assignments]
+    settled = {(stage, each.parameter): each for each in given for stage in each.stages}
+    constants = {entry.name: {} for entry in entries}
     for (stage, parameter), each in settled.items():
         if not each.swept:
             constants[stage][parameter] = each.values[0]
-    axes = []
-    for each in assignments:
-        reached = [owner for owner in each.owners if settled[owner, each.parameter] is each]
-        if each.swept:
-            axes.append(_axis(each, reached, assignments, gathering=gathering))
+    entries = [replace(entry, given=entry.given | constants[entry.name]) for entry in entries]
+    gathering, axes = gathering_entries(entries, out), []
+    for text, each in zip(assignments, given, strict=True):
+        if not each.swept:
+            continue
+        if sum(other.name == each.name for other in given) > 1:
+            raise WorkbenchError(f"-p {each.name} is given twice: write its values as one list, {each.name}=A,B.")
+        reached = [stage for stage in each.stages if settled[stage, each.parameter] is each]
+        if each.name == each.parameter:
+            reached = [stage for stage in reached if stage not in gathering] or reached
+        if not reached:
+            raise WorkbenchError(f"-p {text} reaches no stage: later -p set {each.parameter} for each of them.")
+        alone = sum(other.swept and other.parameter == each.parameter for other in given) == 1
+        axes.append(replace(each, name=each.parameter if alone else each.name, stages=tuple(reached)))
     if math.prod(len(axis.values) for axis in axes) > LARGEST:
         sizes = " x ".join(f"{len(axis.values)} of {axis.name}" for axis in axes)
         raise WorkbenchError(f"The grid has {sizes} points: a sweep holds at most {LARGEST}.")
-    return Grid(axes=tuple(axes), constants=constants)
+    return axes, entries
 
 
-def _axis(each: Assignment, reached: list[str], assignments: list[Assignment], *, gathering: Collection[str]) -> Axis:
-    targets = [other.target for other in assignments]
-    if targets.count(each.target) > 1:
-        raise WorkbenchError(f"-p {each.target} is given twice: write its values as one list, {each.target}=A,B.")
-    if each.target == each.parameter:
-        reached = [stage for stage in reached if stage not in gathering] or reached
-    if not reached:
-        raise WorkbenchError(f"-p {each.text} reaches no stage: later -p set {each.parameter} for each of them.")
-    alone = sum(other.swept and other.parameter == each.parameter for other in assignments) == 1
-    name = each.parameter if alone else each.target
-    return Axis(name=name, parameter=each.parameter, stages=tuple(reached), values=each.values)
-
-
-def read_assignment(text: str, notebooks: dict[str, Notebook]) -> Assignment:
+def read_assignment(text: str, notebooks: dict[str, Notebook]) -> Axis:
     """`-p NAME=VALUES` with the type of its parameter; WorkbenchError where a stage, name or value does not fit."""
     target, given = split_assignment(text)
     owners = owners_of(target, notebooks, f"-p {text}")
-    parameter = target.rpartition(".")[2]
-    found = {notebooks[owner].parameters[parameter].kind: notebooks[owner].parameters[parameter] for owner in owners}
+    name = target.rpartition(".")[2]
+    found = {notebooks[owner].parameters[name].kind: notebooks[owner].parameters[name] for owner in owners}
     if len(found) > 1:
         kinds = f"{' and '.join(found)} in {', '.join(owners)}"
-        raise WorkbenchError(f"-p {text}: {parameter} is {kinds}: name the stage, {owners[0]}.{parameter}=VALUES.")
+        raise WorkbenchError(f"-p {text}: {name} is {kinds}: name the stage, {owners[0]}.{name}=VALUES.")
     values, swept = read_values(given, *found.values(), source=f"-p {text}")
-    return Assignment(
-        text=text, target=target, parameter=parameter, owners=tuple(owners), values=tuple(values), swept=swept
-    )
+    return Axis(name=target, parameter=name, stages=tuple(owners), values=tuple(values), swept=swept)
 
 
 def read_values(given: str, parameter: Parameter, *, source: str) -> tuple[list[Value], bool]:
@@ -177,12 +163,7 @@ def read_range(piece: str, parameter: Parameter, source: str) -> list[str]:
     return [str(number) for number in range(*numbers)]
 
 
-# --- The stages of a sweep: each once for all points that share it, in a folder whose name says what it depends on.
-
-
-# Runs that differ only in these are put together where figures are drawn, by the ends of their names.
-REPETITIONS = {"world_seed": "world", "seed": "seed"}
-LONGEST_VALUE = 40  # characters of a folder's name
+# The stages of a sweep: each once for all points that share it, in a folder whose name says what it depends on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,57 +179,44 @@ class Variant:
 class Variants:
     """The variant that each stage of a recipe has at each point of a grid."""
 
-    def __init__(self, entries: list[Entry], grid: Grid, out: str):
-        self.entries, self.grid, self.out = {entry.name: entry for entry in entries}, grid, out
-        self.titles = same_work(self.entries, grid)
+    def __init__(self, axes: list[Axis], entries: list[Entry], out: str):
+        self.axes, self.entries, self.out = axes, {entry.name: entry for entry in entries}, out
+        self.titles = same_work(axes, entries)
         self.made: dict[str, Variant] = {}  # by folder
-        self._placed: dict[tuple, tuple[Stage, list[str]]] = {}
+        self._placed = functools.cache(self._place)
 
     def at(self, point: Mapping[str, Value]) -> dict[str, Variant]:
         """The variant of every entry at a point."""
         found: dict[str, Variant] = {}
-        for name in self.entries:
-            own = {axis.name: point[axis.name] for axis in self.grid.axes_of(name)}
-            placed, direct = self._place(name, own)
-            used = set(own).union(*(found[need].values for need in direct))
-            values = {axis.name: point[axis.name] for axis in self.grid.axes if axis.name in used}
-            moved = {need: found[need].stage.name for need in direct}
-            found[name] = self._make(name, placed, moved=moved, values=values)
+        for name, title in self.titles.items():
+            own = [axis for axis in self.axes if name in axis.stages]
+            placed, direct = self._placed(name, tuple((axis.parameter, point[axis.name]) for axis in own))
+            used = {axis.name for axis in own}.union(*(found[need].values for need in direct))
+            values = {axis.name: point[axis.name] for axis in self.axes if axis.name in used}
+            folder = folder_name(title, values)
+            if folder not in self.made:
+                moved = {need: found[need].stage.name for need in direct}
+                gathers = tuple(need for need in placed.needs if need not in moved)
+                stage = moved_stage(placed, folder, moved=moved, out=self.out)
+                self.made[folder] = Variant(entry=title, stage=stage, gathers=gathers, values=values)
+            found[name] = self.made[folder]
+            if (found[name].entry, found[name].values) != (title, values):
+                raise WorkbenchError(
+                    f"Two stages of this sweep would share the folder {folder}: rename one in the recipe."
+                )
         return found
 
-    def _place(self, name: str, own: Mapping[str, Value]) -> tuple[Stage, list[str]]:
-        """The entry with its own values of the axes in the folder of its name, and its `direct_needs`; made once."""
-        key = (name, *own.values())
-        if key not in self._placed:
-            entry = self.entries[name]
-            swept = {axis.parameter: own[axis.name] for axis in self.grid.axes_of(name)}
-            given = entry.given | dict(self.grid.constants[name]) | swept
-            placed = placed_stage(name, entry.notebook, given=given, out=self.out, names=list(self.entries))
-            self._placed[key] = placed, direct_needs(placed, resolve(self.out))
-        return self._placed[key]
-
-    def _make(self, name: str, placed: Stage, *, moved: Mapping[str, str], values: Mapping[str, Value]) -> Variant:
-        """The variant in its folder; the one that is there already where it is the same work."""
-        title = self.titles[name]
-        folder = folder_name(title, values)
-        if folder not in self.made:
-            stage = moved_stage(placed, folder, moved=moved, out=self.out)
-            gathers = tuple(need for need in placed.needs if need not in moved)
-            self.made[folder] = Variant(entry=title, stage=stage, gathers=gathers, values=values)
-        if (self.made[folder].entry, self.made[folder].values) != (title, values):
-            raise WorkbenchError(f"Two stages of this sweep would share the folder {folder}: rename one in the recipe.")
-        return self.made[folder]
+    def _place(self, name: str, swept: tuple[tuple[str, Value], ...]) -> tuple[Stage, list[str]]:
+        """The entry with its own values of the axes in the folder of its name, and its `direct_needs`."""
+        placed = placed_stage(self.entries[name], dict(swept), out=self.out, names=list(self.entries))
+        return placed, direct_needs(placed, resolve(self.out))
 
 
-def gathering_entries(entries: list[Entry], constants: Mapping[str, Mapping[str, Value]], out: str) -> set[str]:
+def gathering_entries(entries: list[Entry], out: str) -> set[str]:
     """Names of the entries that read the folder of the whole sweep, or all folders in it that fit a pattern."""
-    names, found = [entry.name for entry in entries], set()
-    for entry in entries:
-        given = entry.given | dict(constants.get(entry.name, {}))
-        placed = placed_stage(entry.name, entry.notebook, given=given, out=out, names=names)
-        if set(placed.needs) - set(direct_needs(placed, resolve(out))):
-            found.add(entry.name)
-    return found
+    names = [entry.name for entry in entries]
+    placed = [placed_stage(entry, {}, out=out, names=names) for entry in entries]
+    return {stage.name for stage in placed if set(stage.needs) - set(direct_needs(stage, resolve(out)))}
 
 
 def direct_needs(stage: Stage, root: Path) -> list[str]:
@@ -256,20 +224,18 @@ def direct_needs(stage: Stage, root: Path) -> list[str]:
     return [need for need in stage.needs if any(path.is_relative_to(root / need) for path in stage.inputs)]
 
 
-def same_work(entries: Mapping[str, Entry], grid: Grid) -> dict[str, str]:
+def same_work(axes: list[Axis], entries: list[Entry]) -> dict[str, str]:
     """By entry, the shortest name of those that do the same: equal notebook, parameters, axes and inputs."""
     first: dict[str, str] = {}  # the first entry that does the same, by entry
     seen: dict[str, str] = {}
-    for name, entry in entries.items():
-        axes = {axis.parameter: axis.name for axis in grid.axes_of(name)}
-        values = entry.notebook.defaults | entry.given | dict(grid.constants[name])
-        plain = {key: value for key, value in values.items() if key not in ("run_dir", *axes)}
-        reads = {key: with_entries(value, first) for key, value in plain.items()}
-        whole = name if any(str(value) == "{out}" or "*" in str(value) for value in reads.values()) else ""
-        work = json.dumps([str(entry.notebook.path), sorted(reads.items()), sorted(axes.items()), whole])
-        first[name] = seen.setdefault(work, name)
-    groups = {name: [other for other in first if first[other] == first[name]] for name in first}
-    return {name: min(group, key=len) for name, group in groups.items()}
+    for entry in entries:
+        own = {axis.parameter: axis.name for axis in axes if entry.name in axis.stages}
+        values = entry.notebook.defaults | entry.given
+        reads = {key: with_entries(value, first) for key, value in values.items() if key not in ("run_dir", *own)}
+        whole = entry.name if any(str(value) == "{out}" or "*" in str(value) for value in reads.values()) else ""
+        work = json.dumps([str(entry.notebook.path), sorted(reads.items()), sorted(own.items()), whole])
+        first[entry.name] = seen.setdefault(work, entry.name)
+    return {name: min((other for other in first if first[other] == first[name]), key=len) for name in first}
 
 
 def with_entries(value: Value, first: Mapping[str, str]) -> Value:
@@ -281,11 +247,11 @@ def with_entries(value: Value, first: Mapping[str, str]) -> Value:
 
 def moved_stage(placed: Stage, folder: str, *, moved: Mapping[str, str], out: str) -> Stage:
     """The stage in another folder below `out`, with every path into a folder of `moved` leading to its new name."""
-    root = resolve(out)
-    given = dict(placed.given)
+    root, given = resolve(out), dict(placed.given)
     for name, value in placed.values.items():
-        if isinstance(value, str) and (other := moved_paths(value, moved, out=out)) != value:
-            given[name] = other
+        if isinstance(value, str) and any(old in value for old in moved):
+            other = ",".join(moved_path(piece, moved, out=out) for piece in value.split(","))
+            given |= {name: other} if other != value else {}
     if "run_dir" in placed.notebook.parameters:
         given["run_dir"] = f"{out}/{folder}"
     inputs = input_paths(placed.notebook.defaults | given, root / folder)
@@ -293,13 +259,9 @@ def moved_stage(placed: Stage, folder: str, *, moved: Mapping[str, str], out: st
     return replace(placed, name=folder, folder=root / folder, given=given, inputs=inputs, needs=needs)
 
 
-def moved_paths(text: str, moved: Mapping[str, str], *, out: str) -> str:
-    """A path, or several with commas, with those in a folder of `moved` leading to its new name."""
-    return ",".join(_moved_path(piece, moved, out=out) for piece in text.split(","))
-
-
-def _moved_path(piece: str, moved: Mapping[str, str], *, out: str) -> str:
-    if not any(old in piece for old in moved) or ("/" not in piece and not Path(piece).suffix):  # a word is no path
+def moved_path(piece: str, moved: Mapping[str, str], *, out: str) -> str:
+    """A path into a folder of `moved` with the new name of that, anything else as it is."""
+    if "/" not in piece and not Path(piece).suffix:  # a word is no path
         return piece
     path = Path(os.path.normpath(resolve(piece.strip())))
     for old, new in moved.items():
@@ -331,23 +293,7 @@ def shown_value(value: Value) -> str:
     return f"{last}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
-def repeated_entry_named_by(variant: Variant, folders: Mapping[str, list[str]]) -> str:
-    """An entry that a stage looks for by name in the whole folder, where it has other names; "" where there is none.
-
-    `folders` has the folders of every entry.
-    """
-    texts = [value for value in variant.stage.values.values() if isinstance(value, str)] if variant.gathers else []
-    return next((text for text in texts if folders.get(text, [text]) != [text]), "")
-
-
-# --- Sweeps: a recipe or notebook at every point of a grid, what points share executed once, and one table of the
-# results.
-#
-# sweep = plan_sweep("tour", ["kl_coef=0,.05,.15,.5", "seed=0:3"], out="runs/kl") run_sweep(sweep)
-# sweep_table("runs/kl")
-#
-# `run_sweep` takes any concurrent.futures executor as well, such as that of a Dask cluster. In the folder
-# sweep.json says what was asked for last and what became of it, and sweep.csv is the table.
+# Planned, run and read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -359,68 +305,45 @@ class Sweep:
     notes: tuple[str, ...]  # stages of the recipe that are not run, and why
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """What is swept: a recipe, or a notebook as a recipe of one stage."""
-
-    name: str
-    out: str
-    jobs: int
-    entries: list[Entry]
-
-
 def plan_sweep(target: str, assignments: list[str], *, out: str = "", preset_name: str = "") -> Sweep:
     """The sweep of a recipe or notebook; WorkbenchError before anything starts where something does not fit.
 
     `assignments` are as on the command line: ["kl_coef=0,.05", "seed=0:3"]. `out` "" is the recipe's folder and _sweep.
     """
-    source = read_source(target, preset_name)
-    out = out or source.out
-    check_folder(files.resolve(out))
-    grid = grid_for(source.entries, assignments, out)
-    variants = Variants(source.entries, grid, out)
-    found = [variants.at(point) for point in grid.points]
+    recipe, entries = read_source(target, preset_name)
+    out = out or f"{recipe['out']}_sweep"
+    folder = resolve(out)
+    check_folder(folder)
+    axes, entries = read_grid(assignments, entries, out)
+    variants, grid = Variants(axes, entries, out), {axis.name: list(axis.values) for axis in axes}
+    points = combinations(grid)
+    found = [variants.at(point) for point in points]
     stages, notes = arranged(found)
     notes += [f"{name}: the same work as {title}, run once" for name, title in variants.titles.items() if name != title]
-    record = {"target": target, "preset": preset_name, "assignments": assignments}
-    record["grid"] = {axis.name: list(axis.values) for axis in grid.axes}
-    record["points"] = [point_record(point, at, stages) for point, at in zip(grid.points, found, strict=True)]
-    record["runs"] = {name: run_record(variants.made[name]) for name in stages}
-    folder, ordered = files.resolve(out), tuple(stages.values())
-    plan = Plan(name=source.name, folder=folder, stages=ordered, jobs=source.jobs, report=False)
+    record = {"target": target, "preset": preset_name, "assignments": assignments, "grid": grid}
+    folders = [{entry: variant.stage.name for entry, variant in at.items()} for at in found]
+    record["points"] = [
+        {"parameters": point, "folders": {entry: name for entry, name in names.items() if name in stages}}
+        for point, names in zip(points, folders, strict=True)
+    ]
+    made, status = [variants.made[name] for name in stages], {"status": NOT_RUN, "problem": ""}
+    runs = [{"stage": variant.entry, "parameters": variant.values} | status for variant in made]
+    record["runs"] = dict(zip(stages, runs, strict=True))
+    jobs = recipe.get("jobs", 1)
+    plan = Plan(name=recipe["name"], folder=folder, stages=tuple(stages.values()), jobs=jobs, report=False)
     return Sweep(plan=plan, record=record, notes=tuple(notes))
 
 
-def point_record(point: Mapping[str, Value], at: Mapping[str, Variant], stages: Mapping[str, Stage]) -> dict:
-    """A point's values and the folder of each stage of the recipe."""
-    folders = {entry: variant.stage.name for entry, variant in at.items() if variant.stage.name in stages}
-    return {"parameters": dict(point), "folders": folders}
-
-
-def run_record(variant: Variant) -> dict:
-    """A run's stage of the recipe and the values that it depends on."""
-    return {"stage": variant.entry, "parameters": dict(variant.values), "status": NOT_RUN, "problem": ""}
-
-
-def read_source(target: str, preset_name: str) -> Source:
-    """The recipe or notebook that was named, with the parameters of a preset."""
+def read_source(target: str, preset_name: str) -> tuple[dict, list[Entry]]:
+    """The recipe that was named, or a notebook as one of a single stage, and its stages with a preset's parameters."""
     path = find(target, recipe_paths())
-    if path.suffix == ".ipynb":
-        notebook = read_notebook(path)
-        given = checked(notebook, preset(preset_name).get(notebook.name, {}), f"preset {preset_name}")
-        entries = [Entry(name=notebook.name, notebook=notebook, given=given)]
-        return Source(name=notebook.name, out=f"runs/{notebook.name}_sweep", jobs=1, entries=entries)
-    recipe = read_recipe(path, preset_name)
-    entries = recipe_entries(recipe, path, preset_name)
-    return Source(name=recipe["name"], out=f"{recipe['out']}_sweep", jobs=recipe.get("jobs", 1), entries=entries)
-
-
-def grid_for(entries: list[Entry], assignments: list[str], out: str) -> Grid:
-    """The grid of `-p NAME=VALUES` over the stages of a recipe."""
-    notebooks: dict[str, Notebook] = {entry.name: entry.notebook for entry in entries}
-    given = [read_assignment(text, notebooks) for text in assignments]
-    constants = read_grid(given, notebooks, gathering=()).constants
-    return read_grid(given, notebooks, gathering=gathering_entries(entries, constants, out))
+    if path.suffix != ".ipynb":
+        recipe = read_recipe(path, preset_name)
+        return recipe, recipe_entries(recipe, path, preset_name)
+    notebook = read_notebook(path)
+    given = checked(notebook, preset(preset_name).get(notebook.name, {}), f"preset {preset_name}")
+    entry = Entry(name=notebook.name, notebook=notebook, given=given)
+    return {"name": notebook.name, "out": f"runs/{notebook.name}"}, [entry]
 
 
 def arranged(points: list[Mapping[str, Variant]]) -> tuple[dict[str, Stage], list[str]]:
@@ -430,11 +353,12 @@ def arranged(points: list[Mapping[str, Variant]]) -> tuple[dict[str, Stage], lis
     stages: dict[str, Stage] = {}
     notes: dict[str, str] = {}  # by entry
     for folder, variant in made.items():
-        repeated = repeated_entry_named_by(variant, folders)
-        missing = [need for need in variant.stage.needs if need not in stages]
-        if repeated or missing:
-            other = f"it looks for the folder {repeated}" if repeated else f"it needs {missing[0]}"
-            notes[variant.entry] = f"{variant.entry}: left out, for {other}, which is not there in this sweep"
+        # an entry that the stage looks for by name in the whole folder, where it has other names
+        texts = [value for value in variant.stage.values.values() if isinstance(value, str)] if variant.gathers else []
+        lost = [f"it looks for the folder {text}" for text in texts if folders.get(text, [text]) != [text]]
+        lost += [f"it needs {need}" for need in variant.stage.needs if need not in stages]
+        if lost:
+            notes[variant.entry] = f"{variant.entry}: left out, for {lost[0]}, which is not there in this sweep"
             continue
         gathered = [name for entry in variant.gathers for name in folders[entry] if name in stages]
         needs = dict.fromkeys([*variant.stage.needs, *gathered])
@@ -450,7 +374,7 @@ def run_sweep(sweep: Sweep, *, executor: Executor | None = None, retries: int = 
     """
     plan = replace(sweep.plan, jobs=len(sweep.plan.stages)) if executor else sweep.plan  # a cluster decides itself
     refuse_what_can_not_run(plan)
-    if record_path(plan.folder).exists():
+    if (plan.folder / "sweep.json").exists():
         read_record(plan.folder)
     elif (plan.folder / "sweep.csv").exists():
         raise WorkbenchError(f"{files.shown(plan.folder)} holds a sweep.csv of something else: choose another --out.")
@@ -501,7 +425,7 @@ def sweep_table(folder: str | Path) -> pd.DataFrame:
 
 def read_record(folder: Path) -> dict:
     """What sweep.json says; WorkbenchError where it is missing or damaged."""
-    path = record_path(folder)
+    path = folder / "sweep.json"
     if not path.exists():
         raise WorkbenchError(f"{files.shown(folder)} holds no sweep.json: give the folder of a `workbench sweep`.")
     record = files.read_json(path)
