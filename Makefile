@@ -15,7 +15,7 @@ ifneq ($(MADE_IN),$(CURDIR))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help run study lab test lint bench conformance peers lock clean
+.PHONY: help run study lab test lint index bench conformance peers lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -24,6 +24,7 @@ help:
 	@echo "make lab          JupyterLab on notebooks/"
 	@echo "make test         every test"
 	@echo "make lint         style, formatting and the layer rule"
+	@echo "make index        the table of methods in the README, made of the tables in the code"
 	@echo "make bench        speed and memory beside TRL and model.generate, one table (about an hour)"
 	@echo "make conformance  the numbers that tests take from TRL, made again by TRL and compared"
 	@echo "make peers        installs what bench and conformance compare with into .peers"
@@ -54,6 +55,10 @@ lint: $(STAMP)
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m ruff format --check .
 	@$(BIN)/lint-imports --no-logo
+
+# The README's table of methods: paper, formula, tests, notebook.
+index: $(STAMP)
+	@$(BIN)/python tests/paper_index.py
 
 # Oracles of tests/oracles, made again with the libraries they come from.
 conformance: $(STAMP) peers

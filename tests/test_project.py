@@ -10,6 +10,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import paper_index
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -22,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 INSTALLED_EXTRAS = ("dev", "lora", "dask")
 MAXIMUM_IMPORT_SECONDS = 0.3
-TARGETS = ("run", "lab", "test", "lint", "bench", "conformance", "peers", "lock", "clean")
+TARGETS = ("run", "lab", "test", "lint", "index", "bench", "conformance", "peers", "lock", "clean")
 
 
 def declared_requirements(*extras):
@@ -301,3 +302,11 @@ def test_every_text_that_is_read_or_written_is_utf8_whatever_the_locale():
         calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
         found += [f"{path.name}: {ast.unparse(call)}" for call in calls if opens_text_in_the_locales_encoding(call)]
     assert found == [], "name encoding='utf-8'"
+
+
+def test_the_readme_is_short_and_lists_every_method_of_the_tables_with_a_paper_and_a_test():
+    page = paper_index.README.read_text(encoding="utf-8")
+    assert page.count("\n") <= 300
+    assert paper_index.with_index(page) == page, "Run `make index`."
+    for line in paper_index.rows():
+        assert all(cell.strip() for cell in line.strip("|").split("|")), f"{line} has an empty cell."

@@ -1,7 +1,7 @@
 """Reward-model objectives, one value per comparison, completion or step, to minimise.
 
 Rewards are the model's raw outputs, so differences are log-odds. Infinite rewards give an infinite or NaN loss or
-gradient, which `optimization.Descent` refuses; large finite ones do not overflow.
+gradient, which `descent.Descent` refuses; large finite ones do not overflow.
 """
 
 import math
@@ -14,8 +14,8 @@ from torch import Tensor
 def bradley_terry_loss(chosen_rewards: Tensor, rejected_rewards: Tensor, *, margin: Tensor | float = 0.0) -> Tensor:
     """Negative log-probability that the chosen completion wins, (B,) nats.
 
-    `chosen_rewards`, `rejected_rewards` (B,); `margin` (B,) or a number: how much better the chosen one should score
-    (Llama 2, Touvron et al. 2023, eq. 2). Ouyang et al. 2022, eq. 1 with K = 2.
+    Ouyang et al. 2022, eq. 1 with K = 2. `chosen_rewards`, `rejected_rewards` (B,); `margin` (B,) or a number: how much
+    better the chosen one should score (Llama 2, Touvron et al. 2023, eq. 2).
     """
     return -F.logsigmoid(chosen_rewards - rejected_rewards - margin)
 

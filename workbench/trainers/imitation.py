@@ -49,15 +49,18 @@ class Selection:
     """What is learned from n scored completions per prompt."""
 
     label: str  # name in tables and figures
+    paper: str
     choose: Callable[[Tensor, torch.Generator], Tensor]  # scores (B, n) on the CPU -> which are learned, (B, n) bool
     control_tokens: tuple[str, ...] = ()  # worst first; each text is learned after the token of its quantile
 
 
 SELECTIONS = {
-    "raft": Selection(label="RAFT", choose=best_of_each),
-    "random": Selection(label="random control", choose=any_of_each),
-    "quark": Selection(label="Quark", choose=all_of_each, control_tokens=QUANTILES),
-    "conditional": Selection(label="conditional", choose=all_of_each, control_tokens=BAD_GOOD),
+    "raft": Selection(label="RAFT", paper="Dong et al. 2023", choose=best_of_each),
+    "random": Selection(label="random control", paper="control without selection", choose=any_of_each),
+    "quark": Selection(label="Quark", paper="Lu et al. 2022", choose=all_of_each, control_tokens=QUANTILES),
+    "conditional": Selection(
+        label="conditional", paper="Korbak et al. 2023", choose=all_of_each, control_tokens=BAD_GOOD
+    ),
 }
 
 
