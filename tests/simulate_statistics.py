@@ -20,12 +20,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from workbench.analysis.best_of_n import expected_of_best, powers_of_two
 from workbench.analysis.effects import effect_of, effects_against, judged_together
 from workbench.analysis.overoptimization import crossfit_peak, fit_overoptimization
-from workbench.analysis.statistics import interval_over_units, p_value_over_units, share_over_units
+from workbench.analysis.statistics import interval_over_units, mean_over_units, p_value_over_units, share_over_units
 from workbench.plots.theme import half_width
 from workbench.studies.budget.tables import compared_at_budget
 from workbench.studies.comparison.tables import win_rates
 from workbench.studies.overoptimization.alarms import alarm_scores, gold_outcome
-from workbench.studies.run_folders import mean_over_runs
 
 ICCS = (0.0, 0.3, 0.5, 0.7)
 
@@ -80,9 +79,9 @@ def interval_of_mean(icc: float, count: int) -> float:
 def bars_over_runs(worlds: int, seeds: int, count: int) -> float:
     """How often the bar that a figure draws around the mean of an experiment's runs holds the true one."""
     generator, inside = np.random.default_rng(2), 0
-    names = [f"a_world{world}_seed{seed}" for world in range(worlds) for seed in range(seeds)]
     for _ in range(count):
-        mean, error, freedom = mean_over_runs(units(generator, 0.5, worlds=worlds, seeds=seeds)[0][0], names)
+        values, of = units(generator, 0.5, worlds=worlds, seeds=seeds)
+        mean, error, freedom = mean_over_units(values[0], of)
         bar = half_width(pd.DataFrame({"value_se": [error], "freedom": [freedom]}), "value_se")[0]
         inside += abs(mean) <= bar
     return inside / count

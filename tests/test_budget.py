@@ -12,15 +12,15 @@ from statsmodels.stats.multitest import multipletests
 from workbench import WorkbenchError
 from workbench.analysis.best_of_n import best_of_n_curve
 from workbench.analysis.kl import estimator_errors, places_on_path, values_at_places
-from workbench.studies import frontier
+from workbench.studies import measurements
 from workbench.studies.budget import tables as budget
 from workbench.studies.budget import tables as budget_samples
-from workbench.studies.measured_paths import budget_paths, comparable_runs, score_columns, sizes_up_to, unit_of
+from workbench.studies.measurements import budget_paths, comparable_runs, score_columns, sizes_up_to, unit_of
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    return frontier.runs_below(str(write_study(tmp_path_factory.mktemp("study"))))
+    return measurements.runs_below(str(write_study(tmp_path_factory.mktemp("study"))))
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,9 @@ def test_values_between_two_points_are_linear_and_unknown_where_the_place_is():
 
 def test_a_run_is_a_method_in_a_world_with_a_seed(tmp_path):
     named = write_run(tmp_path, "06_ppo_kl0.05_world1_seed2", {"world_seed": 7, "seed": 7})
-    assert unit_of(named) == {"experiment": "ppo_kl0.05", "world": 1, "seed": 2}
+    assert named.unit == ("06_ppo_kl0.05", 7, 2)  # a world is no matter of taste, a seed may be the run's own
+    assert unit_of(named) == {"experiment": "ppo_kl0.05", "world": 7, "seed": 2}
+    assert write_run(tmp_path, "08_dpo_world1_seed2", {"seed": 2}).unit == ("08_dpo", 1, 2)  # only its name says where
     older = write_run(tmp_path, "08_direct_alignment_seed3", {"seed": 3})
     assert unit_of(older) == {"experiment": "direct_alignment", "world": 0, "seed": 3}
     assert unit_of(write_run(tmp_path, "mine", {"world_seed": 4, "seed": 5})) == {
@@ -137,22 +139,17 @@ def test_older_runs_are_read_from_what_they_have(tmp_path):
     ends = budget_paths([write_run(tmp_path, "08_dpo_seed0", {}, **tables)])
     assert ends["source"].unique().tolist() == ["evaluation"]
     assert ends[["kl", "gold"]].to_numpy().tolist() == [[0.0, 0.4], [4.0, 0.8]]
-    rows = [{"step": step, "held_out_kl": step, "held_out_reward": 1.0, "held_out_gold": 0.5} for step in (1, 2)]
-    rows.insert(1, {"step": 1.5, "held_out_kl": None, "held_out_reward": None, "held_out_gold": None})
-    measured = budget_paths([write_run(tmp_path, "06_ppo_seed0", {}, metrics=rows, **tables)])
-    assert measured["source"].unique().tolist() == ["metrics"] and measured["kl"].tolist() == [0.0, 1.0, 2.0]
-    assert measured["gold"].tolist() == [0.4, 0.5, 0.5]
     curve = best_of_n_curve([[1.0, 2.0]] * 3, [[1.0, 0.0]] * 3, [1, 2])
     bounded = budget_paths([write_run(tmp_path, "07_bon_seed0", {}, curve=curve)])
     assert bounded["kl"].tolist() == bounded["kl_bound"].tolist() == curve["kl"].tolist()
     imitation = budget_paths([write_run(tmp_path, "07_raft_seed0", {}, curve=curve, pool=pool_table(seed=0), **tables)])
     assert imitation["source"].unique().tolist() == ["evaluation"] and imitation["kl"].tolist() == [0.0, 4.0]
-    together = budget.mean_paths(pd.concat([ends, measured, bounded]))
-    assert together.groupby("experiment")["measured"].first().to_dict() == {"dpo": 2, "ppo": 3, "bon": 2}
+    together = budget.mean_paths(pd.concat([ends, bounded]))
+    assert together.groupby("experiment")["measured"].first().to_dict() == {"dpo": 2, "bon": 2}
 
 
 def test_without_gold_the_proxy_is_what_is_compared(tmp_path):
-    runs = comparable_runs(frontier.runs_below(str(write_study(tmp_path, worlds=1, seeds=2, gold=False))))
+    runs = comparable_runs(measurements.runs_below(str(write_study(tmp_path, worlds=1, seeds=2, gold=False))))
     paths = budget_paths(runs)
     assert score_columns(paths) == ["proxy"]
     comparison = budget.compared_at_budget(budget.at_budget(paths, [1.0]), "proxy")

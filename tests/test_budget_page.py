@@ -8,10 +8,10 @@ from budget_runs import HOSTILE, write_study
 from chromium import watched_page
 
 from workbench.pipeline import report
-from workbench.studies import frontier
+from workbench.studies import measurements
 from workbench.studies.budget import tables
 from workbench.studies.budget.figures import plot_budget_slider
-from workbench.studies.measured_paths import budget_paths, comparable_runs
+from workbench.studies.measurements import budget_paths, comparable_runs
 
 DRAWN = "document.querySelector('.js-plotly-plot')"
 
@@ -20,7 +20,7 @@ DRAWN = "document.querySelector('.js-plotly-plot')"
 def shown(tmp_path_factory):
     """The figure, what it was made from, and the page that holds it."""
     folder = tmp_path_factory.mktemp("page")
-    runs = comparable_runs(frontier.runs_below(str(write_study(folder / "study", worlds=1, seeds=2))))
+    runs = comparable_runs(measurements.runs_below(str(write_study(folder / "study", worlds=1, seeds=2))))
     paths = budget_paths(runs)
     landed = tables.at_budget(paths, [1.0, 4.0, 16.0])
     comparison = tables.compared_at_budget(landed, "gold")

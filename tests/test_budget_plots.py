@@ -8,15 +8,15 @@ import pytest
 from budget_runs import HOSTILE, METHODS, planted, write_study
 
 from workbench import WorkbenchError
-from workbench.studies import frontier
+from workbench.studies import measurements
 from workbench.studies.budget import figures, tables
 from workbench.studies.budget.figures import plot_budget_slider
-from workbench.studies.measured_paths import budget_paths, comparable_runs, means_over_runs
+from workbench.studies.measurements import budget_paths, comparable_runs, means_over_runs
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    return comparable_runs(frontier.runs_below(str(write_study(tmp_path_factory.mktemp("study")))))
+    return comparable_runs(measurements.runs_below(str(write_study(tmp_path_factory.mktemp("study")))))
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,7 @@ from workbench.models.rewards import LearnedReward
 from workbench.pipeline import report
 from workbench.plots.marks import by_trace, spread_out
 from workbench.runs import Run
-from workbench.studies import frontier
-from workbench.studies.answers import answers, scores_in, side_by_side_answers
+from workbench.studies import measurements
 from workbench.studies.comparison import tables as dashboard
 from workbench.studies.comparison import tables as run_settings
 from workbench.studies.comparison.figures import (
@@ -29,7 +28,7 @@ from workbench.studies.comparison.figures import (
     plot_score_distributions,
     plot_side_by_side,
 )
-from workbench.studies.run_folders import find_runs
+from workbench.studies.measurements import answers, find_runs, scores_in, side_by_side_answers
 
 HOSTILE = "<script>alert('x')</script> & <b>bold</b>"
 KINDS = ["qa", "math", "qa", "harm"]
@@ -310,7 +309,7 @@ def test_key_numbers_have_dots_bars_and_the_extremes_of_their_runs(tmp_path):
     for seed, value in enumerate((1.0, 2.0, 6.0)):
         save(tmp_path / f"a_seed{seed}", summary={"gain": value, "kl": 1.0})
     save(tmp_path / "b", summary={"gain": -1.0})
-    figure = plot_key_numbers(frontier.summaries_over_seeds(runs_of(tmp_path)), first="kl")
+    figure = plot_key_numbers(measurements.summaries_over_seeds(runs_of(tmp_path)), first="kl")
     menu = {button.label: button.args for button in figure.layout.updatemenus[0].buttons}
     assert list(menu) == ["kl", "gain"]
     ticks, dots = by_trace(menu["gain"][0])
@@ -455,7 +454,7 @@ def test_menus_of_the_exported_page_move_every_figure_and_nothing_leaves_the_mac
         plot_metric_curves({name: dashboard.metric_curve(rows, name) for name in dashboard.metrics_in(rows)}),
         plot_side_by_side(side_by_side_answers(answered, score="gold", count=3), score="gold"),
         plot_score_distributions(answered, scores=["gold", "proxy"]),
-        plot_key_numbers(frontier.summaries_over_seeds(runs_of(three))),
+        plot_key_numbers(measurements.summaries_over_seeds(runs_of(three))),
     ]
     tab.goto(write_page(tmp_path_factory.mktemp("page"), figures).as_uri())
     tab.wait_for_function("document.querySelectorAll('.js-plotly-plot .gtitle').length == 4")

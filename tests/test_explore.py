@@ -15,10 +15,10 @@ from workbench.feedback.agreement import agreement_matrix, pairwise_agreement
 from workbench.feedback.labelers import keep
 from workbench.plots.agreement import plot_agreement_filters
 from workbench.plots.explore import explore
-from workbench.studies import frontier
+from workbench.studies import measurements
 from workbench.studies.budget import tables
 from workbench.studies.budget.figures import plot_budget_slider
-from workbench.studies.measured_paths import budget_paths, comparable_runs
+from workbench.studies.measurements import budget_paths, comparable_runs
 
 
 def parts(box: ipywidgets.VBox) -> tuple:
@@ -99,7 +99,7 @@ def test_without_a_first_figure_the_sentence_is_raised(judgements):
 
 
 def test_another_score_or_unit_changes_lines_tables_and_texts(tmp_path):
-    runs = comparable_runs(frontier.runs_below(str(write_study(tmp_path, worlds=1))))
+    runs = comparable_runs(measurements.runs_below(str(write_study(tmp_path, worlds=1))))
     paths = budget_paths(runs)
     landed, ends = tables.at_budget(paths, [1.0, 4.0]), tables.mean_ends(paths)
     curves = tables.mean_paths(paths)

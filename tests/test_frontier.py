@@ -7,7 +7,7 @@ import pytest
 
 from workbench import WorkbenchError
 from workbench.runs import Run
-from workbench.studies import frontier
+from workbench.studies import measurements
 
 PROMPTS = ("a", "b", "c", "d")
 
@@ -50,7 +50,7 @@ def three_seeds(save) -> list[Run]:
 
 
 def test_gains_are_means_over_seeds_of_the_difference_to_each_runs_own_start(save):
-    row = frontier.gains_over_seeds(three_seeds(save)).to_dict("records")
+    row = measurements.gains_over_seeds(three_seeds(save)).to_dict("records")
     assert len(row) == 1 and row[0]["run"] == "ppo" and row[0]["runs"] == 3 and row[0]["seeds_above"] == 3
     assert row[0]["gain"] == pytest.approx(3.0)
     assert row[0]["gain_se"] == pytest.approx(math.sqrt(7 / 3))  # of 1, 2, 6: variance 7
@@ -62,7 +62,7 @@ def test_gains_are_means_over_seeds_of_the_difference_to_each_runs_own_start(sav
 def test_a_single_run_has_the_error_of_paired_differences_over_prompts(save):
     before = evaluation({1.0: [0.0, 10.0, 20.0, 30.0], 0.0: [0.0] * 4})
     after = evaluation({1.0: [1.0, 11.0, 21.0, 35.0], 0.0: [0.0] * 4})
-    row = frontier.gains_over_seeds([save("only", before=before, after=after)]).iloc[0]
+    row = measurements.gains_over_seeds([save("only", before=before, after=after)]).iloc[0]
     assert row["gain"] == 2.0 and row["gain_se"] == pytest.approx(1.0)  # of 1, 1, 1, 5: variance 4 over 4 prompts
     assert row["runs"] == 1 and row["seeds_above"] == 1
 
@@ -70,7 +70,7 @@ def test_a_single_run_has_the_error_of_paired_differences_over_prompts(save):
 def test_a_policy_that_lost_is_not_counted_as_above_and_runs_without_evaluation_are_passed_over(save):
     before = evaluation({1.0: [1.0] * 4, 0.0: [1.0] * 4})
     lost = save("dpo", before=before, after=evaluation({1.0: [0.0] * 4, 0.0: [2.0] * 4}))
-    table = frontier.gains_over_seeds([lost, save("sft")])
+    table = measurements.gains_over_seeds([lost, save("sft")])
     assert table["run"].tolist() == ["dpo"]
     assert (table["gain"].iloc[0], table["greedy_gain"].iloc[0], table["seeds_above"].iloc[0]) == (-1.0, 1.0, 0)
 
@@ -78,32 +78,33 @@ def test_a_policy_that_lost_is_not_counted_as_above_and_runs_without_evaluation_
 def test_without_gold_the_gain_is_the_proxys(save):
     before = evaluation({1.0: [0.0] * 4, 0.0: [0.0] * 4}, proxy=1.0).drop(columns="gold")
     after = evaluation({1.0: [0.0] * 4, 0.0: [0.0] * 4}, proxy=4.0).drop(columns="gold")
-    row = frontier.gains_over_seeds([save("ppo", before=before, after=after)]).iloc[0]
+    row = measurements.gains_over_seeds([save("ppo", before=before, after=after)]).iloc[0]
     assert row["gain"] == 3.0 and "gold" not in row
 
 
 def test_runs_without_any_evaluation_get_a_sentence(save):
     with pytest.raises(WorkbenchError, match="None of these runs holds an evaluation"):
-        frontier.gains_over_seeds([save("sft")])
+        measurements.gains_over_seeds([save("sft")])
 
 
 def test_summaries_over_seeds_put_together_what_differs_only_in_the_seed(save):
     runs = [save(f"rm_seed{seed}", summary={"accuracy": value}) for seed, value in enumerate((0.7, 0.8, 0.9))]
-    table = frontier.summaries_over_seeds([*runs, save("rm_other", summary={"accuracy": 0.5})]).set_index("stage")
+    table = measurements.summaries_over_seeds([*runs, save("rm_other", summary={"accuracy": 0.5})]).set_index("stage")
     assert table.loc["rm", ["runs", "mean", "lowest", "highest"]].tolist() == pytest.approx([3, 0.8, 0.7, 0.9])
     assert table.loc["rm", "standard_error"] == pytest.approx(0.1 / math.sqrt(3))
     assert math.isnan(table.loc["rm_other", "standard_error"])
 
 
 def test_curves_over_seeds_average_each_temperature(save):
-    curves = frontier.curves_over_seeds({run.name: run.table("evaluation") for run in three_seeds(save)})
-    assert curves["run"].unique().tolist() == ["ppo"] and curves["runs"].tolist() == [3, 3]
+    curves = measurements.curves_over_seeds(three_seeds(save))
+    assert curves["run"].unique().tolist() == ["sft", "ppo"] and curves["runs"].tolist() == [1, 1, 3, 3]
+    curves = curves[curves["run"] == "ppo"]
     hot = curves.set_index("temperature").loc[1.0]
     assert hot["gold"] == pytest.approx((2.5 + 8.5 + 8.5) / 3) and hot["gold_se"] == pytest.approx(2.0)
 
 
 def test_points_hold_the_start_once_and_every_policy(save):
-    points = frontier.run_points(three_seeds(save)).set_index("run")
+    points = measurements.run_points(three_seeds(save)).set_index("run")
     assert points.index.tolist() == ["sft", "ppo_seed0", "ppo_seed1", "ppo_seed2"]
     assert points.loc["ppo_seed2", "kl"] == 2.0 and points.loc["ppo_seed1", "greedy_gold"] == pytest.approx(7.5)
 
@@ -128,16 +129,16 @@ def both(gain: float, *, start: float = 0.0) -> dict[str, pd.DataFrame]:
 
 def test_equal_names_in_two_folders_are_two_runs_that_started_from_two_policies(tmp_path):
     runs = [save_in(tmp_path / "a", "06_ppo", **both(1.0)), save_in(tmp_path / "b", "06_ppo", **both(2.0, start=5.0))]
-    points = frontier.run_points(runs).set_index("run")
+    points = measurements.run_points(runs).set_index("run")
     assert points.index.tolist() == ["a/02_sft", "b/02_sft", "a/06_ppo", "b/06_ppo"]
     assert points["gold"].tolist() == [0.0, 5.0, 1.0, 7.0]
-    assert frontier.gains_over_seeds(runs).set_index("run")["gain"].to_dict() == {"a/06_ppo": 1.0, "b/06_ppo": 2.0}
+    assert measurements.gains_over_seeds(runs).set_index("run")["gain"].to_dict() == {"a/06_ppo": 1.0, "b/06_ppo": 2.0}
 
 
 def test_worlds_are_what_was_drawn(tmp_path):
     gains = {(0, 0): 1.0, (0, 1): 3.0, (1, 0): 6.0, (1, 1): 8.0}
     runs = [save_in(tmp_path, f"ppo_world{w}_seed{s}", **both(gain)) for (w, s), gain in gains.items()]
-    row = frontier.gains_over_seeds(runs).iloc[0]
+    row = measurements.gains_over_seeds(runs).iloc[0]
     assert (row["run"], row["runs"], row["gain"]) == ("ppo", 4, 4.5)
     assert row["gain_se"] == pytest.approx(2.5)  # of the two worlds' means, 2 and 7
 
@@ -147,16 +148,16 @@ def test_rows_without_a_score_are_left_out_of_all_and_prompts_stay_paired(tmp_pa
     tables["evaluation_before"]["gold"] = [0.0, 10.0, 20.0, 30.0] * 2
     tables["evaluation"]["gold"] = [1.0, math.nan, 22.0, 33.0] * 2
     run = save_in(tmp_path, "ppo", **tables)
-    assert frontier.gains_over_seeds([run])["gain"].iloc[0] == pytest.approx(2.0)
-    assert frontier.undefined_rows(run) == 2 and frontier.undefined_rows(run, "evaluation_before") == 0
-    assert frontier.run_points([run]).set_index("run").loc["ppo", "gold"] == pytest.approx(56 / 3)
+    assert measurements.gains_over_seeds([run])["gain"].iloc[0] == pytest.approx(2.0)
+    assert [measurements.read_evaluation(run, when).undefined for when in ("after", "before")] == [2, 0]
+    assert measurements.run_points([run]).set_index("run").loc["ppo", "gold"] == pytest.approx(56 / 3)
 
 
 def test_the_nth_time_that_a_prompt_was_asked_meets_the_nth_time(tmp_path):
     tables = both(1.0)
     for table, gold in (("evaluation_before", [1.0, 2.0, 3.0, 4.0]), ("evaluation", [2.0, 2.0, 3.0, 9.0])):
         tables[table] = tables[table].assign(prompt=["x", "x", "x", "y"] * 2, gold=gold * 2)
-    row = frontier.gains_over_seeds([save_in(tmp_path, "ppo", **tables)]).iloc[0]
+    row = measurements.gains_over_seeds([save_in(tmp_path, "ppo", **tables)]).iloc[0]
     assert row["gain"] == pytest.approx(6 / 4) and row["gain_se"] == pytest.approx(math.sqrt(17 / 3) / 2)  # 1, 0, 0, 5
 
 
@@ -175,30 +176,32 @@ def test_the_nth_time_that_a_prompt_was_asked_meets_the_nth_time(tmp_path):
 def test_a_run_of_another_version_is_passed_over_and_the_others_stay(tmp_path, broken):
     good = save_in(tmp_path, "good", **both(1.0))
     other = save_in(tmp_path, "other", **{"evaluation_before": both(1.0)["evaluation_before"], **broken})
-    assert "other" not in set(frontier.run_points([good, other])["run"])
-    assert "good" in set(frontier.gains_over_seeds([good, other])["run"])
+    assert "other" not in set(measurements.run_points([good, other])["run"])
+    assert "good" in set(measurements.gains_over_seeds([good, other])["run"])
 
 
 def test_a_damaged_table_is_passed_over(tmp_path):
     good, bad = save_in(tmp_path, "good", **both(1.0)), save_in(tmp_path, "bad", **both(1.0))
     bad.path("tables/evaluation.jsonl").write_text('{"prompt": \n')
-    assert set(frontier.run_points([good, bad])["run"]) == {"02_sft", "good"}
+    assert set(measurements.run_points([good, bad])["run"]) == {"02_sft", "good"}
     bad.path("summary.json").write_text("{")
-    assert frontier.summaries_over_seeds([good, bad])["stage"].tolist() == ["good"]
+    assert measurements.summaries_over_seeds([good, bad])["stage"].tolist() == ["good"]
 
 
 def test_without_key_numbers_there_are_no_rows(tmp_path):
     run = save_in(tmp_path, "bad")
     run.path("summary.json").write_text("{")
-    assert frontier.summaries_over_seeds([run]).empty
+    assert measurements.summaries_over_seeds([run]).empty
 
 
 def test_one_point_per_experiment_is_the_mean_of_its_runs_and_of_each_n(save):
     curve = pd.DataFrame({"n": [1, 4], "kl": [0.0, 0.6], "gold": [1.0, 2.0], "gold_se": 0.5})
-    points = frontier.run_points(three_seeds(save))
+    points = measurements.run_points(three_seeds(save))
     single = curve.assign(method="best of n", run=[f"bon, n = {n}" for n in curve["n"]])
     pairs = [single.assign(run=[f"bon_seed{s}, n = {n}" for n in curve["n"]], gold=curve["gold"] + s) for s in (0, 2)]
-    together = frontier.points_over_seeds(pd.concat([points, single.assign(run="alone" + single["run"]), *pairs]))
+    alone = single.assign(run="alone" + single["run"], experiment="alonebon")
+    known = pd.concat([alone, pd.concat(pairs).assign(experiment="bon")]).assign(world="")
+    together = measurements.points_over_seeds(pd.concat([points, known]))
     rows = together.set_index("run")
     assert rows.index.tolist() == ["sft", "ppo", "alonebon, n = 1", "alonebon, n = 4", "bon, n = 1", "bon, n = 4"]
     assert rows.loc["ppo", ["gold", "gold_se", "runs"]].tolist() == pytest.approx([19.5 / 3, 2.0, 3])
@@ -208,8 +211,8 @@ def test_one_point_per_experiment_is_the_mean_of_its_runs_and_of_each_n(save):
 
 def test_runs_below_a_folder_are_all_or_none(tmp_path):
     save_in(tmp_path, "good")
-    assert [run.name for run in frontier.runs_below(str(tmp_path))] == ["good"]
+    assert [run.name for run in measurements.runs_below(str(tmp_path))] == ["good"]
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "run.json").write_text("{")
     with pytest.raises(WorkbenchError, match="is damaged"):
-        frontier.runs_below(str(tmp_path))
+        measurements.runs_below(str(tmp_path))

@@ -12,7 +12,7 @@ from synthetic_study import KL, PROMPTS, SAMPLES, law, offset, write_policy, wri
 from workbench import WorkbenchError
 from workbench.analysis.best_of_n import expected_of_best
 from workbench.runs import Run
-from workbench.studies.frontier import runs_below
+from workbench.studies.measurements import runs_below
 from workbench.studies.overoptimization import tables as studies
 from workbench.studies.overoptimization import tables as study_levels
 

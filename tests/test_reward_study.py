@@ -8,8 +8,9 @@ import pytest
 from scipy import stats
 
 from workbench import WorkbenchError
+from workbench.analysis.calibration import rank_correlation
 from workbench.runs import Run
-from workbench.studies.reward_study import accuracy_by_size, rank_correlation
+from workbench.studies.measurements import accuracy_by_size
 
 
 def scored(prompts=6, samples=5) -> pd.DataFrame:

@@ -1,15 +1,13 @@
 """Which runs are found, what they are called, and which belong together; folders made by hand."""
 
 import json
-import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from workbench import WorkbenchError
 from workbench.runs import Run
-from workbench.studies.run_folders import distinct_names, experiment_of, find_runs, mean_over_runs, repetition_of
+from workbench.studies.measurements import distinct_names, experiment_of, find_runs, repetition_of
 
 
 def make(folder: Path, *, finished=True) -> Path:
@@ -108,14 +106,3 @@ def test_equal_names_get_as_many_parents_as_tell_them_apart(folders, names):
 )
 def test_endings_of_seed_and_world_are_told_from_the_name(name, experiment, repetition):
     assert (experiment_of(name), repetition_of(name)) == (experiment, repetition)
-
-
-def test_the_error_over_runs_is_that_over_worlds_where_there_are_several():
-    seeds = [f"x_seed{seed}" for seed in range(3)]
-    assert mean_over_runs([1.0, 2.0, 6.0], seeds) == pytest.approx((3.0, math.sqrt(7 / 3), 2))  # variance 7
-    names = [f"x_world{world}_seed{seed}" for world in range(3) for seed in range(2)]
-    values = [0.0, 2.0, 3.0, 5.0, 9.0, 11.0]
-    of_worlds = np.array([1.0, 4.0, 10.0])  # as many runs in each: the error of their three means
-    assert mean_over_runs(values, names) == pytest.approx((5.0, of_worlds.std(ddof=1) / math.sqrt(3), 2))
-    assert mean_over_runs(values[:2], names[:2]) == pytest.approx((1.0, 1.0, 1))  # one world: its seeds
-    assert math.isnan(mean_over_runs([1.0], ["x"]).standard_error)

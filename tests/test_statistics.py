@@ -24,6 +24,7 @@ from workbench.analysis.statistics import (
     covariance_of_mean,
     holm,
     interval_over_units,
+    mean_over_units,
     p_value_over_units,
     ratio_interval,
     share_interval,
@@ -71,6 +72,19 @@ def test_without_clusters_the_interval_is_students():
     assert interval_over_units(values) == pytest.approx((values.mean(), *theirs.confidence_interval()), rel=1e-6)
     assert interval_over_units(values, level=0.8)[1:] == pytest.approx(theirs.confidence_interval(0.8), rel=1e-6)
     assert p_value_over_units(values) == pytest.approx(theirs.pvalue, abs=1e-9)
+
+
+def test_three_seeds_have_students_interval_and_worlds_are_what_was_drawn():
+    mean, low, high = interval_over_units([0.70, 0.75, 0.81])
+    assert (mean, high - mean, mean - low) == pytest.approx((0.7533, 0.137, 0.137), abs=5e-4)  # not .062
+    assert mean_over_units([1.0, 2.0, 6.0]) == pytest.approx((3.0, math.sqrt(7 / 3), 2))  # variance 7
+    values, worlds = [0.0, 2.0, 3.0, 5.0, 9.0, 11.0], np.repeat(["0", "1", "2"], 2)
+    error = np.array([1.0, 4.0, 10.0]).std(ddof=1) / math.sqrt(3)  # as many runs in each: of the three means
+    assert mean_over_units(values, worlds) == pytest.approx((5.0, error, 2))
+    assert mean_over_units(values[:2], worlds[:2]) == pytest.approx((1.0, 1.0, 1))  # one world: its seeds
+    several = mean_over_units(np.column_stack([values, values]), worlds)
+    assert several.standard_error == pytest.approx([error] * 2) and several.freedom == 2
+    assert math.isnan(mean_over_units([1.0]).standard_error)
 
 
 def test_worlds_are_the_draws_though_their_seeds_differ_by_no_less():

@@ -8,9 +8,9 @@ import pytest
 from statsmodels.stats.multitest import multipletests
 from synthetic_study import PROMPTS, finished, law, write_policy, write_study
 
-from workbench.studies.frontier import runs_below
 from workbench.studies.iterated import rounds
 from workbench.studies.iterated.figures import plot_arms
+from workbench.studies.measurements import runs_below
 from workbench.studies.overoptimization import findings
 from workbench.studies.overoptimization import tables as study_levels
 from workbench.studies.overoptimization.findings import hacked_samples

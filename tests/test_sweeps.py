@@ -19,7 +19,7 @@ from workbench.pipeline.notebooks import Parameter
 from workbench.pipeline.schedule import seconds_left
 from workbench.pipeline.sweeps import Sweep, plan_sweep, read_values, sweep_table
 from workbench.runs import files
-from workbench.studies.frontier import SEED
+from workbench.studies.measurements import experiment_of
 
 MODEL = 'model: str = "runs/elsewhere/02_sft"\nseed: int = 0\n'
 POLICY = MODEL + 'reward_model: str = "runs/elsewhere/05_reward_model"\nkl_coef: float = 0.15\nwhiten: bool = False\n'
@@ -159,7 +159,7 @@ def test_only_what_depends_on_a_parameter_is_repeated_and_says_so_in_its_name(re
     policies = [f"06_free_kl_coef={kl}_seed{seed}" for kl in ("0", "0.05") for seed in (0, 1)]
     assert names(sweep) == [*shared, *repeated, *policies, "12_compare_runs"]
     assert sweep.plan.folder == repository / "runs" / "tour_sweep" and sweep.plan.jobs == 2
-    assert {SEED.sub("", name) for name in policies} == {"06_free_kl_coef=0", "06_free_kl_coef=0.05"}
+    assert set(map(experiment_of, policies)) == {"06_free_kl_coef=0", "06_free_kl_coef=0.05"}
     assert [run["parameters"] for name, run in sweep.record["runs"].items() if name in repeated] == [
         {"seed": 0},
         {"seed": 1},

@@ -90,3 +90,20 @@ def _pairs(margins, labels) -> tuple[np.ndarray, np.ndarray]:
     if margins.shape != labels.shape or labels.min() < 0 or labels.max() > 1:
         raise WorkbenchError("labels must hold one number from 0 (second better) to 1 (first better) for each margin.")
     return margins, labels
+
+
+def rank_correlation(samples: pd.DataFrame, first: str = "proxy", second: str = "gold") -> MeanAndError:
+    """Spearman's rank correlation of two columns within each `prompt`, mean and standard error over prompts.
+
+    Prompts of which either column does not vary have no order and are left out; both are NaN where none remains.
+    """
+    ranks = samples.groupby("prompt")[[first, second]].rank()
+    centred = ranks - ranks.groupby(samples["prompt"]).transform("mean")
+    sums = pd.DataFrame(
+        {"both": centred[first] * centred[second], "first": centred[first] ** 2, "second": centred[second] ** 2}
+    )
+    sums = sums.groupby(samples["prompt"]).sum()
+    sums = sums[(sums["first"] > 0) & (sums["second"] > 0)]
+    if sums.empty:
+        return MeanAndError(float("nan"), float("nan"))
+    return mean_and_error(sums["both"] / np.sqrt(sums["first"] * sums["second"]))

@@ -19,6 +19,17 @@ class MeanAndError(NamedTuple):
     standard_error: float | np.ndarray
 
 
+class MeanOverUnits(NamedTuple):
+    """A mean, its standard error, and Student's t's degrees of freedom, which end its interval; NaN for a single draw.
+
+    Floats, or (K,) arrays when K quantities were averaged at once.
+    """
+
+    mean: float | np.ndarray
+    standard_error: float | np.ndarray
+    freedom: float
+
+
 class Interval(NamedTuple):
     """An estimate and the ends of its confidence interval, NaN where a single draw says nothing about its spread."""
 
@@ -109,13 +120,20 @@ def ratio_interval(law: MeanCovariance, *, level: float = 0.95) -> Interval:
     return Interval(a / b, -math.inf, min(solutions))
 
 
+def mean_over_units(values, clusters: Sequence | None = None) -> MeanOverUnits:
+    """Mean over runs of `values`, (M,) or (M, K), one row per run: every interval of a mean over runs ends by its t.
+
+    `clusters` (M,), the runs' worlds, are what was drawn, as in `draws` and `covariance_of_mean`.
+    """
+    own = draws(values, clusters)
+    return MeanOverUnits(*mean_and_error(own), len(own) - 1 if len(own) > 1 else math.nan)
+
+
 def interval_over_units(values, clusters: Sequence | None = None, *, level: float = 0.95) -> Interval:
-    """Student's t interval of the mean of `values` (M,), one per run, with `clusters` as in `covariance_of_mean`."""
-    value, error, freedom = _mean_error_freedom(values, clusters)
-    if math.isnan(freedom):
-        return Interval(value, math.nan, math.nan)
+    """Student's t interval of the `mean_over_units` of `values` (M,)."""
+    mean, error, freedom = mean_over_units(values, clusters)
     half = student_quantile((1 + level) / 2, freedom) * error
-    return Interval(value, value - half, value + half)
+    return Interval(float(mean), float(mean - half), float(mean + half))
 
 
 def p_value_over_units(values, clusters: Sequence | None = None) -> float:
@@ -123,20 +141,15 @@ def p_value_over_units(values, clusters: Sequence | None = None) -> float:
 
     D draws that all agree have no spread to measure: theirs is 2^(1 - D), as far as signs alone can tell.
     """
-    value, error, freedom = _mean_error_freedom(values, clusters)
-    if error <= 1e-9 * abs(value):
-        return 2.0**-freedom if value else 1.0
-    return math.nan if math.isnan(freedom) else float(2 * special.stdtr(freedom, -abs(value / error)))
+    mean, error, freedom = mean_over_units(values, clusters)
+    if error <= 1e-9 * abs(mean):
+        return 2.0**-freedom if mean else 1.0
+    return float(2 * special.stdtr(freedom, -abs(mean / error)))
 
 
 def student_quantile(probability: float, freedom: float) -> float:
     """Where Student's t distribution with `freedom` degrees has this cumulative `probability`."""
     return float(special.stdtrit(freedom, probability))
-
-
-def _mean_error_freedom(values, clusters: Sequence | None) -> tuple[float, float, float]:
-    mean, covariance, freedom = covariance_of_mean(np.asarray(values, dtype=float).reshape(-1, 1), clusters)
-    return float(mean[0]), float(covariance[0, 0] ** 0.5), freedom
 
 
 def _group_indices(clusters: Sequence, rows: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from workbench import WorkbenchError
 from workbench.runs import files
@@ -38,6 +38,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NOTHING: Mapping = MappingProxyType({})
+# how names of runs that repeat one another end: _world1_seed2, _world1, _seed2, -seed2
+UNIT = re.compile(r"(?:[-_]world(?P<world>\d+))?(?:[-_]seed(?P<seed>\d+))?$")
+
+
+class Unit(NamedTuple):
+    """What a run repeats, its name without the ending, and in which world and with which seed."""
+
+    experiment: str
+    world: int
+    seed: int
 
 
 class Run:
@@ -91,6 +101,16 @@ class Run:
     def seed(self) -> int:
         """The one seed of the run."""
         return self.record["seed"]
+
+    @property
+    def unit(self) -> Unit:
+        """The world is that of the parameters, or else of the name; 0 where neither says.
+
+        The seed is the name's where it has one: a run of a unit may have another seed of its own, as 05_seed101 does.
+        """
+        ending, given = UNIT.search(self.name), self.parameters
+        world = given.get("world_seed", ending["world"] or 0)
+        return Unit(self.name[: ending.start()], int(world), int(ending["seed"] or given.get("seed", 0)))
 
     @property
     def finished(self) -> bool:
@@ -202,16 +222,18 @@ class Run:
         files.write_text(path, "".join(f"{row}\n" for row in rows))
         return path
 
-    def add_to_table(self, name: str, frame: pd.DataFrame, *, key: str) -> Path:
-        """Write `frame` below the rows of tables/<name>.jsonl, in place of those that have one of its values of `key`.
+    def add_to_table(self, name: str, frame: pd.DataFrame, *, key: str | Sequence[str]) -> Path:
+        """Write `frame` into tables/<name>.jsonl, in order of `key`, in place of rows with one of its values of `key`.
 
         So what is measured again, after a run was killed, does not stand there twice.
         """
         import pandas as pd
 
+        key = [key] if isinstance(key, str) else list(key)
         if (self.dir / "tables" / f"{_checked_name(name)}.jsonl").exists():
             held = self.table(name)
-            frame = pd.concat([held[~held[key].isin(frame[key])], frame])
+            again = pd.MultiIndex.from_frame(held[key]).isin(pd.MultiIndex.from_frame(frame[key]))
+            frame = pd.concat([held[~again], frame])
         return self.save_table(name, frame.sort_values(key, kind="stable"))
 
     def table(self, name: str) -> pd.DataFrame:

@@ -13,7 +13,15 @@ from workbench import WorkbenchError
 from workbench.analysis.kl import ESTIMATORS, estimator_errors, places_on_path, values_at_places
 from workbench.analysis.statistics import draws, holm, interval_over_units, nats, p_value_over_units, student_quantile
 from workbench.runs import Run
-from workbench.studies.measured_paths import means_over_runs, score_columns, sizes_up_to, source_of, unit_of
+from workbench.studies.measurements import (
+    best_of_first,
+    means_over_runs,
+    read_measured,
+    score_columns,
+    sizes_up_to,
+    source_of,
+    unit_of,
+)
 
 AT_BOUND = " (bound)"  # behind the name of best-of-n where it stands at the bound on its KL
 SIGNIFICANT = 0.05
@@ -205,17 +213,14 @@ SHOWN = ["experiment", "step", "prompt", "kind", "completion", "kl"]
 def samples_of_unit(runs: Iterable[Run], *, world: int, seed: int) -> pd.DataFrame:
     """The completions along the paths of one world and seed: experiment, step, prompt, kind, completion, kl, scores.
 
-    From each run's table `path`; of best-of-n, step n has the proxy's favourite among the first n of the pool, its kl
+    From each run's path; of best-of-n, step n has the proxy's favourite among the first n of the pool, its kl
     NaN. Runs that kept neither have none. WorkbenchError where nothing is left.
     """
     tables = []
     for run in runs:
-        unit = unit_of(run)
-        if (unit["world"], unit["seed"]) == (world, seed):
-            source = source_of(run)
-            if source in ("path", "pool"):
-                kept = run.table("path") if source == "path" else _favourites(run)
-                tables.append(kept.assign(experiment=unit["experiment"]))
+        if run.unit[1:] == (world, seed):
+            kept = _favourites(run) if source_of(run) == "pool" else read_measured(run, "path")
+            tables += [kept.assign(experiment=unit_of(run)["experiment"])] if len(kept) else []
     if not tables:
         raise WorkbenchError(f"No run of world {world}, seed {seed} kept its completions: there are none to show.")
     samples = pd.concat(tables, ignore_index=True)
@@ -223,13 +228,9 @@ def samples_of_unit(runs: Iterable[Run], *, world: int, seed: int) -> pd.DataFra
 
 
 def _favourites(run: Run) -> pd.DataFrame:
-    pool = run.table("pool").dropna(subset="proxy")
-    place = pool.groupby("prompt_index").cumcount()
-    tables = []
-    for n in sizes_up_to(int(place.max()) + 1):
-        best = pool[place < n].groupby("prompt_index")["proxy"].idxmax()
-        tables.append(pool.loc[best].assign(step=n, kl=np.nan))
-    return pd.concat(tables)
+    pool = run.table("pool")
+    sizes = sizes_up_to(int(pool.groupby("prompt_index").size().max()))
+    return pd.concat([best.assign(step=n, kl=np.nan) for n, best in best_of_first(pool, sizes)])
 
 
 def texts_at(runs: Iterable[Run], landings: pd.DataFrame, *, count: int = 4) -> pd.DataFrame:
@@ -312,7 +313,7 @@ def estimators_along(runs: Iterable[Run]) -> pd.DataFrame:
 
     Completions are the draws: given the policies, each is a sample of its own. WorkbenchError without estimates.
     """
-    tables = [run.table("path") for run in runs if run.path("tables/path.jsonl").exists()]
+    tables = [read_measured(run, "path") for run in runs]
     tables = [table[table["step"] > 0] for table in tables if set(ESTIMATORS.values()) <= set(table)]
     if not tables:
         raise WorkbenchError("None of these runs kept k1 and k3 beside the exact KL of its completions.")

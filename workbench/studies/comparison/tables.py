@@ -11,25 +11,33 @@ import numpy as np
 import pandas as pd
 
 from workbench import WorkbenchError
-from workbench.analysis.statistics import holm, mean_and_error, p_value_over_units
+from workbench.analysis.statistics import holm, mean_and_error, mean_over_units, p_value_over_units
 from workbench.feedback.strengths import bradley_terry
 from workbench.plots.theme import smoothed
 from workbench.records import scores_of
 from workbench.runs import Run
-from workbench.studies.frontier import SCORES
-from workbench.studies.run_folders import UNFINISHED, FoundRuns, Gathered, experiment_of, has_table, mean_over_runs
+from workbench.studies.measurements import (
+    SCORES,
+    UNFINISHED,
+    FoundRuns,
+    Gathered,
+    experiment_of,
+    read_measured,
+    worlds_of,
+)
 
 SMOOTHED = 15  # steps
+WHOSE = ("run", "experiment", "world")
 LISTED = 8  # names that a sentence lists before it counts the rest
 FIRST_METRICS = ("held_out_gold", "gold", "held_out_reward", "reward", "held_out_kl", "kl", "held_out_loss", "loss")
 
 
 def metric_rows(runs: Mapping[str, Run]) -> Gathered:
-    """One row per run and step with every number that any run has measured: run, experiment, step, and a column each.
+    """One row per run and step: run, experiment, world, step, and a column for every number that any run has measured.
 
     Undefined numbers are NaN. A run without metrics has no rows.
     """
-    frames, left_out = [], []
+    frames, left_out, worlds = [], [], worlds_of(runs, {})
     for name, run in runs.items():
         try:
             table = run.metrics()
@@ -40,14 +48,14 @@ def metric_rows(runs: Mapping[str, Run]) -> Gathered:
             continue
         numbers = table.select_dtypes("number").replace([np.inf, -np.inf], np.nan)
         numbers = numbers.dropna(subset=["step"]).drop_duplicates("step", keep="last")
-        frames.append(numbers.assign(run=name, experiment=experiment_of(name)))
-    rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["run", "experiment", "step"])
+        frames.append(numbers.assign(run=name, experiment=experiment_of(name), world=worlds[name]))
+    rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[*WHOSE, "step"])
     return Gathered(rows, left_out)
 
 
 def metrics_in(rows: pd.DataFrame) -> list[str]:
     """Names of what was measured, rewards, KL and loss first, then by how many runs measured it."""
-    others = [column for column in rows if column not in ("run", "experiment", "step") and rows[column].notna().any()]
+    others = [column for column in rows if column not in (*WHOSE, "step") and rows[column].notna().any()]
     spread = {column: rows.loc[rows[column].notna(), "run"].nunique() for column in others}
     place = {name: number for number, name in enumerate(FIRST_METRICS)}
     return sorted(others, key=lambda column: (place.get(column, len(place)), -spread[column], column))
@@ -67,7 +75,8 @@ def metric_curve(rows: pd.DataFrame, metric: str, *, window: int = SMOOTHED) -> 
             for name, line in lines.items():
                 curves.append(_curve(name if len(lines) > 1 else experiment, line.index, line, np.nan, 1))
         else:
-            mean, error, freedom = mean_over_runs(together.T.to_numpy(), list(together))
+            worlds = part.groupby("run")["world"].first().loc[list(together)]
+            mean, error, freedom = mean_over_units(together.T.to_numpy(), worlds)
             curves.append(_curve(experiment, together.index, mean, error, len(lines)).assign(freedom=freedom))
     columns = ["experiment", "step", "value", "value_se", "freedom", "runs"]
     return pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(columns=columns)
@@ -100,7 +109,7 @@ def overview(runs: Mapping[str, Run], metrics: pd.DataFrame, answered: pd.DataFr
 def _measured(runs: Sequence[Run], said: pd.DataFrame) -> str:
     """What is known of a policy, from its answers, or of the best of n; "" for nothing."""
     if said.empty:
-        return "gold and proxy by n" if any(has_table(run, "curve") for run in runs) else ""
+        return "gold and proxy by n" if any(len(read_measured(run, "best of n")) for run in runs) else ""
     scores = [score for score in SCORES if score in said and said[score].notna().any()]
     return f"{' and '.join(scores) or 'completions'} on {said.groupby(['run', 'judge_id']).size().max()} prompts"
 

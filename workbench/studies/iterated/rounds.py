@@ -26,7 +26,7 @@ from workbench.models.rewards import LearnedReward, normalise
 from workbench.models.sampling import reward_arguments, sample
 from workbench.records import PromptExample, scores_of
 from workbench.runs import Run
-from workbench.studies.measured_paths import unit_of
+from workbench.studies.measurements import read_measured
 from workbench.studies.overoptimization.tables import curve_of
 from workbench.tasks.world import Labeler, World, judge_pairs
 
@@ -306,19 +306,10 @@ def iterated_arms(runs: Iterable[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     curves, ends = [], []
     for run in runs:
-        if (
-            run.parameters.get("labels") not in ARM_NAMES
-            or not run.finished
-            or not run.path("tables/path.jsonl").exists()
-        ):
+        arm = ARM_NAMES.get(run.parameters.get("labels", ""))
+        if arm is None or not run.finished or (path := read_measured(run, "path")).empty:
             continue
-        path, unit = run.table("path"), unit_of(run)
-        about = {
-            "label": ARM_NAMES[run.parameters["labels"]],
-            "world": unit["world"],
-            "seed": unit["seed"],
-            "run": run.name,
-        }
+        about = {"label": arm, "world": run.unit.world, "seed": run.unit.seed, "run": run.name}
         curve = curve_of(path)
         curves.append(curve.assign(**about))
         last = {name: curve[name].iloc[-1] if name in curve else np.nan for name in ("kl", "gold")}

@@ -21,7 +21,7 @@ from workbench.analysis.effects import (
 )
 from workbench.analysis.overoptimization import compare_forms, fit_overoptimization, forms_sentence, rise_and_fall
 from workbench.analysis.statistics import interval_over_units
-from workbench.studies.measured_paths import means_over_runs
+from workbench.studies.measurements import means_over_runs
 from workbench.studies.overoptimization.alarms import watched_runs
 from workbench.studies.overoptimization.tables import (
     BEST_OF_N,

@@ -19,8 +19,13 @@ from workbench.analysis.ensembles import ENSEMBLES, ensemble_scores, shared_erro
 from workbench.analysis.overoptimization import held_out_peak, path_means, peak_and_fall
 from workbench.runs import Run
 from workbench.studies.budget.tables import mean_paths
-from workbench.studies.measured_paths import marked_texts, unit_of
-from workbench.studies.run_folders import experiment_of, repetition_of
+from workbench.studies.measurements import (
+    experiment_of,
+    has_table,
+    marked_texts,
+    read_measured,
+    repetition_of,
+)
 
 BEST_OF_N, RL = "best of n", "RL"
 JUDGE = "judge_"
@@ -75,30 +80,30 @@ def read_study(runs: Iterable[Run]) -> Study:
 
 def optimiser_of(run: Run) -> str:
     """`BEST_OF_N` or `RL`; "" for runs that pushed no reward model."""
-    if any(run.path(f"tables/{name}.jsonl").exists() for name in ("pool", "curve")):
+    if any(has_table(run, name) for name in ("pool", "curve")):
         return BEST_OF_N
     if not {"algorithm", "reward_model"} <= set(run.parameters):
         return ""
-    return RL if run.path("tables/path.jsonl").exists() or "kl" in run.metrics() else ""
+    return RL if any(has_table(run, name) for name in ("measured", "path")) or "kl" in run.metrics() else ""
 
 
 def _pushes(run: Run, paths: dict, pools: dict):
     """(columns of PUSH, path, curve) of every push in a run; its tables are added to `paths` or `pools`."""
     about = _about(run)
     if about["optimiser"] != BEST_OF_N:
-        if run.path("tables/path.jsonl").exists():
-            paths[run.name] = _with_plain_judges(run.table("path"), run.name)
+        if len(path := read_measured(run, "path")):
+            paths[run.name] = _with_plain_judges(path, run.name)
             yield about, paths[run.name], curve_of(paths[run.name])
         else:
             yield about, pd.DataFrame(), _curve_of_batches(run.metrics())
-    elif run.path("tables/pool.jsonl").exists():
+    elif has_table(run, "pool"):
         pool = _with_plain_judges(run.table("pool"), run.name)
         pools[run.name] = _whole_prompts(pool.rename(columns={"proxy": JUDGE + about["reward_model"]}))
         for name in judges_of(pools[run.name]):
             path = pool_path(pools[run.name], name)
             yield about | {"reward_model": name}, path, curve_of(path)
     else:
-        curve = run.table("curve").rename(columns={"n": "step"})
+        curve = read_measured(run, "best of n").drop(columns="step").rename(columns={"n": "step"})
         gains = {f"{name}_gain": curve[name] - curve[name].iloc[0] for name in ("proxy", "gold") if name in curve}
         yield about, pd.DataFrame(), curve.assign(**gains)
 
@@ -107,7 +112,7 @@ def _about(run: Run) -> dict:
     """The columns of PUSH, of a run's first reward model."""
     given, summary = run.parameters, run.summary()
     models = [plain_name(Path(name.strip()).name, run.name) for name in str(given.get("reward_model", "")).split(",")]
-    optimiser, unit = optimiser_of(run), unit_of(run)
+    optimiser, unit = optimiser_of(run), run.unit
     price = float(summary.get("kl_coef", given.get("kl_coef", 0.0)) or 0.0) if optimiser == RL else np.nan
     return {
         "optimiser": optimiser,
@@ -118,7 +123,8 @@ def _about(run: Run) -> dict:
         "ensemble": str(given.get("ensemble", "")) if len(models) > 1 and optimiser == RL else "",
         "kl_coef": price,
         "free": optimiser == BEST_OF_N or (optimiser == RL and price == 0 and not given.get("kl_target", 0.0)),
-        **{name: unit[name] for name in ("world", "seed")},
+        "world": unit.world,
+        "seed": unit.seed,
         "run": run.name,
     }
 
@@ -218,10 +224,10 @@ def _peak(run: Run, path: pd.DataFrame) -> Mapping[str, float]:
     if len(path) or "held_out_gold" not in run.metrics():
         return {}
     found = peak_and_fall(run.metrics())
+    before = read_measured(run, "evaluation")
     start = np.nan
-    if run.path("tables/evaluation_before.jsonl").exists():
-        before = run.table("evaluation_before")
-        start = before.loc[before["temperature"] == 1, "gold"].mean() if "gold" in before else np.nan
+    if "gold" in before:
+        start = before.loc[(before["step"] == 0) & (before["temperature"] == 1), "gold"].mean()
     drop, rise = found.pop("fall"), found["peak_gold"] - start
     return {**found, "start_gold": start, "rise": rise, "drop": drop}
 
@@ -281,7 +287,7 @@ def _described(run: Run) -> dict:
     row |= {"pairs": summary.get("pairs", given.get("pairs", 0)), "start": given.get("start", "sft")}
     row |= {"preset": given.get("preset", ""), "label_noise": given.get("label_noise", 0.0)}
     row |= {"labelers": given.get("labelers", "")}
-    row |= {"repeat": "" if given.get("seed", 0) == unit_of(run)["seed"] else str(given["seed"])}
+    row |= {"repeat": "" if given.get("seed", 0) == run.unit.seed else str(given["seed"])}
     accuracy = summary.get("accuracy vs gold", summary.get("accuracy vs labels", np.nan))
     return row | {"weights": summary.get("parameters", np.nan), "accuracy": accuracy}
 
