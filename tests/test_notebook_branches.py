@@ -172,6 +172,48 @@ def test_agreement_is_measured_of_what_was_collected(runs, tmp_path):
         execute("04_labeler_agreement", tmp_path / "ranking", feedback=str(runs / "feedback"), kind="ranking")
 
 
+def argilla(number: int, said: dict) -> list[dict]:
+    answers = [{"value": value, "user_id": user} for user, value in said.items()]
+    fields = {"prompt": f"p{number}", "response1": "a short one", "response2": "another , longer one"}
+    return [{"id": f"r{number}", "fields": fields, "responses": {"better": answers}}]
+
+
+def label_studio(number: int, said: dict) -> list[dict]:
+    made = [
+        {"completed_by": user, "result": [{"type": "pairwise", "from_name": "better", "value": {"selected": value}}]}
+        for user, value in said.items()
+    ]
+    data = {"prompt": f"p{number}", "answer1": "a short one", "answer2": "another , longer one"}
+    return [{"id": number, "data": data, "annotations": made}]
+
+
+def standard(number: int, said: dict) -> list[dict]:
+    texts = ["a short one", "another , longer one"]
+    sides = {user: texts if value == "left" else texts[::-1] for user, value in said.items()}
+    about = {"prompt": f"p{number}", "item_id": str(number)}
+    return [about | {"chosen": one, "rejected": other, "labeler": user} for user, (one, other) in sides.items()]
+
+
+@pytest.mark.parametrize(
+    ("record", "settings"),
+    [
+        (argilla, {"question": "better", "labels": "left=0, right=1"}),
+        (label_studio, {"question": "better", "completions": "answer1,answer2"}),
+        (standard, {}),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_agreement_is_measured_of_a_file_that_people_judged_elsewhere(record, settings, tmp_path):
+    """Three of four items are judged alike: 75%."""
+    said = [("left", "left"), ("right", "right"), ("right", "right"), ("left", "right")]
+    rows = [row for number, (ada, bob) in enumerate(said) for row in record(number, {"ada": ada, "bob": bob})]
+    (tmp_path / "judged.json").write_text(json.dumps(rows))
+    folder = execute("04_labeler_agreement", tmp_path / "run", feedback=str(tmp_path / "judged.json"), **settings)
+    assert summary_of(folder)["labeler agreement"] == 0.75
+    exported = pd.read_json(folder / "export" / "preferences.jsonl", lines=True)
+    assert exported["labeler"].value_counts().to_dict() == {"ada": 4, "bob": 4}
+
+
 DEMONSTRATIONS = [{"prompt": f"user : is {number} red ? assistant :", "completion": " yes ."} for number in range(20)]
 PAIRS = [{"prompt": row["prompt"], "chosen": " yes .", "rejected": " no ."} for row in DEMONSTRATIONS]
 REFUSED = [

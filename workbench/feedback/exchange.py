@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,16 +28,20 @@ from workbench import WorkbenchError
 from workbench.feedback.imports import (
     Feedback,
     Records,
+    argilla_feedback,
     digest,
     judgement_of,
+    label_studio_feedback,
     named,
     others_of,
     records_of,
     with_repeats,
 )
-from workbench.feedback.kinds import COMPARING, KINDS, Rows, judged, left_out_row, training_rows
+from workbench.feedback.kinds import COMPARING, KINDS, Rows, judged, left_out_row, require_kind, training_rows
+from workbench.feedback.store import Store
 from workbench.feedback.tables import jsonable, require_items
 from workbench.records import Judgement
+from workbench.runs import Run
 from workbench.runs.files import read_json_lines, replace_file, resolve, shown
 
 MIDDLE = 4.0  # of ratings from 1 to 7
@@ -269,6 +273,41 @@ def _require_one_form(items: Sequence[Mapping]) -> None:
 KIND_OF = {record.file: kind for kind, record in KINDS.items()}
 COLUMNS = {record.file: record.columns for record in KINDS.values()} | {"unpaired": ("completion", "label")}
 OF_THE_JUDGEMENT = ("margin", "preference", "flags", "labeler", "item_id")  # columns that do not describe the item
+
+
+def read_feedback(
+    source: str, *, kind: str, question: str = "", prompt: str = "prompt", completions: str = "", labels: str = ""
+) -> Feedback:
+    """Items, and their judgements of a kind, of a run, or of a file: standard columns, or Argilla's or Label Studio's.
+
+    Of a file of either tool `question` names what was asked (Argilla's question, several with commas for ratings; Label
+    Studio's control, "" for the only one), `prompt` and `completions` (with commas, or "items.body") the fields that
+    were shown, and `labels` ("1=0, 2=1, equal=tie") what other answers than names of completions mean.
+    """
+    require_kind(kind)
+    path = resolve(source)
+    if path.is_dir():
+        with closing(Store(Run.read(source).path("judgements.db"))) as store:
+            return store.items(), store.judgements(kind)
+    record = records_of(path)[0][1]
+    shown_as = {"prompt": prompt, "labels": _meanings(labels)}
+    if completions:
+        shown_as["completions"] = completions if "." in completions else _listed(completions)
+    if "fields" in record and "responses" in record:
+        return argilla_feedback(path, kind=kind, question=_listed(question), **shown_as)
+    if "data" in record and "annotations" in record:
+        return label_studio_feedback(path, kind=kind, control=question, **shown_as)
+    return standard_feedback(path, schema=KINDS[kind].file)
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
+
+
+def _meanings(labels: str) -> dict[str, int | str]:
+    """`"1=0, equal=tie"` as {"1": 0, "equal": "tie"}."""
+    said = dict(part.rpartition("=")[::2] for part in _listed(labels) if part)
+    return {label: int(verdict) if verdict.strip().isdigit() else verdict.strip() for label, verdict in said.items()}
 
 
 def standard_feedback(path: str | Path, *, schema: str = "preferences", labeler: str = "imported") -> Feedback:
