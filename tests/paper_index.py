@@ -8,8 +8,8 @@ from types import ModuleType
 from workbench.losses import advantages, direct, offline, policy, preference
 from workbench.trainers.algorithms import ALGORITHMS
 from workbench.trainers.direct_alignment import LOSSES
-from workbench.trainers.feedback_kinds import OBJECTIVES
 from workbench.trainers.imitation import SELECTIONS
+from workbench.trainers.reward_model import OBJECTIVES
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"

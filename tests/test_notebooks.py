@@ -23,9 +23,9 @@ from workbench.trainers import (
     algorithms,
     direct_alignment,
     evaluation,
-    feedback_kinds,
     imitation,
     policy_gradient_config,
+    reward_model,
 )
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
@@ -155,7 +155,7 @@ def test_the_choices_that_parameters_cells_list_are_those_of_the_package():
         "03_preferences.panel": tasks.PANELS,
         "03_preferences.kinds": session.COLLECTED,
         "05_reward_model.preset": architectures.PRESETS,
-        "05_reward_model.objective": feedback_kinds.OBJECTIVES,
+        "05_reward_model.objective": reward_model.OBJECTIVES,
         "06_policy_gradient.ensemble": ensembles.ENSEMBLES,
         "06_policy_gradient.algorithm": algorithms.ALGORITHMS,
         "06_policy_gradient.kl_in": policy_gradient_config.CHOICES["kl_in"],

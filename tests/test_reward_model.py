@@ -24,8 +24,7 @@ from workbench import NonFiniteLoss, WorkbenchError
 from workbench.losses.preference import best_of_k_loss, pairwise_ranking_loss, plackett_luce_loss
 from workbench.models import build_policy, load_reward_model
 from workbench.records import LabelledExample, PairExample, RankingExample, StepwiseExample
-from workbench.trainers.feedback_kinds import OBJECTIVES
-from workbench.trainers.reward_model import RewardModelConfig, RewardModelTrainer
+from workbench.trainers.reward_model import OBJECTIVES, RewardModelConfig, RewardModelTrainer
 
 TRL = json.loads((Path(__file__).parent / "oracles" / "trl_reward.json").read_text())
 STOP = 6  # ends a step
@@ -178,7 +177,7 @@ def test_the_share_of_coin_tosses_reaches_the_loss():
     ],
 )
 def test_what_is_worth_imitating_is_what_was_preferred_or_wholly_right(objective, expected):
-    assert [OBJECTIVES[objective].liked(example) for example in EXAMPLES[objective]] == expected
+    assert [OBJECTIVES[objective].kind.liked(example) for example in EXAMPLES[objective]] == expected
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

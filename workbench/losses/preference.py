@@ -21,15 +21,15 @@ def bradley_terry_loss(chosen_rewards: Tensor, rejected_rewards: Tensor, *, marg
 
 
 def soft_preference_loss(
-    first_rewards: Tensor, second_rewards: Tensor, preference: Tensor, *, error_rate: float = 0.0
+    chosen_rewards: Tensor, rejected_rewards: Tensor, preference: Tensor, *, error_rate: float = 0.0
 ) -> Tensor:
     """Cross-entropy of graded preferences, (B,) nats.
 
-    `preference` (B,) is the probability that the first is better: 1, 0, or .5 for a tie. A share `error_rate` of the
-    labels is taken to be a coin toss, so that no label is surer than 1 - error_rate / 2. Christiano et al. 2017,
+    `preference` (B,) is the probability that the chosen one is better: 1, 0, or .5 for a tie. A share `error_rate` of
+    the labels is taken to be a coin toss, so that no label is surer than 1 - error_rate / 2. Christiano et al. 2017,
     section 2.2.3, with .1.
     """
-    margins = first_rewards - second_rewards
+    margins = chosen_rewards - rejected_rewards
     known = math.log1p(-error_rate) if error_rate < 1 else -math.inf
     tossed = torch.full_like(margins, math.log(error_rate / 2) if error_rate > 0 else -math.inf)
     first, second = (torch.logaddexp(known + F.logsigmoid(side), tossed) for side in (margins, -margins))

@@ -1,48 +1,31 @@
 """Direct alignment: a policy from people's judgements without a reward model. Rafailov et al. 2023 and their kin."""
 
-import inspect
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from workbench import WorkbenchError
 from workbench.losses import direct
-from workbench.losses.direct import cpo_loss, nll_loss, orpo_loss, rrhf_loss, simpo_loss, slic_loss
 from workbench.losses.reductions import log_ratio, per_token
 from workbench.models.load import model_context, without_dropout
-from workbench.records import Sequences
+from workbench.models.scoring import completion_logprobs
+from workbench.records import LabelledExample, Sequences
 from workbench.trainers.descent import Descent, EpochBatches, Stateful, require_examples, require_in, require_positive
-from workbench.trainers.feedback_kinds import (
-    DATA,
-    Arguments,
-    RememberedLogprobs,
-    Scored,
-    collate_examples,
-    require_kind,
-    summed_logprobs,
-)
+from workbench.trainers.feedback_kinds import Objective, Tensors, require_kind
 
 
 @dataclass(frozen=True, kw_only=True)
-class Objective:
-    """A row of LOSSES. What the loss needs is read off the names of its parameters."""
+class Loss(Objective):
+    """A row of LOSSES."""
 
     title: str
-    loss: Callable[..., Tensor]  # of `losses`
     settings: Mapping[str, float]  # its keyword arguments as they did well on the embedded world
     learning_rate: float = 2e-4  # peak, at width 64
     nll_coef: float = 0.0  # weight of the chosen completion's negative log-likelihood
-    data: str = "pairs"  # key of feedback_kinds.DATA
     paper: str
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """The tensors that the loss takes."""
-        parameters = inspect.signature(self.loss).parameters.values()
-        return tuple(parameter.name for parameter in parameters if parameter.kind is not parameter.KEYWORD_ONLY)
 
     @property
     def needs_reference(self) -> bool:
@@ -73,67 +56,69 @@ class Objective:
 
 
 LOSSES = {
-    "dpo": Objective(title="DPO", loss=direct.dpo_loss, settings={"beta": 0.1}, paper="Rafailov et al. 2023"),
-    "conservative_dpo": Objective(
+    "dpo": Loss(title="DPO", loss=direct.dpo_loss, settings={"beta": 0.1}, paper="Rafailov et al. 2023"),
+    "conservative_dpo": Loss(
         title="conservative DPO",
         loss=direct.conservative_dpo_loss,
         settings={"beta": 0.1, "label_smoothing": 0.1},
         paper="Mitchell 2023",
     ),
-    "robust_dpo": Objective(
+    "robust_dpo": Loss(
         title="robust DPO",
         loss=direct.robust_dpo_loss,
         settings={"beta": 0.1, "label_smoothing": 0.1},
         paper="Chowdhury et al. 2024",
     ),
-    "ipo": Objective(title="IPO", loss=direct.ipo_loss, settings={"beta": 0.1}, paper="Azar et al. 2023"),
-    "ipo_normalised": Objective(
+    "ipo": Loss(title="IPO", loss=direct.ipo_loss, settings={"beta": 0.1}, paper="Azar et al. 2023"),
+    "ipo_normalised": Loss(
         title="IPO per token", loss=direct.ipo_normalised_loss, settings={"beta": 1.0}, paper="Azar et al. 2023"
     ),
-    "hinge": Objective(
+    "hinge": Loss(
         title="hinge on DPO's reward", loss=direct.hinge_loss, settings={"beta": 0.1}, paper="Liu et al. 2023"
     ),
-    "slic": Objective(title="SLiC", loss=slic_loss, settings={"delta": 1.0}, nll_coef=10.0, paper="Zhao et al. 2023"),
-    "kto": Objective(
+    "slic": Loss(title="SLiC", loss=direct.slic_loss, settings={"delta": 1.0}, nll_coef=10.0, paper="Zhao et al. 2023"),
+    "kto": Loss(
         title="KTO",
         loss=direct.kto_loss,
         settings={"beta": 0.5, "desirable_weight": 1.0, "undesirable_weight": 1.0},
         data="labelled",
         paper="Ethayarajh et al. 2024",
     ),
-    "orpo": Objective(title="ORPO", loss=orpo_loss, settings={"beta": 1.0}, nll_coef=1.0, paper="Hong et al. 2024"),
-    "simpo": Objective(title="SimPO", loss=simpo_loss, settings={"beta": 2.0, "gamma": 1.0}, paper="Meng et al. 2024"),
-    "cpo": Objective(title="CPO", loss=cpo_loss, settings={"beta": 0.1}, nll_coef=1.0, paper="Xu et al. 2024"),
-    "apo_zero": Objective(
+    "orpo": Loss(title="ORPO", loss=direct.orpo_loss, settings={"beta": 1.0}, nll_coef=1.0, paper="Hong et al. 2024"),
+    "simpo": Loss(
+        title="SimPO", loss=direct.simpo_loss, settings={"beta": 2.0, "gamma": 1.0}, paper="Meng et al. 2024"
+    ),
+    "cpo": Loss(title="CPO", loss=direct.cpo_loss, settings={"beta": 0.1}, nll_coef=1.0, paper="Xu et al. 2024"),
+    "apo_zero": Loss(
         title="APO-zero", loss=direct.apo_zero_loss, settings={"beta": 0.1}, paper="D'Oosterlinck et al. 2024"
     ),
-    "apo_down": Objective(
+    "apo_down": Loss(
         title="APO-down",
         loss=direct.apo_down_loss,
         settings={"beta": 0.1},
         learning_rate=5e-5,  # it lowers chosen completions without end: at 2e-4 the policy leaves the language
         paper="D'Oosterlinck et al. 2024",
     ),
-    "rrhf": Objective(
-        title="RRHF", loss=rrhf_loss, settings={}, nll_coef=10.0, data="rankings", paper="Yuan et al. 2023"
+    "rrhf": Loss(
+        title="RRHF", loss=direct.rrhf_loss, settings={}, nll_coef=10.0, data="rankings", paper="Yuan et al. 2023"
     ),
-    "f_dpo_forward_kl": Objective(
+    "f_dpo_forward_kl": Loss(
         title="f-DPO, forward KL", loss=direct.forward_kl_dpo_loss, settings={"beta": 0.1}, paper="Wang et al. 2023"
     ),
-    "f_dpo_js": Objective(
+    "f_dpo_js": Loss(
         title="f-DPO, Jensen-Shannon",
         loss=direct.jensen_shannon_dpo_loss,
         settings={"beta": 0.1},
         paper="Wang et al. 2023",
     ),
-    "f_dpo_alpha": Objective(
+    "f_dpo_alpha": Loss(
         title="f-DPO, alpha-divergence",
         loss=direct.alpha_dpo_loss,
         settings={"beta": 0.1, "alpha": 0.5},
         paper="Wang et al. 2023",
     ),
-    "sft_chosen": Objective(
-        title="fine-tuning on chosen", loss=nll_loss, settings={}, paper="control without any comparison"
+    "sft_chosen": Loss(
+        title="fine-tuning on chosen", loss=direct.nll_loss, settings={}, paper="control without any comparison"
     ),
 }
 SETTINGS = sorted({name for objective in LOSSES.values() for name in objective.settings})
@@ -183,7 +168,7 @@ class DirectAlignmentConfig:
             )
 
     @property
-    def objective(self) -> Objective:
+    def objective(self) -> Loss:
         """The row of LOSSES."""
         return LOSSES[self.loss]
 
@@ -206,6 +191,39 @@ class DirectAlignmentConfig:
             raise WorkbenchError(f"The loss {self.loss!r} knows no chosen completion: leave nll_coef at 0.")
 
 
+def summed_logprobs(model, batch: Sequences, *, group_size: int) -> Tensor:
+    """Log-probability of every whole completion, (B, K) nats; K = `group_size` neighbouring rows share a prompt."""
+    return completion_logprobs(model, batch, group_size=group_size).sum(1).view(-1, group_size)
+
+
+class RememberedLogprobs:
+    """`summed_logprobs` under a model that never changes, computed when an example is met for the first time."""
+
+    def __init__(self, model, *, count: int, group_size: int):
+        self.model, self.values = model, torch.full((count, group_size), torch.nan)
+
+    def of(self, indices: list[int], batch: Sequences) -> Tensor:
+        """Those of the examples with these indices, (B, K) nats, whose rows are in `batch`."""
+        if self.values[indices].isnan().any():
+            with torch.no_grad():
+                self.values[indices] = summed_logprobs(self.model, batch, group_size=self.values.shape[1]).cpu()
+        return self.values[indices].to(batch.tokens.device)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"values": self.values}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.values = state["values"]
+
+
+def mismatched(examples: list[LabelledExample], *, context: int) -> list[LabelledExample]:
+    """Each prompt with the completion before it in the batch, cut to `context` tokens in all (0 = no limit)."""
+    return [
+        replace(example, completion_ids=before.completion_ids[: context - len(example.prompt_ids) if context else None])
+        for example, before in zip(examples, [examples[-1], *examples[:-1]], strict=True)
+    ]
+
+
 class DirectAlignmentTrainer(Stateful):
     """Minimises a loss of LOSSES; the reference is frozen, and not even run where the loss needs none.
 
@@ -219,14 +237,14 @@ class DirectAlignmentTrainer(Stateful):
 
     def __init__(self, policy, reference, examples: list, held_out: list, config: DirectAlignmentConfig):
         require_examples(examples, held_out)
-        self.config, self.objective, self.kind = config, config.objective, DATA[config.objective.data]
+        self.config, self.objective, self.kind = config, config.objective, config.objective.kind
         require_kind(self.objective.data, [*examples, *held_out], loss=config.loss)
         self.policy, self.reference = without_dropout(policy), without_dropout(reference)
         self.examples, self.held_out = examples, held_out
         self.group_size = len(self.kind.completions(examples[0]))
         self.references = RememberedLogprobs(self.reference, count=len(examples), group_size=self.group_size)
         self.held_out_references = RememberedLogprobs(self.reference, count=len(held_out), group_size=self.group_size)
-        self.batches = EpochBatches(self._lengths(examples), config.batch_size, seed=config.seed)
+        self.batches = EpochBatches(list(map(self.kind.length, examples)), config.batch_size, seed=config.seed)
         self.total_steps = config.epochs * self.batches.per_epoch
         self.descent = Descent(
             policy,
@@ -264,12 +282,12 @@ class DirectAlignmentTrainer(Stateful):
 
     def held_out_accuracies(self) -> Tensor:
         """How far the implied rewards agree with each held-out example, (N,) from 0 to 1, on the CPU."""
-        return self.kind.accuracies(self.held_out_rewards(), self.held_out)
+        return self.kind.accuracies(self.kind.arguments({"rewards": self.held_out_rewards()}, self.held_out))
 
     @torch.no_grad()
     def held_out_rewards(self) -> Tensor:
         """Implied rewards of the completions of each held-out example, (N, K) on the CPU."""
-        rewards, lengths = torch.empty(len(self.held_out), self.group_size), self._lengths(self.held_out)
+        rewards, lengths = torch.empty(len(self.held_out), self.group_size), list(map(self.kind.length, self.held_out))
         order = sorted(range(len(lengths)), key=lengths.__getitem__)
         for start in range(0, len(order), self.config.batch_size):
             indices = order[start : start + self.config.batch_size]
@@ -277,60 +295,58 @@ class DirectAlignmentTrainer(Stateful):
             rewards[indices] = self._rewards(self._scored(batch, indices, self.held_out_references)).cpu()
         return rewards
 
-    def _scored(self, batch: Sequences, indices: list[int], references: RememberedLogprobs) -> Scored:
+    def _scored(self, batch: Sequences, indices: list[int], references: RememberedLogprobs) -> Tensors:
+        """K completions of each of B prompts under policy and reference, (B, K) nats, and their tokens."""
         logprobs = summed_logprobs(self.policy, batch, group_size=self.group_size)
         needed = self.objective.needs_reference
-        return Scored(
-            logprobs=logprobs,
-            reference_logprobs=references.of(indices, batch) if needed else torch.zeros_like(logprobs),
-            lengths=batch.completion_mask.sum(1).view_as(logprobs),
-        )
+        return {
+            "logprobs": logprobs,
+            "reference_logprobs": references.of(indices, batch) if needed else torch.zeros_like(logprobs),
+            "lengths": batch.completion_mask.sum(1).view_as(logprobs),
+        }
 
-    def _losses(self, scored: Scored, examples: list, common: Arguments) -> Tensor:
+    def _losses(self, scored: Tensors, examples: list, common: Tensors) -> Tensor:
         """The loss of every example, (B,)."""
         directions = self.kind.directions(scored, examples)
         return sum(weight * self._loss_of(arguments | common) for weight, arguments in directions)
 
-    def _loss_of(self, arguments: Arguments) -> Tensor:
-        inputs = {name: arguments[name] for name in self.objective.inputs}
-        losses = self.objective.loss(**inputs, **self.config.settings)
+    def _loss_of(self, arguments: Tensors) -> Tensor:
+        losses = self.objective.losses(arguments, self.config.settings)
         if self.config.nll_coef == 0:
             return losses
-        return losses + self.config.nll_coef * nll_loss(arguments["chosen_logprobs"], arguments["chosen_lengths"])
+        return losses + self.config.nll_coef * direct.nll_loss(
+            arguments["chosen_logprobs"], arguments["chosen_lengths"]
+        )
 
     @torch.no_grad()
-    def _common_inputs(self, examples: list) -> Arguments:
+    def _common_inputs(self, examples: list) -> Tensors:
         """What a loss takes of the whole batch: KTO's `reference_point`, () nats, 0 where the batch holds but one."""
         if "reference_point" not in self.objective.inputs:
             return {}
         if len(examples) == 1:
             return {"reference_point": torch.zeros((), device=self.policy.device)}
-        batch = self._collated(self.kind.mismatched(examples, context=model_context(self.policy)))
+        batch = self._collated(mismatched(examples, context=model_context(self.policy)))
         sums = [summed_logprobs(model, batch, group_size=1)[:, 0] for model in (self.policy, self.reference)]
         return {"reference_point": direct.kto_reference_point(*sums)}
 
-    def _rewards(self, scored: Scored) -> Tensor:
+    def _rewards(self, scored: Tensors) -> Tensor:
         """Implied rewards, (B, K)."""
-        ratio = log_ratio(scored.logprobs, scored.reference_logprobs).detach()
-        reward = per_token(ratio, scored.lengths) if self.objective.normalised else ratio
+        ratio = log_ratio(scored["logprobs"], scored["reference_logprobs"]).detach()
+        reward = per_token(ratio, scored["lengths"]) if self.objective.normalised else ratio
         return self.config.settings.get("beta", 1.0) * reward
 
     def _reward_statistics(self, rewards: Tensor, examples: list) -> dict[str, float | None]:
-        better, worse = map(_defined_mean, self.kind.better_and_worse(rewards, examples))
+        given = self.kind.arguments({"rewards": rewards}, examples)
+        better, worse = map(_defined_mean, self.kind.better_and_worse(given))
         return {
-            "accuracy": _defined_mean(self.kind.accuracies(rewards, examples)),
+            "accuracy": _defined_mean(self.kind.accuracies(given)),
             "margin": None if better is None or worse is None else better - worse,
             "chosen_reward": better,
             "rejected_reward": worse,
         }
 
     def _collated(self, examples: list) -> Sequences:
-        batch = collate_examples(self.objective.data, examples, pad_id=self.policy.config.pad_token_id)
-        return batch.to(self.policy.device)
-
-    def _lengths(self, examples: list) -> list[int]:
-        """Tokens of each example's longest sequence."""
-        return [len(example.prompt_ids) + max(map(len, self.kind.completions(example))) for example in examples]
+        return self.kind.collated(examples, pad_id=self.policy.config.pad_token_id).to(self.policy.device)
 
 
 def _defined_mean(values: Tensor) -> float | None:

@@ -1,27 +1,102 @@
 """Reward model from comparisons, rankings, ratings or verdicts. Christiano et al. 2017; Stiennon et al. 2020."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from workbench import WorkbenchError
 from workbench.losses.advantages import masked_mean
+from workbench.losses.preference import (
+    best_of_k_loss,
+    bradley_terry_loss,
+    outcome_loss,
+    pairwise_ranking_loss,
+    plackett_luce_loss,
+    process_reward_loss,
+    rating_loss,
+    reward_centering_penalty,
+    soft_preference_loss,
+)
 from workbench.models.examples import Examples
 from workbench.models.load import without_dropout
 from workbench.models.rewards import raw_rewards
 from workbench.models.scoring import ban_unsayable, completion_states, token_logprobs
-from workbench.models.tokens import collate_groups, collate_pairs
+from workbench.models.tokens import collate_pairs
 from workbench.records import PairExample, Sequences
 from workbench.trainers.descent import Descent, EpochBatches, Stateful, require_examples, require_in, require_positive
-from workbench.trainers.feedback_kinds import OBJECTIVES, centering, objective_named
+from workbench.trainers.feedback_kinds import Objective, Tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardObjective(Objective):
+    """A row of OBJECTIVES."""
+
+    column: str  # what the rows must have beyond texts
+    ties: bool = False  # whether comparisons that nobody decided teach it something
+    settings: tuple[str, ...] = ("lm_coef",)  # of the optional settings those that mean something here
+
+    @property
+    def comparative(self) -> bool:
+        """Whether only differences within an example are learned."""
+        return "center_rewards_coefficient" in self.settings
+
+
+def _with_margin(chosen_rewards: Tensor, rejected_rewards: Tensor, margin: Tensor) -> Tensor:
+    return bradley_terry_loss(chosen_rewards, rejected_rewards, margin=margin)
+
+
+def _of_steps(rewards: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+    return process_reward_loss(rewards, labels, mask)[mask]
+
+
+COMPARED = ("center_rewards_coefficient", "lm_coef")
+PAIRS = RewardObjective(loss=bradley_terry_loss, column="chosen", settings=COMPARED)
+RANKINGS = RewardObjective(loss=pairwise_ranking_loss, data="rankings", column="ranking", settings=COMPARED)
+OBJECTIVES = {
+    "bradley_terry": PAIRS,
+    "bradley_terry_margin": replace(PAIRS, loss=_with_margin, column="margin"),
+    "soft": replace(
+        PAIRS, loss=soft_preference_loss, column="preference", ties=True, settings=(*COMPARED, "error_rate")
+    ),
+    "pairwise_ranking": RANKINGS,
+    "plackett_luce": replace(RANKINGS, loss=plackett_luce_loss),
+    "best_of_k": replace(RANKINGS, loss=best_of_k_loss),
+    "rating": RewardObjective(loss=rating_loss, data="ratings", column="rating", settings=()),
+    "outcome": RewardObjective(loss=outcome_loss, data="labelled", column="label"),
+    "process": RewardObjective(loss=_of_steps, data="steps", column="labels"),
+}
+
+
+def objective_named(name: str) -> RewardObjective:
+    """The row of `OBJECTIVES`; WorkbenchError lists those that exist."""
+    if name not in OBJECTIVES:
+        raise WorkbenchError(f"There is no objective {name!r}: choose one of {', '.join(OBJECTIVES)}.")
+    return OBJECTIVES[name]
+
+
+def objective_rows(name: str, task, count: int) -> tuple:
+    """Training rows (at most `count`, 0 = all) and held-out rows that the objective learns from.
+
+    WorkbenchError names the objective and the column where the task does not have them.
+    """
+    objective = objective_named(name)
+    needs = f"objective {name!r} needs column {objective.column!r}"
+    try:
+        train, held_out = task.rows(objective.kind.schema, count, ties=objective.ties)
+    except WorkbenchError as error:
+        raise WorkbenchError(f"{needs}: {error}") from error
+    if objective.column not in train.column_names or train[objective.column][:].count(None) == len(train):
+        found = ", ".join(train.column_names)
+        raise WorkbenchError(f"{needs}, which the data does not have (found: {found}): add it, or take another one.")
+    return train, held_out
 
 
 @dataclass(frozen=True, kw_only=True)
 class RewardModelConfig:
     """How a reward model is trained."""
 
-    objective: str = "bradley_terry"  # what is minimised: a name in `feedback_kinds.OBJECTIVES`
+    objective: str = "bradley_terry"  # what is minimised: a name in OBJECTIVES
     epochs: int = 2  # passes over the examples; more than two overfit (Stiennon et al. 2020 take one)
     batch_size: int = 64  # examples per step: comparisons, rankings or completions
     learning_rate: float = 5e-4  # peak, at width 64; 1e-6 .. 1e-5 for large pretrained models
@@ -50,7 +125,7 @@ class RewardModelConfig:
 
 
 class RewardModelTrainer(Stateful):
-    """Minimises one of `feedback_kinds.OBJECTIVES` with a sequence classifier that has one output.
+    """Minimises one of OBJECTIVES with a sequence classifier that has one output.
 
     `examples` and `held_out` are of the kind that the objective learns from. The auxiliary LM loss (Askell et al. 2021,
     who add it for the good one of two texts) has no head of its own: the input embedding serves as one. That is the
@@ -59,14 +134,15 @@ class RewardModelTrainer(Stateful):
 
     def __init__(self, reward_model, examples: list, held_out: list, config: RewardModelConfig):
         require_examples(examples, held_out)
-        self.objective, self.config = objective_named(config.objective), config
+        self.config, self.objective = config, objective_named(config.objective)
+        self.kind = self.objective.kind
         self.model = without_dropout(reward_model)
         self.model.config.update({"step_end_ids": [], "pessimism": 0.0})  # what it may have been before
         if isinstance(examples, Examples):  # it will read texts as long as it was trained on
             cuts = ("max_prompt_length", "max_completion_length")
             self.model.config.update({name: getattr(examples.report, name) for name in cuts})
-        self.examples, self.held_out = self.objective.prepared(reward_model, examples, held_out)
-        lengths = [self._length(example) for example in self.examples]
+        self.examples, self.held_out = self.kind.prepared(reward_model, examples, held_out)
+        lengths = list(map(self.kind.length, self.examples))
         self.batches = EpochBatches(lengths, config.batch_size, seed=config.seed)
         self.total_steps = config.epochs * self.batches.per_epoch
         self.descent = Descent(
@@ -89,11 +165,12 @@ class RewardModelTrainer(Stateful):
         self.step_number += 1
         examples = [self.examples[index] for index in self.batches.next()]
         batch, states, rewards = self._forward(examples)
-        loss = self.objective.loss(rewards, examples, self.config.error_rate).mean()
+        given = self.kind.arguments({"rewards": rewards}, examples)
+        loss = self._losses(given).mean()
         added, reported = self._added(examples, batch, states, rewards)
         learning_rate = self.descent.learning_rate
         grad_norm = self.descent.step(loss + added, trainer_step=self.step_number, batch=batch)
-        fit = self.objective.fit(rewards.detach(), examples)
+        fit = self.kind.fit(given)
         due = self.step_number % self.config.evaluate_every == 0 or self.step_number == self.total_steps
         held_out = self.evaluate(self.held_out) if due else dict.fromkeys(["loss", *fit])
         return {
@@ -110,12 +187,13 @@ class RewardModelTrainer(Stateful):
     @torch.no_grad()
     def evaluate(self, examples: list) -> dict[str, float]:
         """Loss and fit on examples such as `held_out`."""
-        examples = sorted(examples, key=self._length)  # neither depends on the order; batches of like lengths do less
+        examples = sorted(
+            examples, key=self.kind.length
+        )  # neither depends on the order; batches of like lengths do less
         size = self.config.batch_size
         parts = [self._forward(examples[start : start + size])[2] for start in range(0, len(examples), size)]
-        rewards = torch.cat(parts)
-        loss = self.objective.loss(rewards, examples, self.config.error_rate).mean().item()
-        return {"loss": loss, **self.objective.fit(rewards, examples)}
+        given = self.kind.arguments({"rewards": torch.cat(parts)}, examples)
+        return {"loss": self._losses(given).mean().item(), **self.kind.fit(given)}
 
     @torch.no_grad()
     def margins(self, pairs: list[PairExample]) -> Tensor:
@@ -140,24 +218,28 @@ class RewardModelTrainer(Stateful):
                 f"pessimism needs completions that were compared, which objective {self.config.objective!r} has not: "
                 "set it to 0, or choose an objective of comparisons or rankings."
             )
-        return [e.prompt_ids for e in self.examples], [self.objective.completions(e) for e in self.examples]
+        return [e.prompt_ids for e in self.examples], [self.kind.completions(e) for e in self.examples]
 
     def _forward(self, examples: list) -> tuple[Sequences, Tensor, Tensor]:
         """The batch of all completions, their last hidden states and the flat rewards of the objective."""
-        completions = [self.objective.completions(example) for example in examples]
-        prompts = [example.prompt_ids for example in examples]
-        batch = collate_groups(prompts, completions, pad_id=self.model.config.pad_token_id).to(self.model.device)
-        states = completion_states(self.model, batch, group_size=len(completions[0]))
-        return batch, states, self.objective.read(self.model, states, batch, examples)
+        batch = self.kind.collated(examples, pad_id=self.model.config.pad_token_id).to(self.model.device)
+        states = completion_states(self.model, batch, group_size=len(batch) // len(examples))
+        return batch, states, self.kind.read(self.model, states, batch, examples)
+
+    def _losses(self, given: Tensors) -> Tensor:
+        """The loss of every example or step."""
+        taken = {"error_rate": self.config.error_rate} if "error_rate" in self.objective.settings else {}
+        return self.objective.losses(given, taken)
 
     def _added(self, examples: list, batch: Sequences, states: Tensor, rewards: Tensor) -> tuple[Tensor, dict]:
         """What is added to the loss, a scalar, and the part of it that a row reports."""
         added, reported = rewards.new_zeros(()), {}
         if self.config.center_rewards_coefficient:
-            penalty = centering(rewards, examples).mean()
+            means = rewards.view(len(examples), -1).mean(1)  # of K completions twice their mean stands for the sum
+            penalty = reward_centering_penalty(means, means).mean()
             added = added + self.config.center_rewards_coefficient * penalty
         if self.config.lm_coef:
-            liked = [flag for example in examples for flag in self.objective.liked(example)]
+            liked = [flag for example in examples for flag in self.kind.liked(example)]
             lm_loss = self._lm_loss(batch.rows(liked), states[liked])
             added, reported = added + self.config.lm_coef * lm_loss, {"lm_loss": lm_loss.item()}
         return added, reported
@@ -168,7 +250,3 @@ class RewardModelTrainer(Stateful):
         logits = (before @ self.model.get_input_embeddings().weight.T).float()
         logprobs = token_logprobs(ban_unsayable(logits, self.model.config), liked)
         return -masked_mean(logprobs, liked.completion_mask)
-
-    def _length(self, example) -> int:
-        """Tokens of the prompt and the longest completion."""
-        return len(example.prompt_ids) + max(map(len, self.objective.completions(example)))
