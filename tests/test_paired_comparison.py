@@ -19,7 +19,6 @@ from workbench.feedback.strengths import (
     davidson,
     elo,
     plackett_luce_scores,
-    win_probabilities,
 )
 
 SCORES = np.array([0.9, 0.2, -0.3, -0.8])
@@ -127,17 +126,6 @@ def test_the_puddings_of_davidson_are_worth_what_he_found():
     published = [0.1388005, 0.1729985, 0.1617420, 0.1653930, 0.1586805, 0.2023855]  # after 7 iterations
     np.testing.assert_allclose(worth / worth.sum(), published, atol=5e-5)
     assert found.tie.value == pytest.approx(0.7468147, abs=1e-4)
-
-
-def test_probabilities_of_win_loss_and_tie_add_up():
-    scores = pd.DataFrame({"name": ["x", "y"], "score": [0.5, -0.5]})
-    plain = win_probabilities(scores)
-    assert plain.loc["x", "y"] == pytest.approx(math.e / (1 + math.e)) and plain.loc["x", "x"] == 0.5
-    np.testing.assert_allclose(plain + plain.T, 1)
-    tied = win_probabilities(scores, tie=0.7)
-    first, second = math.exp(0.5), math.exp(-0.5)
-    assert tied.loc["y", "x"] == pytest.approx(second / (first + second + 0.7))
-    assert 1 - tied.loc["x", "y"] - tied.loc["y", "x"] == pytest.approx(0.7 / (first + second + 0.7))
 
 
 def test_ratings_move_as_counted_by_hand_and_depend_on_the_order():

@@ -11,14 +11,7 @@ import pytest
 from scipy.optimize import minimize
 
 from workbench import WorkbenchError
-from workbench.feedback.strengths import (
-    completion_rankings,
-    completion_scores,
-    model_rankings,
-    order_probability,
-    plackett_luce,
-    plackett_luce_scores,
-)
+from workbench.feedback.strengths import model_rankings, plackett_luce, plackett_luce_scores
 from workbench.records import Judgement
 
 SCORES = np.array([0.9, 0.3, 0.0, -0.4, -0.8])
@@ -103,17 +96,6 @@ def test_ties_are_the_mean_over_all_orders_of_their_group(seed):
     np.testing.assert_allclose(found, centred(best.x), atol=2e-6)
 
 
-def test_probabilities_of_all_orders_add_up_and_two_are_bradley_terry():
-    scores = dict(zip("wxyz", (1.2, 0.3, -0.5, 0.0), strict=True))
-    chances = {order: order_probability(order, scores) for order in itertools.permutations("wxyz")}
-    assert sum(chances.values()) == pytest.approx(1, abs=1e-12)
-    assert chances["w", "x", "z", "y"] == max(chances.values())
-    above = sum(chance for order, chance in chances.items() if order.index("x") < order.index("y"))
-    assert above == pytest.approx(1 / (1 + math.exp(-0.8)), abs=1e-12)
-    assert order_probability("xy", scores) == pytest.approx(above, abs=1e-12)
-    assert order_probability("w", scores) == 1
-
-
 def judged(item_id, kind, value, count, labeler="ada", repeat=0):
     return Judgement(
         item_id=item_id,
@@ -154,8 +136,6 @@ def test_verdicts_of_every_kind_are_rankings_of_the_writers():
     ]
     assert left_out == {"skip": 1, "repeat": 1, "check": 1}
     assert len(rankings) + sum(left_out.values()) == len(JUDGEMENTS)
-    numbered, _ = completion_rankings(ITEMS, JUDGEMENTS)
-    assert numbered["groups"].tolist()[2] == [[2], [0, 3], [1]]
     with pytest.raises(WorkbenchError, match="models \\['new'\\]: name the writer of each of its 2"):
         model_rankings([{**ITEMS[0], "models": ["new"]}], JUDGEMENTS[:1])
 
@@ -167,14 +147,6 @@ def test_the_table_counts_rankings_and_first_places():
     assert found["first"].to_dict() == {"new": 1.5, "old": 1.5, "base": 1.0}
     assert found["score"].is_monotonic_decreasing and abs(found["score"].mean()) < 1e-9
     assert (found["low"] < found["score"]).all() and (found["score"] < found["high"]).all()
-
-
-def test_every_item_has_scores_of_its_own():
-    scores = completion_scores(ITEMS, JUDGEMENTS)
-    assert scores["item_id"].tolist() == ["two"] * 2 + ["four"] * 4
-    assert scores["verdicts"].tolist() == [2] * 2 + [2] * 4
-    four = scores[scores["item_id"] == "four"].set_index("completion")["score"]
-    assert abs(four.mean()) < 1e-9 and four.idxmin() == 1 and four[0] > four[3] > four[1]
 
 
 def test_the_same_seed_gives_the_same_intervals_and_prior_narrows_them():

@@ -1,7 +1,18 @@
-"""Scores of models or completions from comparisons of two: Bradley-Terry, Davidson's ties, and Elo beside them.
+"""Scores of models from comparisons of two (Bradley and Terry 1952) and orders of several (Plackett 1975), and Elo.
+
+Luce 1959: one of several is chosen with a probability in proportion to its strength exp(score). Plackett's order is
+such a choice of the best, then of the best of those that are left, and so on; a comparison is an order of two, the best
+of several is one choice. All are one concave likelihood. Scores are in nats of strength (for two: log-odds; 1 is 174
+points of Elo), and their mean is 0.
+
+Ties: the order within a group was not said, so its likelihood is the geometric mean over all orders of the group, each
+as likely. For two that is half a win for each.
 
 Comparisons are a table with the columns winner and loser; where there are ties, a column tie says in which rows the two
-are level, in any order. Scores are log-odds against a rival of score 0, and their mean is 0; 1 is 174 points of Elo.
+are level, in any order. Rankings are a table with groups of names, best first, and perhaps rest, the names below them.
+Both raise WorkbenchError where no finite scores fit best: wins must lead from every name to every other (Ford 1957;
+Hunter 2004, assumption 1). With a finite `prior_sd`, the standard deviation of a normal prior on each score, there
+always are some. In 95% intervals rows with equal `clusters` (a column; "" for none) are one draw; there must be two.
 """
 
 from __future__ import annotations
@@ -19,9 +30,12 @@ import pandas as pd
 
 from workbench import WorkbenchError
 from workbench.analysis.statistics import Interval, expanded_levels
-from workbench.feedback.kinds import COMPARING, KINDS, judged
+from workbench.feedback.kinds import COMPARING, KINDS, compared, judged
 from workbench.feedback.tables import names_in, of_one_sort, read, require_columns
 from workbench.records import Judgement
+
+Order = tuple[list[list], list]  # groups of names, best first, ties in one group; names below them in no known order
+Choice = tuple[tuple[Any, tuple], float]  # (chosen, others), how often
 
 
 class Davidson(NamedTuple):
@@ -31,30 +45,74 @@ class Davidson(NamedTuple):
     tie: Interval
 
 
-def comparisons_of(rankings: pd.DataFrame) -> pd.DataFrame:
-    """All pairs that rankings decide or tie: item_id, labeler, winner, loser, tie.
+def model_rankings(items: Iterable[Mapping], judgements: Iterable[Judgement]) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Verdicts of the comparing kinds on the writers of the completions, and how many were left out and why.
 
-    `rankings` are those of `model_rankings`. Pairs of one ranking are no independent evidence: keep them together by
-    `clusters="item_id"`. Nobody is compared with itself.
+    Rows item_id, labeler, groups, rest. The names stand in an item's `models`, one per completion; WorkbenchError where
+    they do not.
     """
-    rows = []
-    for row in rankings.to_dict("records"):
-        who = row["item_id"], row["labeler"]
-        placed = [(name, place) for place, group in enumerate(row["groups"]) for name in group]
-        rows += [(*who, one, other, first == second) for (one, first), (other, second) in combinations(placed, 2)]
-        rows += [(*who, one, other, False) for one, _ in placed for other in row["rest"]]
+    rows, left_out = [], Counter()
+    for judgement, item, reason in judged(items, judgements, *COMPARING):
+        if reason:
+            left_out[reason] += 1
+            continue
+        names, count = item.get("models"), len(item["completions"])
+        if not isinstance(names, Sequence) or isinstance(names, str) or len(names) != count:
+            raise WorkbenchError(
+                f"Item {item['item_id']!r} has models {names!r}: name the writer of each of its {count} completions."
+            )
+        groups, rest = KINDS[judgement.kind].groups(judgement.value, range(count))
+        named = [[names[index] for index in group] for group in groups]
+        rows.append((judgement.item_id, judgement.labeler, named, [names[index] for index in rest]))
+    return pd.DataFrame(rows, columns=["item_id", "labeler", "groups", "rest"]), dict(left_out)
+
+
+def comparisons_of(rankings: pd.DataFrame) -> pd.DataFrame:
+    """All pairs that `model_rankings` decide or tie: item_id, labeler, winner, loser, tie.
+
+    Pairs of one ranking are no independent evidence: keep them together by `clusters="item_id"`. Nobody is compared
+    with itself.
+    """
+    rows = [
+        (row["item_id"], row["labeler"], *pair)
+        for row in rankings.to_dict("records")
+        for pair in compared(row["groups"], row["rest"])
+    ]
     table = pd.DataFrame(rows, columns=["item_id", "labeler", "winner", "loser", "tie"])
     return table[table["winner"] != table["loser"]].reset_index(drop=True)
 
 
-def bradley_terry_scores(comparisons: pd.DataFrame, *, prior_sd: float = math.inf) -> pd.Series:
-    """Most likely score of every name, by name. Bradley and Terry 1952; a tie is half a win for each.
+def plackett_luce_scores(rankings: pd.DataFrame, *, prior_sd: float = math.inf) -> pd.Series:
+    """Most likely score of every name in `rankings`, by name."""
+    return _scores(_orders(rankings), prior_sd)
 
-    WorkbenchError where no finite scores fit best: wins must lead from every name to every other (Ford 1957). With a
-    finite `prior_sd`, the standard deviation of a normal prior on each score, there always are some.
+
+def bradley_terry_scores(comparisons: pd.DataFrame, *, prior_sd: float = math.inf) -> pd.Series:
+    """Most likely score of every name in `comparisons`, by name; a tie is half a win for each."""
+    return _scores(_of_two(_checked(comparisons)), prior_sd)
+
+
+def plackett_luce(
+    rankings: pd.DataFrame,
+    *,
+    prior_sd: float = math.inf,
+    clusters: str = "item_id",
+    seed: int = 0,
+    resamples: int = 1000,
+) -> pd.DataFrame:
+    """`plackett_luce_scores` with intervals: name, score, low, high, rankings, first; the best first.
+
+    `rankings` counts those with the name, `first` how often it stood first, ties shared.
     """
-    names, choices = _comparison_choices(comparisons, clusters="", prior_sd=prior_sd)
-    return pd.Series(most_likely(choices, prior_sd=prior_sd), index=names, name="score")
+    orders = _orders(rankings)
+    names, choices = _choices(orders, cluster_of(rankings, clusters), prior_sd)
+    columns = dict(zip(INTERVAL, intervals(choices, prior_sd=prior_sd, seed=seed, resamples=resamples), strict=True))
+    appeared, first = Counter(), Counter()
+    for groups, rest in orders:
+        appeared.update({name for group in [*groups, rest] for name in group})
+        for name in groups[0]:
+            first[name] += 1 / len(groups[0])
+    return _sorted(names, columns | {"rankings": appeared, "first": first})
 
 
 def bradley_terry(
@@ -65,14 +123,11 @@ def bradley_terry(
     seed: int = 0,
     resamples: int = 1000,
 ) -> pd.DataFrame:
-    """`bradley_terry_scores` with 95% bootstrap intervals: name, score, low, high, comparisons, wins; the best first.
-
-    Rows with equal `clusters` (a column; "" for none) are one draw; a tie is half a win. WorkbenchError as for the
-    scores, and for a single cluster.
-    """
-    names, choices = _comparison_choices(comparisons, clusters=clusters, prior_sd=prior_sd)
-    best, low, high = intervals(choices, prior_sd=prior_sd, seed=seed, resamples=resamples)
-    return _with_wins(names, {"score": best, "low": low, "high": high}, _checked(comparisons))
+    """`bradley_terry_scores` with intervals: name, score, low, high, comparisons, wins; the best first."""
+    table = _checked(comparisons)
+    names, choices = _choices(_of_two(table), cluster_of(table, clusters), prior_sd)
+    columns = dict(zip(INTERVAL, intervals(choices, prior_sd=prior_sd, seed=seed, resamples=resamples), strict=True))
+    return _sorted(names, columns | _wins(table))
 
 
 def davidson(
@@ -86,24 +141,23 @@ def davidson(
     """Scores as those of `bradley_terry` in a model of ties. Davidson 1970.
 
     With strengths p = exp(score), the first wins, the second wins and a tie are as likely as p1 : p2 : tie sqrt(p1 p2).
-    WorkbenchError as for `bradley_terry`, and where there are only ties, or none.
+    WorkbenchError also where there are only ties, or none.
     """
-    names, choices = _comparison_choices(comparisons, clusters=clusters, prior_sd=prior_sd, ties_apart=True)
-    best, low, high = intervals(choices, prior_sd=prior_sd, seed=seed, resamples=resamples)
-    tie = Interval(*(float(np.exp(each[-1])) for each in (best, low, high)))
-    return Davidson(_with_wins(names, {"score": best, "low": low, "high": high}, _checked(comparisons)), tie)
-
-
-def win_probabilities(scores: pd.DataFrame, *, tie: float = 0.0) -> pd.DataFrame:
-    """Probability that the row wins against the column, from a table of name and score.
-
-    `tie` is Davidson's parameter; what two opposite cells lack to 1 is the probability of a tie. Against itself a name
-    would win as often as it would lose.
-    """
-    score = scores["score"].to_numpy(dtype=float)
-    gap = score[None, :] - score[:, None]
-    values = 1 / (1 + np.exp(gap) + tie * np.exp(gap / 2))
-    return pd.DataFrame(values, index=list(scores["name"]), columns=list(scores["name"]))
+    table = _checked(comparisons)
+    orders, own = _of_two(table), cluster_of(table, clusters)
+    names, _ = _choices(orders, own, prior_sd)
+    number = {name: place for place, name in enumerate(names)}
+    pairs = [(number[one], number[other]) for one, other in zip(table["winner"], table["loser"], strict=True)]
+    _require_tie(pairs, table["tie"], size=len(names))
+    made = []  # of each comparison the choice of one of three: either name, or the tie
+    for cluster, pair, tie in zip(own, pairs, table["tie"], strict=True):
+        level = tuple(sorted(pair))
+        made.append((cluster, (level, level) if tie else (pair[0], (pair[1], level)), 1.0))
+    choices = choices_made(made, partial(_log_strength, last=len(names)), scores=len(names), size=len(names) + 1)
+    ends = intervals(choices, prior_sd=prior_sd, seed=seed, resamples=resamples)
+    columns = {name: values[:-1] for name, values in zip(INTERVAL, ends, strict=True)}
+    tie = Interval(*(float(np.exp(values[-1])) for values in ends))
+    return Davidson(_sorted(names, columns | _wins(table)), tie)
 
 
 def elo(comparisons: pd.DataFrame, *, k: float = 32, start: float = 1000) -> pd.DataFrame:
@@ -120,31 +174,66 @@ def elo(comparisons: pd.DataFrame, *, k: float = 32, start: float = 1000) -> pd.
         change = k * ((0.5 if tie else 1.0) - expected)
         ratings[winner] += change
         ratings[loser] -= change
-    return _with_wins(list(ratings), {"rating": np.array(list(ratings.values()))}, table)
+    return _sorted(list(ratings), {"rating": ratings} | _wins(table))
 
 
-def _comparison_choices(
-    comparisons: pd.DataFrame, *, clusters: str, prior_sd: float, ties_apart: bool = False
-) -> tuple[list, Choices]:
-    """All names, and each comparison as a choice: of two, half each way for a tie, or of three, the third the tie."""
-    require_prior(prior_sd)
-    table = _checked(comparisons)
-    names = sorted({*table["winner"], *table["loser"]})
+INTERVAL = ("score", "low", "high")
+
+
+def _scores(orders: Sequence[Order], prior_sd: float) -> pd.Series:
+    names, choices = _choices(orders, range(len(orders)), prior_sd)
+    return pd.Series(most_likely(choices, prior_sd=prior_sd), index=names, name="score")
+
+
+def _choices(orders: Sequence[Order], clusters: Sequence[Hashable], prior_sd: float) -> tuple[list, Choices]:
+    """All names and the choices that put them in order."""
+    if not prior_sd > 0:
+        raise WorkbenchError(f"prior_sd is {prior_sd!r}: give a standard deviation above 0, or math.inf for no prior.")
+    made = [(cluster, *stage) for cluster, order in zip(clusters, orders, strict=True) for stage in _stages(*order)]
+    names = sorted({name for _, (chosen, others), _ in made for name in (chosen, *others)})
+    if len(names) < 2:
+        raise WorkbenchError(f"The rankings compare {names}: scores need at least 2 names.")
     number = {name: place for place, name in enumerate(names)}
-    pairs = [(number[winner], number[loser]) for winner, loser in zip(table["winner"], table["loser"], strict=True)]
     if math.isinf(prior_sd):
         above = np.zeros((len(names), len(names)), dtype=bool)
-        for (winner, loser), tie in zip(pairs, table["tie"], strict=True):
-            above[winner, loser] = True
-            above[loser, winner] |= tie
+        for _, (chosen, others), _ in made:
+            above[number[chosen], [number[name] for name in others]] = True
         require_linked(names, above)
-    if ties_apart:
-        _require_tie(pairs, table["tie"], size=len(names))
-    rows = zip(cluster_of(table, clusters), pairs, table["tie"], strict=True)
-    outcome = _of_three if ties_apart else _of_two
-    made = [(cluster, choice, times) for cluster, pair, tie in rows for choice, times in outcome(pair, tie)]
-    size = len(names) + ties_apart
-    return names, choices_made(made, lambda name: _log_strength(name, size), scores=len(names), size=size)
+    return names, choices_made(made, lambda name: {number[name]: 1.0}, scores=len(names), size=len(names))
+
+
+def _orders(rankings: pd.DataFrame) -> list[Order]:
+    """The groups and the rest of every row, as names that can be compared."""
+    require_columns(rankings, ["groups"])
+    if rankings.empty:
+        raise WorkbenchError("The table of rankings has 0 rows: give at least one.")
+    table = read(rankings if "rest" in rankings else rankings.assign(rest=None), ["groups", "rest"])
+    lists = [[*groups, rest] for groups, rest in zip(table["groups"], table["rest"], strict=True)]
+    names = iter(of_one_sort(name for groups in lists for names in groups for name in names)[0])
+    lists = [[list(islice(names, len(group))) for group in groups] for groups in lists]
+    return [(groups, rest) for *groups, rest in lists]
+
+
+def _stages(groups: Sequence[Sequence], rest: Sequence) -> Iterator[Choice]:
+    """The choices ((chosen, others), weight) of an order: of a group in a random order, every part may be what is left.
+
+    A part of size s of a group of t is left with probability 1 / C(t, s), and each of its members is then the next one
+    with probability 1 / s.
+    """
+    for place, group in enumerate(groups):
+        below = [name for later in groups[place + 1 :] for name in later] + list(rest)
+        for size in range(len(group), 0, -1):
+            for left in combinations(group, size):
+                for index, chosen in enumerate(left):
+                    others = (*left[:index], *left[index + 1 :], *below)
+                    if others:
+                        yield (chosen, tuple(sorted(others, key=str))), 1 / (math.comb(len(group), size) * size)
+
+
+def _of_two(table: pd.DataFrame) -> list[Order]:
+    """Comparisons as orders of two."""
+    rows = zip(table["winner"], table["loser"], table["tie"], strict=True)
+    return [([[winner, loser]] if tie else [[winner], [loser]], []) for winner, loser, tie in rows]
 
 
 def _require_tie(pairs: Sequence[tuple[int, int]], ties: pd.Series, *, size: int) -> None:
@@ -172,20 +261,10 @@ def _require_tie(pairs: Sequence[tuple[int, int]], ties: pd.Series, *, size: int
         )
 
 
-def _of_two(pair: tuple[int, int], tie: bool) -> list[tuple[tuple[Any, tuple], float]]:
-    first, second = pair
-    return [((first, (second,)), 0.5), ((second, (first,)), 0.5)] if tie else [((first, (second,)), 1.0)]
-
-
-def _of_three(pair: tuple[int, int], tie: bool) -> list[tuple[tuple[Any, tuple], float]]:
-    level = tuple(sorted(pair))
-    return [((level, level), 1.0)] if tie else [((pair[0], (pair[1], level)), 1.0)]
-
-
-def _log_strength(alternative: int | tuple[int, int], size: int) -> dict[int, float]:
+def _log_strength(alternative: int | tuple[int, int], *, last: int) -> dict[int, float]:
     """Of a name: its score; of a tie: the mean of both scores and the last parameter, the log of Davidson's."""
     if isinstance(alternative, tuple):
-        return {**dict.fromkeys(alternative, 0.5), size - 1: 1.0}
+        return {**dict.fromkeys(alternative, 0.5), last: 1.0}
     return {alternative: 1.0}
 
 
@@ -202,181 +281,26 @@ def _checked(comparisons: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _with_wins(names: Sequence, columns: Mapping[str, np.ndarray], table: pd.DataFrame) -> pd.DataFrame:
-    """Rows name, `columns`, comparisons, wins (half of one for a tie), the largest of the first column first."""
-    comparisons, wins = Counter([*table["winner"], *table["loser"]]), Counter()
+def _wins(table: pd.DataFrame) -> dict[str, Counter]:
+    """In how many comparisons each name was, and how many it won, half of one for a tie."""
+    wins = Counter()
     for winner, loser, tie in zip(table["winner"], table["loser"], table["tie"], strict=True):
         wins[winner] += 0.5 if tie else 1.0
         wins[loser] += 0.5 if tie else 0.0
-    counts = {"comparisons": [comparisons[name] for name in names], "wins": [wins[name] for name in names]}
-    scored = pd.DataFrame({"name": names, **{name: values[: len(names)] for name, values in columns.items()}, **counts})
-    return scored.sort_values(next(iter(columns)), ascending=False, ignore_index=True)
+    return {"comparisons": Counter([*table["winner"], *table["loser"]]), "wins": wins}
 
 
-# --- Scores of models or completions from orders of several of them (Plackett 1975), with intervals.
-#
-# Luce 1959: one of several is chosen with a probability in proportion to its strength exp(score). Plackett's
-# order is such a choice of the best, then of the best of those that are left, and so on; two in order are a
-# Bradley-Terry comparison, and the best of several is one choice. All are one concave likelihood of `choices`,
-# which `most_likely` maximises; the pairs of `paired_comparison` go through it, too.
-#
-# Ties: the order within a group was not said, so its likelihood is the geometric mean over all orders of the
-# group, each as likely. For two that is half a win for each. Scores are in nats of strength (for two: log-odds),
-# their mean is 0.
+def _sorted(names: Sequence, columns: Mapping[str, np.ndarray | Mapping]) -> pd.DataFrame:
+    """Rows name and `columns`, in the order of the names or by name, the largest of the first column first."""
+    values = {
+        column: [given[name] for name in names] if isinstance(given, Mapping) else given
+        for column, given in columns.items()
+    }
+    table = pd.DataFrame({"name": names, **values})
+    return table.sort_values(next(iter(columns)), ascending=False, ignore_index=True)
 
 
-def completion_scores(
-    items: Iterable[Mapping], judgements: Iterable[Judgement], *, prior_sd: float = 1.0
-) -> pd.DataFrame:
-    """Scores of the completions of every judged item, with mean 0 in it: item_id, completion (number), score, verdicts.
-
-    A handful of verdicts leaves a completion that always won without a finite score; the normal prior with standard
-    deviation `prior_sd` gives it one.
-    """
-    rankings, _ = completion_rankings(items, judgements)
-    rows = []
-    for item_id, own in rankings.groupby("item_id", sort=False):
-        scores = plackett_luce_scores(own, prior_sd=prior_sd)
-        rows += [(item_id, number, score, len(own)) for number, score in scores.items()]
-    return pd.DataFrame(rows, columns=["item_id", "completion", "score", "verdicts"])
-
-
-def plackett_luce_scores(rankings: pd.DataFrame, *, prior_sd: float = math.inf) -> pd.Series:
-    """Most likely score of every name in `rankings`, by name.
-
-    `rankings` has groups and perhaps rest, as `model_rankings` gives them. WorkbenchError where no finite scores fit
-    best: every name must be linked to every other by wins in both directions (Ford 1957; Hunter 2004, assumption 1).
-    With a finite `prior_sd`, the standard deviation of a normal prior on each score, there always are some.
-    """
-    names, choices = _ranking_choices(rankings, clusters="", prior_sd=prior_sd)
-    return pd.Series(most_likely(choices, prior_sd=prior_sd), index=names, name="score")
-
-
-def plackett_luce(
-    rankings: pd.DataFrame,
-    *,
-    prior_sd: float = math.inf,
-    clusters: str = "item_id",
-    seed: int = 0,
-    resamples: int = 1000,
-) -> pd.DataFrame:
-    """`plackett_luce_scores` with 95% bootstrap intervals: name, score, low, high, rankings, first; the best first.
-
-    Rows with equal `clusters` (a column; "" for none) are one draw. `rankings` counts those with the name, `first` how
-    often it stood first, ties shared. WorkbenchError as for the scores, and for a single cluster.
-    """
-    names, choices = _ranking_choices(rankings, clusters=clusters, prior_sd=prior_sd)
-    best, low, high = intervals(choices, prior_sd=prior_sd, seed=seed, resamples=resamples)
-    appeared, first = Counter(), Counter()
-    for groups, rest in _orders(rankings):
-        appeared.update({name for group in [*groups, rest] for name in group})
-        for name in groups[0]:
-            first[name] += 1 / len(groups[0])
-    counts = {"rankings": [appeared[name] for name in names], "first": [float(first[name]) for name in names]}
-    table = pd.DataFrame({"name": names, "score": best, "low": low, "high": high, **counts})
-    return table.sort_values("score", ascending=False, ignore_index=True)
-
-
-def order_probability(order: Sequence[Hashable], scores: Mapping[Hashable, float]) -> float:
-    """Probability of a complete order of names, best first. Plackett 1975."""
-    strengths = np.exp(np.array([scores[name] for name in order], dtype=float))
-    return float(np.prod(strengths / np.cumsum(strengths[::-1])[::-1]))
-
-
-def _ranking_choices(rankings: pd.DataFrame, *, clusters: str, prior_sd: float) -> tuple[list, Choices]:
-    """All names and the choices that put them in order."""
-    require_prior(prior_sd)
-    made = []
-    for cluster, order in zip(cluster_of(rankings, clusters), _orders(rankings), strict=True):
-        made += [(cluster, choice, times) for choice, times in _stages(*order)]
-    names = sorted({name for _, (chosen, others), _ in made for name in (chosen, *others)})
-    if len(names) < 2:
-        raise WorkbenchError(f"The rankings compare {names}: scores need at least 2 names.")
-    number = {name: place for place, name in enumerate(names)}
-    if math.isinf(prior_sd):
-        above = np.zeros((len(names), len(names)), dtype=bool)
-        for _, (chosen, others), _ in made:
-            above[number[chosen], [number[name] for name in others]] = True
-        require_linked(names, above)
-    return names, choices_made(made, lambda name: {number[name]: 1.0}, scores=len(names), size=len(names))
-
-
-def _orders(rankings: pd.DataFrame) -> list[tuple[list[list], list]]:
-    """The groups and the rest of every row, as names that can be compared."""
-    require_columns(rankings, ["groups"])
-    if rankings.empty:
-        raise WorkbenchError("The table of rankings has 0 rows: give at least one.")
-    table = read(rankings if "rest" in rankings else rankings.assign(rest=None), ["groups", "rest"])
-    lists = [[*groups, rest] for groups, rest in zip(table["groups"], table["rest"], strict=True)]
-    names = iter(of_one_sort(name for groups in lists for names in groups for name in names)[0])
-    lists = [[list(islice(names, len(group))) for group in groups] for groups in lists]
-    return [(groups, rest) for *groups, rest in lists]
-
-
-def _stages(groups: Sequence[Sequence], rest: Sequence) -> Iterator[tuple[tuple[Any, tuple], float]]:
-    """The choices ((chosen, others), weight) of an order: of a group in a random order, every part may be what is left.
-
-    A part of size s of a group of t is left with probability 1 / C(t, s), and each of its members is then the next one
-    with probability 1 / s.
-    """
-    for place, group in enumerate(groups):
-        below = [name for later in groups[place + 1 :] for name in later] + list(rest)
-        for size in range(len(group), 0, -1):
-            for left in combinations(group, size):
-                for index, chosen in enumerate(left):
-                    others = (*left[:index], *left[index + 1 :], *below)
-                    if others:
-                        yield (chosen, tuple(sorted(others, key=str))), 1 / (math.comb(len(group), size) * size)
-
-
-# --- Verdicts of pairs, rankings and best_of as rankings of names: the writers of the completions, or their numbers.
-
-
-def model_rankings(items: Iterable[Mapping], judgements: Iterable[Judgement]) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Verdicts of pairs, rankings and best_of on the writers of the completions, and how many were left out and why.
-
-    Rows item_id, labeler, groups (of names, best first, ties in one group), rest (names below them in no known order).
-    The names stand in an item's `models`, one per completion; WorkbenchError where they do not.
-    """
-    return _named_rankings(items, judgements, _models)
-
-
-def completion_rankings(
-    items: Iterable[Mapping], judgements: Iterable[Judgement]
-) -> tuple[pd.DataFrame, dict[str, int]]:
-    """As `model_rankings`, with the numbers of the completions as names: each item has scores of its own."""
-    return _named_rankings(items, judgements, lambda item: list(range(len(item["completions"]))))
-
-
-def _named_rankings(
-    items: Iterable[Mapping], judgements: Iterable[Judgement], names_of: Callable[[Mapping], list]
-) -> tuple[pd.DataFrame, dict[str, int]]:
-    rows, left_out = [], Counter()
-    for judgement, item, reason in judged(items, judgements, *COMPARING):
-        if reason:
-            left_out[reason] += 1
-            continue
-        names = names_of(item)
-        groups, rest = KINDS[judgement.kind].groups(judgement.value, range(len(names)))
-        named = [[names[index] for index in group] for group in groups]
-        rows.append((judgement.item_id, judgement.labeler, named, [names[index] for index in rest]))
-    return pd.DataFrame(rows, columns=["item_id", "labeler", "groups", "rest"]), dict(left_out)
-
-
-def _models(item: Mapping) -> list[str]:
-    models, count = item.get("models"), len(item["completions"])
-    if not isinstance(models, Sequence) or isinstance(models, str) or len(models) != count:
-        raise WorkbenchError(
-            f"Item {item['item_id']!r} has models {models!r}: name the writer of each of its {count} completions."
-        )
-    return list(models)
-
-
-# --- The likelihood of choices of one among several (Luce 1959): the parameters that maximise it, with intervals.
-#
-# One of several is chosen with a probability in proportion to its strength, and log-strengths are linear in the
-# parameters: the log-likelihood is concave. `plackett_luce` and `paired_comparison` say what is chosen among
-# what.
+# --- The likelihood of choices: log-strengths are linear in the parameters, so the log-likelihood is concave.
 
 
 NEWTON_STEPS, HALVINGS = 200, 40
@@ -483,12 +407,6 @@ def choices_made(
         scores=scores,
         size=size,
     )
-
-
-def require_prior(prior_sd: float) -> None:
-    """WorkbenchError unless it is a positive number, perhaps infinite."""
-    if not prior_sd > 0:
-        raise WorkbenchError(f"prior_sd is {prior_sd!r}: give a standard deviation above 0, or math.inf for no prior.")
 
 
 def cluster_of(table: pd.DataFrame, clusters: str) -> list[Hashable]:
@@ -629,43 +547,22 @@ def require_linked(names: Sequence, above: np.ndarray) -> None:
 
     above (n, n) bool: row placed above column, or level with it, at least once.
     """
-    if _reached(above).all() and _reached(above.T).all():
+    from scipy.sparse.csgraph import connected_components  # takes a third of a second
+
+    count, group = connected_components(above, connection="strong")
+    if count == 1:
         return
-    beats = _closure(above)
     cure = "no finite scores fit best: compare more, or give prior_sd=1, which draws scores towards 0"
-    met = _closure(above | above.T)
-    if not met.all():
-        raise WorkbenchError(f"{_listed(names, met[0])} and {_listed(names, ~met[0])} were never compared: {cure}.")
-    unbeaten = [beats[number] & beats[:, number] for number in range(len(names)) if not _beaten(beats, number)]
-    beaten = [beats[number] & beats[:, number] for number in range(len(names)) if not _beaten(beats.T, number)]
-    top, bottom = unbeaten[0], beaten[0]
+    apart, part = connected_components(above, connection="weak")
+    if apart > 1:
+        here = part == part[0]
+        raise WorkbenchError(f"{_listed(names, here)} and {_listed(names, ~here)} were never compared: {cure}.")
+    better, worse = (group[side] for side in np.nonzero(above))
+    outside = better != worse
+    top, bottom = (group == group[~np.isin(group, side[outside])][0] for side in (worse, better))
     if top.sum() <= bottom.sum():
         raise WorkbenchError(f"{_listed(names, top)} never lost to any of the others: {cure}.")
     raise WorkbenchError(f"{_listed(names, bottom)} never won against any of the others: {cure}.")
-
-
-def _reached(linked: np.ndarray) -> np.ndarray:
-    """What can be reached from the first name, (n,), in any number of steps."""
-    reached = new = np.arange(len(linked)) == 0
-    while new.any():
-        new = linked[new].any(axis=0) & ~reached
-        reached = reached | new
-    return reached
-
-
-def _closure(linked: np.ndarray) -> np.ndarray:
-    """What can be reached from what in any number of steps, none included."""
-    reached = linked | np.eye(len(linked), dtype=bool)
-    while True:
-        further = (reached.astype(np.float32) @ reached.astype(np.float32)) > 0
-        if (further == reached).all():
-            return reached
-        reached = further
-
-
-def _beaten(beats: np.ndarray, number: int) -> bool:
-    """Whether somebody beats it, perhaps through others, and is never beaten in turn."""
-    return bool((beats[:, number] & ~beats[number]).any())
 
 
 def _listed(names: Sequence, chosen: np.ndarray) -> str:
