@@ -17,7 +17,7 @@ from chromium import CHROMIUM
 
 from workbench import WorkbenchError, cli, plots
 from workbench.analysis.statistics import Interval
-from workbench.pipeline import markdown, report
+from workbench.pipeline import report
 from workbench.pipeline.report import story
 
 PLOTLY = "application/vnd.plotly.v1+json"
@@ -349,7 +349,7 @@ def test_streams_errors_and_pictures_are_shown_and_plain_text_is_escaped(tmp_pat
     ],
 )
 def test_equations_become_mathml_that_an_xml_parser_reads(tex):
-    mathml = markdown.to_mathml(tex, "block")
+    mathml = report.to_mathml(tex, "block")
     root = ElementTree.fromstring(mathml)
     assert root.tag.endswith("math") and root.get("display") == "block"
     assert "\\" not in mathml
@@ -357,28 +357,28 @@ def test_equations_become_mathml_that_an_xml_parser_reads(tex):
 
 @pytest.mark.parametrize("tex", [r"\undefined{x}", r"\frac{a", "a & b", r"\frac{1}{2}}", ""])
 def test_what_cannot_be_converted_stays_as_it_was_written(tex):
-    html = markdown.to_mathml(tex, "inline")
+    html = report.to_mathml(tex, "inline")
     assert html == f'<code class="tex">{tex.replace("&", "&amp;")}</code>'
 
 
 def test_dollars_in_code_are_left_alone():
-    html = markdown.to_html("`$HOME` and $x$\n\n```\n$y$ and $$z$$\n```\n", {})
+    html = report.markdown_html("`$HOME` and $x$\n\n```\n$y$ and $$z$$\n```\n", {}, attachments={})
     assert "<code>$HOME</code>" in html and "$y$ and $$z$$" in html and html.count("<math") == 1
 
 
 def test_several_lines_of_display_math_are_one_equation_between_paragraphs():
-    html = markdown.to_html("before\n\n$$\nx\n= y\n$$\n\nafter *it*", {})
+    html = report.markdown_html("before\n\n$$\nx\n= y\n$$\n\nafter *it*", {}, attachments={})
     assert html.count('display="block"') == 1 and "<em>it</em>" in html
 
 
 def test_links_to_notebooks_lead_to_their_pages_and_missing_ones_are_plain_text():
     pages = {"02_sft": "my_sft.html"}
-    assert 'href="my_sft.html"' in markdown.to_html("[sft](02_sft.ipynb)", pages)
-    assert markdown.to_html("[gone](99_gone.ipynb)", pages) == "<p>gone</p>\n"
+    assert 'href="my_sft.html"' in report.markdown_html("[sft](02_sft.ipynb)", pages, attachments={})
+    assert report.markdown_html("[gone](99_gone.ipynb)", pages, attachments={}) == "<p>gone</p>\n"
 
 
 def test_a_picture_on_the_network_becomes_a_link():
-    html = markdown.to_html("![chart](https://example.com/x.png)", {})
+    html = report.markdown_html("![chart](https://example.com/x.png)", {}, attachments={})
     assert "<img" not in html and 'href="https://example.com/x.png"' in html
 
 

@@ -129,7 +129,7 @@ print("kills", kills)
 
 def test_killing_a_run_at_random_moments_does_not_change_a_byte(tmp_path, undisturbed):
     command = [sys.executable, "-c", KILLED_OVER_AND_OVER, str(tmp_path / "run"), str(Path(__file__).parent)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     assert int(re.search(r"kills (\d+)", result.stdout)[1]) >= 3
     assert rows_on_disk(tmp_path / "run") == rows_on_disk(undisturbed.dir)
@@ -413,7 +413,7 @@ except ValueError as error:
 
 def test_a_disk_that_fills_up_leaves_the_last_checkpoint_and_the_run_goes_on_later(tmp_path, undisturbed):
     command = [sys.executable, "-c", FULL_DISK_AT_A_CHECKPOINT, str(tmp_path / "run"), str(Path(__file__).parent)]
-    output = subprocess.run(command, capture_output=True, text=True, timeout=100).stdout
+    output = subprocess.run(command, capture_output=True, text=True, timeout=300).stdout
     assert "checkpoint/train.pt was not written because the disk is full" in output.splitlines()[-1]
     assert resume.load_checkpoint(tmp_path / "run" / "checkpoint" / "train.pt")["step"] == 10
     assert not any(name.endswith(".partial") for name in names_below(tmp_path))

@@ -5,7 +5,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,47 +95,36 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser("workbench", description=ABOUT, epilog=EXAMPLES, formatter_class=raw)
     commands = top.add_subparsers(required=True, metavar="run | sweep | report | list")
 
-    run = commands.add_parser("run", help="execute a notebook or recipe", epilog=RUN_EXAMPLES, formatter_class=raw)
-    run.set_defaults(command=run_command)
-    run.add_argument("target", metavar="NOTEBOOK|RECIPE", help="a path, a name such as 02_sft or tour, or a number")
-    setting = "set a parameter (STAGE.NAME=VALUE for one stage)"
-    run.add_argument("-p", action="append", default=[], metavar="NAME=VALUE", help=setting)
-    run.add_argument("--out", default="", metavar="DIR", help="folder for results, from the repository root")
-    run.add_argument("--preset", default="", help="smoke (a check in minutes) or laptop (the defaults)")
-    run.add_argument("--jobs", type=int, default=0, metavar="N", help="independent stages to run side by side")
-    add_sweep_command(commands)
-    report = commands.add_parser("report", help="write an offline page", epilog=REPORT_EXAMPLES, formatter_class=raw)
-    report.set_defaults(command=report_command)
-    report.add_argument("folder", metavar="DIR", help="folder of a recipe or of one notebook")
-    report.add_argument("--only", metavar="STAGES", default="", help="names of the stages to show, with commas")
-    report.add_argument(
-        "--pictures",
-        metavar="DIR",
-        default="",
-        help="also write the figures of those stages, or of the first page, as PNG",
-    )
+    def add(call: Callable, about: str, examples: str) -> argparse.ArgumentParser:
+        name = call.__name__.removesuffix("_command")
+        command = commands.add_parser(name, help=about, epilog=examples, formatter_class=raw)
+        command.set_defaults(command=call)
+        return command
 
-    listing = commands.add_parser("list", help="show what can be run", epilog=LIST_EXAMPLES, formatter_class=raw)
-    listing.set_defaults(command=list_command)
-    asked = "show its parameters or stages"
-    listing.add_argument("target", nargs="?", default="", metavar="NOTEBOOK|RECIPE", help=asked)
-    return top
-
-
-def add_sweep_command(commands) -> None:
-    """`sweep` with its options and examples."""
-    raw = argparse.RawDescriptionHelpFormatter
-    sweep = commands.add_parser("sweep", help="execute for many values", epilog=SWEEP_EXAMPLES, formatter_class=raw)
-    sweep.set_defaults(command=sweep_command)
-    sweep.add_argument("target", metavar="NOTEBOOK|RECIPE", help="a path, a name such as 06_policy_gradient or tour")
-    setting = "vary a parameter (STAGE.NAME=VALUES in one stage)"
-    sweep.add_argument("-p", action="append", default=[], metavar="NAME=VALUES", help=setting)
-    sweep.add_argument("--out", default="", metavar="DIR", help="folder for results, from the repository root")
-    sweep.add_argument("--preset", default="", help="smoke (a check in minutes) or laptop (the defaults)")
-    sweep.add_argument("--jobs", type=int, default=0, metavar="N", help="stages to run side by side on this machine")
+    run = add(run_command, "execute a notebook or recipe", RUN_EXAMPLES)
+    sweep = add(sweep_command, "execute for many values", SWEEP_EXAMPLES)
+    one, many = "set a parameter (STAGE.NAME=VALUE for one stage)", "vary a parameter (STAGE.NAME=VALUES in one stage)"
+    for command, form, setting in ((run, "NAME=VALUE", one), (sweep, "NAME=VALUES", many)):
+        named = "a path, a name such as 02_sft or tour, or a number"
+        command.add_argument("target", metavar="NOTEBOOK|RECIPE", help=named)
+        command.add_argument("-p", action="append", default=[], metavar=form, help=setting)
+        command.add_argument("--out", default="", metavar="DIR", help="folder for results, from the repository root")
+        command.add_argument("--preset", default="", help="smoke (a check in minutes) or laptop (the defaults)")
+        command.add_argument("--jobs", type=int, default=0, metavar="N", help="stages to run side by side here")
     where = "local (this machine) or dask://HOST:PORT (a Dask scheduler)"
     sweep.add_argument("--executor", default="local", metavar="WHERE", help=where)
     sweep.add_argument("--retries", type=int, default=0, metavar="N", help="times to try a failed stage again")
+
+    report = add(report_command, "write an offline page", REPORT_EXAMPLES)
+    report.add_argument("folder", metavar="DIR", help="folder of a recipe or of one notebook")
+    report.add_argument("--only", metavar="STAGES", default="", help="names of the stages to show, with commas")
+    drawn = "also write the figures of those stages, or of the first page, as PNG"
+    report.add_argument("--pictures", metavar="DIR", default="", help=drawn)
+
+    listing = add(list_command, "show what can be run", LIST_EXAMPLES)
+    asked = "show its parameters or stages"
+    listing.add_argument("target", nargs="?", default="", metavar="NOTEBOOK|RECIPE", help=asked)
+    return top
 
 
 def run_command(options: argparse.Namespace) -> int:
@@ -185,7 +174,7 @@ def report_command(options: argparse.Namespace) -> int:
     only = [name.strip() for name in options.only.split(",") if name.strip()]
     write_report(folder, only=only)
     if options.pictures:
-        from workbench.pipeline.pictures import write_pictures
+        from workbench.pipeline.report import write_pictures
 
         first = [folder / "00_tour" if (folder / "00_tour").is_dir() else folder]
         for stage in [folder / name for name in only] or first:
@@ -202,11 +191,12 @@ def write_report(folder: Path, *, only: Sequence[str]) -> None:
 
 def list_command(options: argparse.Namespace) -> int:
     """`workbench list`: everything, or one notebook's parameters, or one recipe's stages."""
-    if not options.target:
-        print("\n".join([*listed_notebooks(), "", *listed_recipes()]))
-        return DONE
-    path = find(options.target, recipe_paths())
-    print("\n".join(listed_parameters(path) if path.suffix == ".ipynb" else listed_stages(path)))
+    if options.target:
+        path = find(options.target, recipe_paths())
+        lines = listed_parameters(path) if path.suffix == ".ipynb" else listed_stages(path)
+    else:
+        lines = [*listed_notebooks(), "", *listed_recipes()]
+    print(*lines, sep="\n")
     return DONE
 
 

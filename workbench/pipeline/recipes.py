@@ -31,33 +31,28 @@ STAGE_KEYS = ("name", "notebook", "parameters", "each")
 
 def read_recipe(path: Path, preset_name: str = "") -> dict:
     """A recipe's content with its keys and stage names checked, and with the lists that it gives `preset_name`."""
-    recipe = {"name": path.stem, "out": f"runs/{path.stem}"} | read_mapping(path)
-    check_keys(recipe, RECIPE_KEYS, shown(path))
+    recipe, owner = {"name": path.stem, "out": f"runs/{path.stem}"} | read_mapping(path), shown(path)
+    check_keys(recipe, RECIPE_KEYS, owner)
     if not isinstance(recipe.get("stages"), list) or not recipe["stages"]:
-        raise WorkbenchError(f"{shown(path)} has no stages: list at least one `- name: ...` with its `notebook: ...`.")
+        raise WorkbenchError(f"{owner} has no stages: list at least one `- name: ...` with its `notebook: ...`.")
     if type(recipe.get("jobs", 1)) is not int or recipe.get("jobs", 1) < 1:
-        raise WorkbenchError(f"{shown(path)} has jobs {recipe['jobs']!r}: give a whole number of at least 1.")
+        raise WorkbenchError(f"{owner} has jobs {recipe['jobs']!r}: give a whole number of at least 1.")
     if not isinstance(recipe["out"], str) or not recipe["out"]:
-        raise WorkbenchError(f"{shown(path)} needs the name of a folder as `out`.")
-    each, instead = checked_each(recipe, shown(path)), lists_of_preset(recipe, preset_name, path)
-    stages = (repeated for stage in recipe["stages"] for repeated in repetitions(stage, each, path, instead))
-    recipe["stages"] = [checked_stage(stage, path) for stage in stages]
+        raise WorkbenchError(f"{owner} needs the name of a folder as `out`.")
+    lists, instead = checked_each(recipe, owner), lists_of_preset(recipe, preset_name, owner)
+    stages = (repeated for stage in recipe["stages"] for repeated in repetitions(stage, lists, instead, owner))
+    recipe["stages"] = [checked_stage(stage, owner) for stage in stages]
     names = [stage["name"] for stage in recipe["stages"]]
     for name in names:
         if names.count(name) > 1:
-            raise WorkbenchError(f"{shown(path)} has {names.count(name)} stages named {name}: give each its own name.")
-    check_report(recipe.get("report", False), names, shown(path))
-    return recipe
-
-
-def check_report(report: object, stages: list[str], owner: str) -> None:
-    """WorkbenchError unless `report` is true, false or a list of some of the stages."""
+            raise WorkbenchError(f"{owner} has {names.count(name)} stages named {name}: give each its own name.")
+    report = recipe.get("report", False)
     named = report if isinstance(report, list) else []
-    unknown = [name for name in named if name not in stages]
-    if type(report) not in (bool, list) or unknown:
+    if type(report) not in (bool, list) or not all(name in names for name in named):
         raise WorkbenchError(
             f"{owner} has report {report!r}: write true (a page per stage), false, or a list of names of its stages."
         )
+    return recipe
 
 
 def read_mapping(path: Path) -> dict:
@@ -84,35 +79,33 @@ def checked_each(content: dict, owner: str) -> dict[str, list[Value]]:
     return each
 
 
-def lists_of_preset(recipe: dict, name: str, path: Path) -> dict[str, list[Value]]:
+def lists_of_preset(recipe: dict, name: str, owner: str) -> dict[str, list[Value]]:
     """What `presets: {smoke: {each: ...}}` puts in the place of longer lists: a check needs no three seeds."""
     presets = recipe.get("presets") or {}
     if not isinstance(presets, dict) or not all(isinstance(chosen, dict) for chosen in presets.values()):
-        example = "presets: {smoke: {each: {seed: [0]}}}"
-        raise WorkbenchError(f"{shown(path)} has presets {presets!r}: write `{example}`.")
-    chosen = presets.get(name, {})
-    check_keys(chosen, ("each",), f"Preset {name} of {shown(path)}")
-    return checked_each(chosen, f"Preset {name} of {shown(path)}")
+        raise WorkbenchError(f"{owner} has presets {presets!r}: write `presets: {{smoke: {{each: {{seed: [0]}}}}}}`.")
+    check_keys(presets.get(name, {}), ("each",), f"Preset {name} of {owner}")
+    return checked_each(presets.get(name, {}), f"Preset {name} of {owner}")
 
 
 def repetitions(
-    stage: object, each: dict[str, list[Value]], path: Path, instead: dict[str, list[Value]]
+    stage: object, lists: dict[str, list[Value]], instead: dict[str, list[Value]], owner: str
 ) -> list[object]:
     """The stage once for every combination of the values whose {names} its own name holds."""
     if not isinstance(stage, dict) or not isinstance(stage.get("name"), str):
         return [stage]
-    lists = each | checked_each(stage, f"Stage {stage['name']} of {shown(path)}")
+    lists = lists | checked_each(stage, f"Stage {stage['name']} of {owner}")
     lists |= {name: values for name, values in instead.items() if name in lists}
-    used = [name for name in lists if f"{{{name}}}" in stage["name"]]
+    used = {name: values for name, values in lists.items() if f"{{{name}}}" in stage["name"]}
     parameters = stage.get("parameters") if isinstance(stage.get("parameters"), dict) else {}
     for name in lists:
         if name not in used and any(f"{{{name}}}" in str(value) for value in parameters.values()):
             raise WorkbenchError(
-                f"Stage {stage['name']} of {shown(path)} uses {{{name}}} in a parameter: put it into its name as well, "
+                f"Stage {stage['name']} of {owner} uses {{{name}}} in a parameter: put it into its name as well, "
                 "so that every repetition has a folder of its own."
             )
     plain = {key: value for key, value in stage.items() if key != "each"}
-    return [replaced(plain, values) for values in combinations({name: lists[name] for name in used})]
+    return [replaced(plain, values) for values in combinations(used)]
 
 
 def combinations(lists: Mapping[str, Sequence[Value]]) -> list[dict[str, Value]]:
@@ -133,18 +126,18 @@ def replaced(entry: object, values: dict[str, Value]) -> object:
     return entry
 
 
-def checked_stage(stage: object, path: Path) -> dict:
+def checked_stage(stage: object, owner: str) -> dict:
     """A recipe's entry with its keys checked; its name defaults to the notebook's."""
     if not isinstance(stage, dict) or not isinstance(stage.get("notebook"), str):
-        raise WorkbenchError(f"{shown(path)} has the stage {stage!r} without a notebook: write `notebook: 02_sft`.")
-    check_keys(stage, STAGE_KEYS, f"A stage of {shown(path)}")
+        raise WorkbenchError(f"{owner} has the stage {stage!r} without a notebook: write `notebook: 02_sft`.")
+    check_keys(stage, STAGE_KEYS, f"A stage of {owner}")
     stage = {"name": Path(stage["notebook"]).stem} | stage
     if not re.fullmatch(r"\w[\w.+=-]*", str(stage["name"])) or stage["name"] == "report":
-        raise WorkbenchError(f"{shown(path)} has a stage named {stage['name']!r}: choose the plain name of a folder.")
+        raise WorkbenchError(f"{owner} has a stage named {stage['name']!r}: choose the plain name of a folder.")
     parameters = stage.get("parameters") or {}
     if not isinstance(parameters, dict) or "run_dir" in parameters:
         raise WorkbenchError(
-            f"Stage {stage['name']} of {shown(path)} needs `name: value` parameters without run_dir: "
+            f"Stage {stage['name']} of {owner} needs `name: value` parameters without run_dir: "
             "that is always the recipe's folder and the stage's name."
         )
     return stage | {"name": str(stage["name"])}
@@ -156,8 +149,7 @@ def check_keys(content: dict, known: tuple[str, ...], owner: str) -> None:
             raise WorkbenchError(f"{owner} has the key {key!r}{nearest(str(key), known)}: use {', '.join(known)}.")
 
 
-# --- Plans: one notebook or a recipe of several, with presets and given parameters, checked before anything starts.
-
+# Plans: one notebook or a recipe of several, with presets and given parameters, checked before anything starts
 
 # Parameters that name what a notebook reads: runs, model folders and Hub ids, files and folders of data.
 SOURCES = (

@@ -11,17 +11,18 @@ from html import escape
 from pathlib import Path
 
 import jinja2
+import nbformat
 import plotly.io
+from latex2mathml.converter import convert
 from nbconvert.filters.ansi import ansi2html
-from nbconvert.filters.markdown_mistune import InvalidNotebook
+from nbconvert.filters.markdown_mistune import InvalidNotebook, IPythonRenderer, MarkdownWithMath
 from plotly.offline import get_plotlyjs
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
 from workbench import WorkbenchError
-from workbench.pipeline import markdown
-from workbench.runs.files import read_json, replace_folder, shown
+from workbench.runs.files import read_json, replace_file, replace_folder, repository_root, shown
 from workbench.runs.record import refuse_other_report
 
 # Filled in with the key numbers of the notebooks' stages; a clause whose numbers were not measured is left out.
@@ -250,7 +251,7 @@ def rendered(cells: list[dict], pages: list[Page]) -> list[dict]:
     for index, cell in enumerate(cells):
         source = joined(cell["source"])
         if cell["cell_type"] == "markdown":
-            text = markdown.to_html(source, links, attachments=cell.get("attachments", {}))
+            text = markdown_html(source, links, attachments=cell.get("attachments", {}))
             shown_cells.append({"text": text})
         elif cell["cell_type"] == "code" and source.strip():
             outputs = [output_html(output, f"{index}-{count}") for count, output in enumerate(cell["outputs"])]
@@ -280,7 +281,7 @@ def data_html(data: dict, name: str) -> str:
             return f'<div class="figure"><img src="{escape(picture_url(kind, joined(data[kind])))}" alt="figure"></div>'
     if "text/markdown" in data or "text/latex" in data:
         text = joined(data.get("text/markdown", data.get("text/latex", "")))
-        return f'<div class="html">{markdown.to_html(text, {})}</div>'
+        return f'<div class="html">{markdown_html(text, {}, attachments={})}</div>'
     return f"<pre>{escape(joined(data.get('text/plain', '')))}</pre>"
 
 
@@ -325,3 +326,109 @@ def stylesheet() -> str:
     light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("default", "github-dark"))
     own = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
     return f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n{own}"
+
+
+# Markdown: equations become MathML, links to notebooks lead to their pages, nothing needs a network
+
+FUNCTION = "(<m[io]>(?:log|ln|exp|sin|cos|tan|tanh|max|min|sup|inf|det|lim|Pr)</m[io]>)"
+THIN_SPACE = '<mspace width="0.167em" />'
+
+
+def markdown_html(text: str, pages: dict[str, str], *, attachments: Mapping[str, dict]) -> str:
+    """HTML of a markdown cell with its `attachments`; `pages` maps names of notebooks to the files of their pages."""
+    return MarkdownWithMath(renderer=Renderer(pages, attachments)).render(text)
+
+
+def to_mathml(tex: str, display: str) -> str:
+    """MathML of an equation, `display` "block" or "inline"; the TeX itself where it cannot be converted."""
+    plain = re.sub(r"(begin|end)\{aligned\}", r"\1{split}", tex)  # the same layout by the name that is known
+    try:
+        mathml = convert(plain, display=display)
+    except Exception:  # the converter has no common class for what it does not understand
+        return unconverted(tex, display)
+    mathml = mathml.replace(r"\_", "_")
+    mathml = mathml.replace("<mi>&#x0007E;</mi>", "<mo>&#x0223C;</mo>")  # \sim, which comes out as a letter
+    mathml = re.sub(rf"(</m(?:i|n|row|sub|sup|frac)>){FUNCTION}", rf"\1{THIN_SPACE}\2", mathml)
+    mathml = re.sub(rf"{FUNCTION}(?=<m(?:i|n|frac|sub|sup|sqrt)\b)", rf"\1{THIN_SPACE}", mathml)
+    understood = "\\" not in mathml and "<mi>&</mi>" not in mathml and tex.count("{") == tex.count("}")
+    return mathml if understood else unconverted(tex, display)
+
+
+def unconverted(tex: str, display: str) -> str:
+    """The equation as its author wrote it."""
+    tag = "pre" if display == "block" else "code"
+    return f'<{tag} class="tex">{escape(tex.strip())}</{tag}>'
+
+
+class Renderer(IPythonRenderer):
+    """nbconvert's renderer with MathML, links between pages, and no picture from elsewhere."""
+
+    def __init__(self, pages: dict[str, str], attachments: Mapping[str, dict]):
+        folder = str(repository_root() / "notebooks")
+        shown = {"escape": False, "exclude_anchor_links": True, "embed_images": True, "path": folder}
+        super().__init__(**shown, attachments=dict(attachments))
+        self.pages = pages
+
+    def block_math(self, body: str) -> str:
+        """A displayed equation."""
+        return to_mathml(body, "block")
+
+    def inline_math(self, body: str) -> str:
+        """An equation in a line of text."""
+        return to_mathml(body, "inline")
+
+    def latex_environment(self, name: str, body: str) -> str:
+        """An equation of several lines."""
+        body = body if name.startswith("equation") else rf"\begin{{{name}}}{body}\end{{{name}}}"
+        return to_mathml(body, "block")
+
+    def link(self, text: str, url: str, title: str | None = None) -> str:
+        """A link; to a notebook without a page of this report just its text."""
+        notebook = re.fullmatch(r"(?:\./)?([^/:]+)\.ipynb(?:#.*)?", url)
+        if notebook and notebook[1] not in self.pages:
+            return text
+        return super().link(text, self.pages[notebook[1]] if notebook else url, title)
+
+    def image(self, text: str, url: str, title: str | None = None) -> str:
+        """An embedded picture; one on the network becomes a link."""
+        if url.startswith(("http:", "https:", "//")):
+            return self.link(text or url, url, title)
+        return super().image(text, url, title)
+
+
+# Pictures, for pages that can not run JavaScript
+
+
+def write_pictures(notebook: Path, folder: Path, *, width: int = 900, scale: float = 1.5) -> list[Path]:
+    """Write each figure of `notebook`, in order, to `folder`/<stage>-<number>.png on white; the files.
+
+    Raises WorkbenchError where the notebook was not executed, or no Chromium is there to draw with.
+    """
+    if not notebook.exists():
+        raise WorkbenchError(f"{shown(notebook)} does not exist: run its notebook first.")
+    outputs = (output for cell in nbformat.read(notebook, as_version=4).cells for output in cell.get("outputs", []))
+    figures = [output["data"][PLOTLY] for output in outputs if PLOTLY in output.get("data", {})]
+    written = []
+    for number, spec in enumerate(figures, start=1):
+        figure = plotly.io.from_json(plotly.io.json.to_json_plotly({key: spec[key] for key in ("data", "layout")}))
+        figure.update_layout(paper_bgcolor="white", plot_bgcolor="white")
+        path = folder / f"{notebook.parent.name}-{number}.png"
+        refuse_other_picture(path, pixels=round(width * scale))
+        with replace_file(path) as partial:
+            try:
+                partial.write_bytes(figure.to_image(format="png", width=width, scale=scale))
+            except Exception as error:  # kaleido raises many kinds, all about the browser it drives
+                raise WorkbenchError(
+                    f"No picture could be drawn ({str(error).splitlines()[0][:120]}): "
+                    "install Chromium and set BROWSER_PATH to it, and install this project with [dev]."
+                ) from error
+        written.append(path)
+    return written
+
+
+def refuse_other_picture(path: Path, *, pixels: int) -> None:
+    """WorkbenchError where a file is there already that is no PNG as wide as ours."""
+    if path.exists() and path.read_bytes()[16:20] != pixels.to_bytes(4, "big"):
+        raise WorkbenchError(
+            f"{shown(path)} is no picture of the workbench and would be lost: choose another --pictures."
+        )

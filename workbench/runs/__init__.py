@@ -146,7 +146,7 @@ class Run:
                 yield from self._rows(training, checkpoint_every=checkpoint_every, sample_every=sample_every)
 
     def _rows(self, training: Training, *, checkpoint_every: int, sample_every: int) -> Iterator[dict[str, float]]:
-        with self._open_progress(training) as progress, self._open_sinks(training) as sinks:
+        with self._open_progress(training) as progress, self._open_sinks(training) as track:
             try:
                 while training.step < training.steps:
                     with interrupt_held() as interrupted:
@@ -154,8 +154,7 @@ class Run:
                         row = training.advance(sample_every=sample_every)
                         self._session.add_step(time.perf_counter() - began)
                     progress.update(row)
-                    for sink in sinks:
-                        sink.write(row)
+                    track(row)
                     try:
                         yield row
                     finally:  # the caller has dealt with the row, perhaps for the last time
@@ -180,7 +179,7 @@ class Run:
         made = f"{self.dir} {training.name} {self.record['started_at']}"
         return open_sinks(
             self.sinks,
-            folder=self.dir,
+            self.dir,
             label=_label(self.name, training.name),
             identity=hashlib.sha256(made.encode()).hexdigest()[:16],
             parameters=self.parameters,

@@ -1,15 +1,14 @@
-"""Progress of a training loop: a bar and curves that grow in JupyterLab, plain lines everywhere else."""
+"""Progress of a training loop: bar and growing curves in JupyterLab, plain lines everywhere else; and trackers."""
 
 import json
 import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
 
 from workbench import WorkbenchError
 
@@ -28,26 +27,6 @@ def in_jupyterlab() -> bool:
     """Whether a browser is watching: a kernel that a Jupyter server started, not one that papermill started."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     return "JPY_SESSION_NAME" in os.environ and getattr(shell, "kernel", None) is not None
-
-
-class Bar:
-    """tqdm's widget, with time left, and the curves below it."""
-
-    def __init__(self, label: str, *, start: int, total: int, keys: tuple[str, ...]):
-        from tqdm.notebook import tqdm
-
-        self.keys = keys
-        self.bar = tqdm(desc=label, initial=start, total=total)
-        self.curves = Curves(label, keys)
-
-    def update(self, row: dict) -> None:
-        self.bar.set_postfix_str(numbers(row, self.keys), refresh=False)
-        self.bar.update(1)
-        self.curves.update(row)
-
-    def close(self) -> None:
-        self.bar.close()
-        self.curves.close()
 
 
 class Curves:
@@ -104,6 +83,25 @@ class Curves:
         return {"application/vnd.plotly.v1+json": spec}
 
 
+class Bar(Curves):
+    """tqdm's widget, with time left, and the curves below it."""
+
+    def __init__(self, label: str, *, start: int, total: int, keys: tuple[str, ...]):
+        from tqdm.notebook import tqdm
+
+        self.bar = tqdm(desc=label, initial=start, total=total)
+        super().__init__(label, keys)
+
+    def update(self, row: dict) -> None:
+        self.bar.set_postfix_str(numbers(row, self.keys), refresh=False)
+        self.bar.update(1)
+        super().update(row)
+
+    def close(self) -> None:
+        self.bar.close()
+        super().close()
+
+
 class Lines:
     """One line per five seconds, and always the first and the last."""
 
@@ -152,72 +150,49 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-# --- Experiment trackers that receive the same rows as metrics.jsonl; each is imported only when it is named.
-
+# Experiment trackers that receive the same rows as metrics.jsonl; each is imported only when it is named
 
 PROJECT = "rlhf-workbench"
+Write = Callable[..., None]  # of (numbers, step=)
 
 
-class Sink(Protocol):
-    """Receives each metrics row once; `folder` is the run's, `identity` the same whenever the run resumes."""
-
-    def __init__(self, *, folder: Path, label: str, identity: str, parameters: dict): ...
-    def write(self, row: dict[str, float]) -> None: ...
-    def close(self) -> None: ...
-
-
-class TensorBoard:
+@contextmanager
+def tensorboard(folder: Path, *, label: str, identity: str, parameters: dict) -> Iterator[Write]:
     """Event files in the run's folder: `tensorboard --logdir runs`."""
+    from tensorboard.summary import Writer
 
-    def __init__(self, *, folder: Path, label: str, identity: str, parameters: dict):
-        from tensorboard.summary import Writer
-
-        self.writer = Writer(str(folder / "tensorboard" / label))
-
-    def write(self, row: dict[str, float]) -> None:
-        for key, value in row.items():
-            if key != "step":
-                self.writer.add_scalar(key, value, step=row["step"])
-
-    def close(self) -> None:
-        self.writer.close()
+    with closing(Writer(str(folder / "tensorboard" / label))) as writer:
+        yield lambda numbers, step: [writer.add_scalar(key, value, step=step) for key, value in numbers.items()]
 
 
-class WandB:
+@contextmanager
+def wandb(folder: Path, *, label: str, identity: str, parameters: dict) -> Iterator[Write]:
     """A Weights & Biases run; its own environment variables choose account and offline mode."""
+    import wandb as tracker
 
-    def __init__(self, *, folder: Path, label: str, identity: str, parameters: dict):
-        import wandb
-
-        self.wandb = wandb
-        names = {"project": PROJECT, "name": label, "id": identity}
-        wandb.init(**names, dir=str(folder), config=parameters, resume="allow")
-
-    def write(self, row: dict[str, float]) -> None:
-        self.wandb.log({key: value for key, value in row.items() if key != "step"}, step=row["step"])
-
-    def close(self) -> None:
-        self.wandb.finish()
+    about = {"project": PROJECT, "config": parameters, "resume": "allow"}
+    tracker.init(**about, name=label, id=identity, dir=str(folder))
+    try:
+        yield tracker.log
+    finally:
+        tracker.finish()
 
 
-class Trackio:
+@contextmanager
+def trackio(folder: Path, *, label: str, identity: str, parameters: dict) -> Iterator[Write]:
     """A trackio run, kept on this machine unless its own environment variables say otherwise."""
+    import trackio as tracker
 
-    def __init__(self, *, folder: Path, label: str, identity: str, parameters: dict):
-        import trackio
-
-        self.trackio = trackio
-        # trackio knows runs by name alone, and folders in different places share names
-        trackio.init(project=PROJECT, name=f"{label}-{identity[:6]}", config=parameters, resume="allow")
-
-    def write(self, row: dict[str, float]) -> None:
-        self.trackio.log({key: value for key, value in row.items() if key != "step"}, step=row["step"])
-
-    def close(self) -> None:
-        self.trackio.finish()
+    about = {"project": PROJECT, "config": parameters, "resume": "allow"}
+    tracker.init(**about, name=f"{label}-{identity[:6]}")  # it knows runs by name alone, and folders share names
+    try:
+        yield tracker.log
+    finally:
+        tracker.finish()
 
 
-SINKS: dict[str, type[Sink]] = {"tensorboard": TensorBoard, "wandb": WandB, "trackio": Trackio}  # name = package
+# by package; `folder` is the run's, `identity` the same whenever the run resumes
+SINKS = {"tensorboard": tensorboard, "wandb": wandb, "trackio": trackio}
 
 
 def check_sinks(names: Sequence[str]) -> None:
@@ -235,13 +210,15 @@ def check_sinks(names: Sequence[str]) -> None:
 
 @contextmanager
 def open_sinks(
-    names: Sequence[str], *, folder: Path, label: str, identity: str, parameters: dict
-) -> Iterator[list[Sink]]:
-    """Sinks that are closed when the block ends, however it ends."""
+    names: Sequence[str], folder: Path, *, label: str, identity: str, parameters: dict
+) -> Iterator[Callable[[dict], None]]:
+    """What gives a row to each of these trackers, which are closed when the block ends, however it ends."""
     with ExitStack() as stack:
-        yield [
-            stack.enter_context(
-                closing(SINKS[name](folder=folder, label=label, identity=identity, parameters=parameters))
-            )
-            for name in names
-        ]
+        opened = [SINKS[name](folder, label=label, identity=identity, parameters=parameters) for name in names]
+        writers = [stack.enter_context(sink) for sink in opened]
+
+        def track(row: dict) -> None:
+            for write in writers:
+                write({key: value for key, value in row.items() if key != "step"}, step=row["step"])
+
+        yield track

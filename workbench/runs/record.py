@@ -150,16 +150,16 @@ def _threads(record: Mapping) -> dict[str, str]:
     return {"WORKBENCH_THREADS": str(record.get("threads", ABSENT))}
 
 
-# --- What made a run: versions, commit, machine, time and memory.
-
+# What made a run: versions, commit, machine, time and memory
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "datasets", "numpy", "pandas", "peft")
 
 
 def provenance() -> dict:
     """Versions of what numbers depend on and, inside a git repository, the commit."""
+    versions = {name: _version(name) for name in PACKAGES}
     return {
-        "packages": package_versions(),
+        "packages": {name: version for name, version in versions.items() if version},
         "python": platform.python_version(),
         "platform": platform.platform(),
         **git_state(files.repository_root()),
@@ -190,12 +190,6 @@ def use_threads(threads: int) -> None:
         sys.modules["torch"].set_num_threads(threads)
 
 
-def package_versions() -> dict[str, str]:
-    """Installed version per package, without those that are not installed."""
-    found = {name: _version(name) for name in PACKAGES}
-    return {name: version for name, version in found.items() if version}
-
-
 @cache  # what is installed does not change under a process that has imported it
 def _version(package: str) -> str | None:
     try:
@@ -206,17 +200,15 @@ def _version(package: str) -> str | None:
 
 def git_state(root: Path) -> dict:
     """{"git": {"commit", "dirty"}} of the repository at `root`, {} where there is none or no commit."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", root, *words], check=True, capture_output=True, encoding="utf-8").stdout
+
     try:
-        commit = _git(root, "rev-parse", "HEAD")
-        return {"git": {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain"))}}
+        commit = git("rev-parse", "HEAD").strip()
+        return {"git": {"commit": commit, "dirty": bool(git("status", "--porcelain"))}}
     except (OSError, subprocess.CalledProcessError):
         return {}
-
-
-def _git(root: Path, *arguments: str) -> str:
-    return subprocess.run(
-        ["git", "-C", root, *arguments], check=True, capture_output=True, encoding="utf-8"
-    ).stdout.strip()
 
 
 def now() -> str:
