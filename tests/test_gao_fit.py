@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-import statsmodels.api as sm
 from scipy import stats
+from statsmodels.regression.linear_model import OLS, WLS
 
 from workbench import WorkbenchError
 from workbench.analysis.overoptimization import compare_forms, fit_overoptimization, forms_sentence
@@ -49,7 +49,7 @@ def test_one_run_is_fitted_as_statsmodels_does(form, weighted):
     errors = generator.uniform(0.05, 0.3, size=15)
     gain = law(form, d, 1.0, 0.4) + errors * generator.normal(size=15)
     weights = errors**-2 / np.mean(errors**-2) if weighted else np.ones(15)
-    theirs = sm.WLS(gain, regressors(form, d), weights=weights).fit()
+    theirs = WLS(gain, regressors(form, d), weights=weights).fit()
     given = (
         {"standard_errors": np.append(0.0, errors)} if weighted else {}
     )  # the start has no error, and does not count
@@ -73,10 +73,10 @@ def test_one_run_is_fitted_as_statsmodels_does(form, weighted):
 def test_runs_with_the_same_kl_are_fitted_as_one_and_judged_by_their_own_coefficients(form):
     data = simulated_runs(form, np.random.default_rng(1), own_kl=False, spread=0.2)
     found = fit_overoptimization(data["kl"], data["gain"], form=form, clusters=data["run"])
-    theirs = sm.OLS(data["gain"], regressors(form, np.sqrt(data["kl"]))).fit()
+    theirs = OLS(data["gain"], regressors(form, np.sqrt(data["kl"]))).fit()
     assert (found.alpha.value, found.beta.value) == pytest.approx(tuple(theirs.params))
     assert found.r2 == pytest.approx(1 - theirs.ssr / ((data["gain"] - data["gain"].mean()) ** 2).sum())
-    fits = [sm.OLS(run["gain"], regressors(form, np.sqrt(run["kl"]))).fit() for _, run in data.groupby("run")]
+    fits = [OLS(run["gain"], regressors(form, np.sqrt(run["kl"]))).fit() for _, run in data.groupby("run")]
     own = np.array([fit.params for fit in fits])
     for column, coefficient in enumerate((found.alpha, found.beta)):
         interval = stats.ttest_1samp(own[:, column], 0).confidence_interval()
@@ -183,7 +183,7 @@ def test_errors_on_runs_left_out_are_those_of_fits_without_them():
     errors, beyond = [], data[data["kl"] > 0]
     for run, own in beyond.groupby("run"):
         others = [part for name, part in beyond.groupby("run") if name != run]
-        mean = np.mean([sm.OLS(o["gain"], regressors("rl", np.sqrt(o["kl"]))).fit().params for o in others], axis=0)
+        mean = np.mean([OLS(o["gain"], regressors("rl", np.sqrt(o["kl"]))).fit().params for o in others], axis=0)
         errors.append(math.sqrt(((own["gain"] - regressors("rl", np.sqrt(own["kl"])) @ mean) ** 2).mean()))
     assert table.loc["rl", "left_out_rmse"] == pytest.approx(np.mean(errors))
     assert table.loc["rl", "left_out_excess"] == pytest.approx(
