@@ -166,7 +166,7 @@ class FileTask(Task):
         if found != schema:
             train, test = map(SCHEMAS[schema].made_from[found], (train, test))
         elif schema == "preferences":
-            train, test = train if ties else require_decided(without_ties(train)), without_ties(test)
+            train, test = train if ties else require_decided(train), without_ties(test)
         kept = max(FEWEST_HELD_OUT, round(count * self.held_out / (1 - self.held_out))) if count else 0
         return _first(train.shuffle(seed=seed), count), _first(test.shuffle(seed=0), kept)
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import random
+import re
 import unicodedata
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
@@ -85,12 +86,13 @@ def without_ties(pairs: Dataset) -> Dataset:
 
 
 def require_decided(pairs: Dataset) -> Dataset:
-    """The comparisons; WorkbenchError where ties left none."""
-    if not len(pairs):
+    """Those that somebody decided; WorkbenchError where there is none."""
+    decided = without_ties(pairs)
+    if not len(decided):
         raise WorkbenchError(
             f"All comparisons for training, or all held out, are ties (preference {TIE}): give more that were decided."
         )
-    return pairs
+    return decided
 
 
 def chosen_sides(pairs: Dataset) -> Dataset:
@@ -105,7 +107,7 @@ def unpaired(pairs: Dataset) -> Dataset:
     What else a comparison has, apart from its margin and preference, stands in both rows.
     """
     rows = []
-    for pair in require_decided(without_ties(pairs)):
+    for pair in require_decided(pairs):
         others = {name: value for name, value in pair.items() if name not in SCHEMAS["preferences"].known}
         for side in ("chosen", "rejected"):
             own = {"prompt": pair["prompt"], "completion": pair[side], "label": side == "chosen"}
@@ -140,13 +142,9 @@ def split_by_prompt(dataset: Dataset, *, held_out: float, seed: int, column: str
         raise WorkbenchError(
             f"A split by prompt needs at least 2 different prompts, but {len(keys)} rows have {len(unique)}: give more."
         )
-    count = min(max(round(held_out * len(unique)), 1), len(unique) - 1)
-    test = set(unique[:count])
-    rows = range(len(keys))
-    return (
-        dataset.select([row for row in rows if keys[row] not in test]),
-        dataset.select([row for row in rows if keys[row] in test]),
-    )
+    test = set(unique[: min(max(round(held_out * len(unique)), 1), len(unique) - 1)])
+    sides = ([row for row, key in enumerate(keys) if (key in test) == held] for held in (False, True))
+    return tuple(map(dataset.select, sides))
 
 
 def _key(prompt: str | list[dict[str, Any]]) -> str:
@@ -269,7 +267,7 @@ def _split_pair(chosen: Any, rejected: Any, *, where: str) -> tuple[Any, Any, An
     kind = kind_of(chosen, f"{where}, column 'chosen'")
     if kind != kind_of(rejected, f"{where}, column 'rejected'"):
         raise WorkbenchError(f"{where} has a chosen {kind} and a rejected of another kind: give two of one kind.")
-    length = _shared_turns(chosen, rejected) if kind == "conversation" else _shared_text(chosen, rejected)
+    length = (_shared_turns if kind == "conversation" else _shared_text)(chosen, rejected)
     if length == 0:
         raise WorkbenchError(
             f"{where}: chosen and rejected share no beginning that ends where an answer starts (text: "
@@ -281,23 +279,15 @@ def _split_pair(chosen: Any, rejected: Any, *, where: str) -> tuple[Any, Any, An
 
 def _shared_text(chosen: str, rejected: str) -> int:
     """Characters up to the end of the last answer marker before which both texts are equal, 0 without one."""
-    start = chosen.rfind(ANSWER_MARKER)
-    while start >= 0:
-        end = start + len(ANSWER_MARKER)
-        if chosen[:end] == rejected[:end]:
-            return end
-        start = chosen.rfind(ANSWER_MARKER, 0, start)
-    return 0
+    ends = [marker.end() for marker in re.finditer(ANSWER_MARKER, chosen)]
+    return max((end for end in ends if chosen[:end] == rejected[:end]), default=0)
 
 
 def _shared_turns(chosen: list[dict], rejected: list[dict]) -> int:
     """How many leading messages both share such that an answer comes next in both, 0 without any."""
-    answered = [
-        turn
-        for turn in range(1, min(len(chosen), len(rejected)))
-        if chosen[:turn] == rejected[:turn] and chosen[turn]["role"] == rejected[turn]["role"] == "assistant"
-    ]
-    return max(answered, default=0)
+    next_turns = list(enumerate(zip(chosen, rejected, strict=False)))[1:]
+    answers = [turn for turn, both in next_turns if both[0]["role"] == both[1]["role"] == "assistant"]
+    return max((turn for turn in answers if chosen[:turn] == rejected[:turn]), default=0)
 
 
 def _without_repeated_prompts(dataset: Dataset, schema: str, source: str) -> Dataset:
@@ -398,7 +388,7 @@ def _require_texts(dataset: Dataset, schema: str, source: str) -> None:
             raise WorkbenchError(f"{where} mixes text and conversations in {', '.join(names)}: give all of one kind.")
         if SCHEMAS[schema].plain and kinds != {"text"}:
             raise WorkbenchError(f"{where}, column {names[-1]!r} is a conversation: {SCHEMAS[schema].plain}.")
-        if names[0] == "prompt" and not _says_something(values[0]):
+        if names[0] == "prompt" and not (values[0] if kinds == {"text"} else values[0][-1]["content"]).strip():
             raise WorkbenchError(f"{where} has an empty prompt: remove the row or give it a prompt.")
 
 
@@ -413,15 +403,10 @@ def _several(value: Any, where: str, fewest: int) -> list:
     return value
 
 
-def _says_something(prompt: str | list[dict[str, Any]]) -> bool:
-    return bool((prompt if isinstance(prompt, str) else prompt[-1]["content"]).strip())
-
-
 def _require_different(dataset: Dataset, source: str) -> None:
     """Refuse pairs in which there is nothing to prefer."""
     pairs = zip(dataset["chosen"][:], dataset["rejected"][:], strict=True)
-    same = [row for row, (chosen, rejected) in enumerate(pairs) if chosen == rejected]
-    if same:
+    if same := [row for row, (chosen, rejected) in enumerate(pairs) if chosen == rejected]:
         raise WorkbenchError(
             f"{source} has {len(same)} rows whose chosen and rejected are identical, the first is row {same[0]} "
             "(counted from 0): remove them."
@@ -449,15 +434,15 @@ def _number(value: Any) -> float:
     return number
 
 
-def _number_or_none(value: Any) -> float | None:
-    return None if value is None or value == "" else _number(value)
-
-
-def _probability_or_none(value: Any) -> float | None:
-    number = _number_or_none(value)
-    if number is not None and not 0 <= number <= 1:
+def _probability(value: Any) -> float:
+    number = _number(value)
+    if not 0 <= number <= 1:
         raise ValueError
     return number
+
+
+def _perhaps(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None or value == "" else parse(value)
 
 
 def _truth(value: Any) -> bool:
@@ -472,25 +457,18 @@ def _listed(values: Any) -> list:
     return values
 
 
-def _truths(values: Any) -> list[bool]:
-    values = _listed(values)
-    return [_truth(value) for value in values]
-
-
 def _order(values: Any) -> list[int]:
     values = _listed(values)
-    if not all(type(value) is int for value in values):
-        raise TypeError
-    if sorted(values) != list(range(len(values))):
+    if not all(type(value) is int for value in values) or sorted(values) != list(range(len(values))):
         raise ValueError
     return values
 
 
 VALUES: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "margin": (_number_or_none, "a finite number or nothing"),
-    "preference": (_probability_or_none, "a probability from 0 to 1 or nothing"),
+    "margin": (_perhaps(_number), "a finite number or nothing"),
+    "preference": (_perhaps(_probability), "a probability from 0 to 1 or nothing"),
     "label": (_truth, "true or false (or 1 or 0)"),
-    "labels": (_truths, "a list of true and false, one for each step"),
+    "labels": (lambda values: list(map(_truth, _listed(values))), "a list of true and false, one for each step"),
     "rating": (_number, "a finite number"),
     "ranking": (_order, "the numbers 0, 1, 2, ... of the completions, each once, the best first"),
 }
