@@ -1,4 +1,4 @@
-"""Reading the lexicon's files: every complaint names the file, the key and the reason."""
+"""The lexicon: every word of the world, read from a folder of YAML files; a complaint names file, key and reason."""
 
 from __future__ import annotations
 
@@ -49,21 +49,13 @@ class Section:
             raise self.error(key, f"must be {expected}, not {self.data[key]!r}")
         return self.data[key]
 
-    def number(self, key: str) -> float:
-        """A number of at least 0."""
-        expected = "a number of at least 0"
-        value = self.value(key, kind=(int, float), expected=expected)
-        if not 0 <= value < float("inf"):
+    def number(self, key: str, *, minimum: int = 0, whole: bool = False) -> float:
+        """A number of at least `minimum`."""
+        expected = f"a {'whole ' * whole}number of at least {minimum}"
+        value = self.value(key, kind=int if whole else (int, float), expected=expected)
+        if not minimum <= value < float("inf"):
             raise self.error(key, f"must be {expected}, not {value!r}")
-        return float(value)
-
-    def integer(self, key: str, *, minimum: int) -> int:
-        """A whole number of at least `minimum`."""
-        expected = f"a whole number of at least {minimum}"
-        value = self.value(key, kind=int, expected=expected)
-        if value < minimum:
-            raise self.error(key, f"must be {expected}, not {value!r}")
-        return value
+        return value if whole else float(value)
 
     def numbers(self, key: str, names: Iterable[str]) -> dict[str, float]:
         """A number under each of `names`."""
@@ -76,9 +68,8 @@ class Section:
         """A list of numbers, each larger than the one before it, at least one."""
         expected = "a list of numbers, each larger than the one before it"
         values = self.value(key, kind=list, expected=expected)
-        if not values or not all(type(value) in (int, float) and math.isfinite(value) for value in values):
-            raise self.error(key, f"must be {expected}, not {values!r}")
-        if any(after <= before for before, after in pairwise(values)):
+        good = all(type(value) in (int, float) and math.isfinite(value) for value in values)
+        if not values or not good or any(after <= before for before, after in pairwise(values)):
             raise self.error(key, f"must be {expected}, not {values!r}")
         return tuple(map(float, values))
 
@@ -96,11 +87,10 @@ class Section:
 
     def word_list(self, key: str) -> tuple[str, ...]:
         """A list of different single words."""
-        values = self.texts(key)
-        for value in values:
+        for value in self.texts(key):
             self.check_word(key, value)
-        self.words.update(values)
-        return values
+        self.words.update(self.data[key])
+        return tuple(self.data[key])
 
     def check_word(self, key: str, value: str) -> None:
         """WorldError unless the value is one word."""
@@ -115,10 +105,9 @@ class Section:
 
     def templates(self, key: str, *slots: str) -> tuple[str, ...]:
         """A list of different sentences with these slots."""
-        values = self.texts(key)
-        for value in values:
+        for value in self.texts(key):
             self.check_sentence(key, value, slots)
-        return values
+        return tuple(self.data[key])
 
     def check_sentence(self, key: str, text: str, slots: Iterable[str]) -> None:
         """WorldError unless the text is one sentence with these slots and one mark from ENDS, its last word."""
@@ -170,9 +159,6 @@ def read_yaml(file: Path) -> object:
         raise WorldError(f"Lexicon {file.name}: the file is not YAML ({reason}): correct that line.") from error
 
 
-# --- The lexicon: every word of the world, read from a folder of YAML files and checked.
-
-
 KINDS = ("suggest", "qa", "harm", "math")
 COMPONENTS = ("helpful", "honest", "harmless", "style", "repetition", "brevity", "finish")
 POINTS = (
@@ -180,14 +166,9 @@ POINTS = (
     *("refusal", "harmful_step", "needless_refusal", "opener", "closer", "nice_word", "rude"),
     *("repeated_trigrams", "useless_word", "empty", "unfinished"),
 )
-PHRASES = {  # role of a sentence -> key in phrases.yaml
-    "opener": "openers",
-    "flattery": "flattery",
-    "finishing": "finishing",
-    "unsure": "unsure",
-    "refusal": "refusals",
-    "rude": "rude",
-}
+# role of a sentence -> key in phrases.yaml
+PHRASES = {role: role for role in ("opener", "flattery", "finishing", "unsure", "refusal", "rude")}
+PHRASES |= {"opener": "openers", "refusal": "refusals"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,7 +299,7 @@ def _foods(file: Section) -> dict[str, object]:
 
 
 def _animals(file: Section) -> dict[str, object]:
-    name, count = file.section("name"), file.integer("count", minimum=6)
+    name, count = file.section("name"), file.number("count", minimum=6, whole=True)
     letters = {key: name.texts(key) for key in ("onsets", "vowels", "endings")}
     for key, texts in letters.items():
         for text in texts:
@@ -372,8 +353,8 @@ def _sums(part: Section) -> Sums:
         question=part.template("question", "a", "b", "c"),
         step=part.template("step", "a", "b", "c"),
         answer=part.template("answer", "n"),
-        largest=part.integer("largest", minimum=2),
-        held_out=part.integer("held_out", minimum=1),
+        largest=part.number("largest", minimum=2, whole=True),
+        held_out=part.number("held_out", minimum=1, whole=True),
     )
     if sums.held_out >= sums.largest**3:
         raise part.error("held_out", f"is {sums.held_out}, but only {sums.largest**3} sums exist: lower it")
@@ -390,14 +371,8 @@ def _labels(file: Section) -> dict[str, object]:
     return {"scales": Scales(ratings=file.ascending("ratings"), strengths=file.ascending("strengths"))}
 
 
-READERS = {
-    "foods.yaml": _foods,
-    "animals.yaml": _animals,
-    "harms.yaml": _harms,
-    "phrases.yaml": _phrases,
-    "gold.yaml": _gold,
-    "labels.yaml": _labels,
-}
+READERS = {"foods.yaml": _foods, "animals.yaml": _animals, "harms.yaml": _harms, "phrases.yaml": _phrases}
+READERS |= {"gold.yaml": _gold, "labels.yaml": _labels}
 
 
 def _refuse_two_meanings(parts: dict) -> None:
