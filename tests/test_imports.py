@@ -7,7 +7,7 @@ import random
 import pytest
 
 from workbench import WorkbenchError
-from workbench.feedback.exchange import FORMATS, conversations, export, standard_feedback
+from workbench.feedback.exchange import COLUMNS, FORMATS, conversations, export, standard_feedback
 from workbench.feedback.imports import argilla_feedback, label_studio_feedback
 from workbench.feedback.kinds import require_verdict, training_rows
 from workbench.feedback.store import Store
@@ -669,4 +669,4 @@ def test_whatever_stands_in_a_field_is_read_or_refused_in_a_sentence(tmp_path):
 
 
 def test_every_export_format_can_be_imported():
-    assert {name for name, _, _ in ROUNDTRIPS} | {"unpaired"} == set(FORMATS)
+    assert {*COLUMNS, "margins", "soft_preferences"} == set(FORMATS) >= {name for name, _, _ in ROUNDTRIPS}
