@@ -21,7 +21,7 @@ from workbench.analysis.best_of_n import expected_of_best, powers_of_two
 from workbench.analysis.effects import effect_of, effects_against, judged_together
 from workbench.analysis.overoptimization import crossfit_peak, fit_overoptimization
 from workbench.analysis.statistics import interval_over_units, mean_over_units, p_value_over_units, share_over_units
-from workbench.plots.theme import half_width
+from workbench.plots.marks import half_width
 from workbench.studies.budget.tables import compared_at_budget
 from workbench.studies.comparison.tables import win_rates
 from workbench.studies.overoptimization.alarms import alarm_scores, gold_outcome

@@ -200,7 +200,7 @@ def test_the_matrix_shows_row_against_column_and_marks_what_chance_does_not_expl
     rates, _ = league()
     figure = plot_win_rates(rates, order=["a", "b", HOSTILE], by="gold")
     heat = figure.data[0]
-    assert heat.z[0][1] == pytest.approx(75) and heat.z[1][0] == pytest.approx(25) and np.isnan(heat.z[0][0])
+    assert heat.z[0][1] == pytest.approx(75) and heat.z[1][0] == pytest.approx(25) and heat.z[0][0] is None
     assert (
         heat.text[0][1] == "<b>75</b>" and heat.text[1][2] == "50" and heat.zmax - 50 == pytest.approx(50 - heat.zmin)
     )

@@ -82,13 +82,7 @@ class OveroptimizationFit:
 
 
 def fit_overoptimization(
-    kl,
-    gain,
-    *,
-    form: str,
-    standard_errors=None,
-    clusters: Sequence | None = None,
-    worlds: Sequence | None = None,
+    kl, gain, *, form: str, standard_errors=None, clusters: Sequence | None = None, worlds: Sequence | None = None
 ) -> OveroptimizationFit:
     """Least squares of `form` over points `kl` (M,) nats and `gain` (M,), weighted by 1 / `standard_errors`^2 if given.
 

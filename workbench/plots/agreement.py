@@ -12,7 +12,8 @@ from plotly.subplots import make_subplots
 
 from workbench import WorkbenchError
 from workbench.analysis.statistics import Interval
-from workbench.plots.theme import GREY, PALETTE, SYMBOLS, error_bar, headline_of, heat_look, require_columns, styled
+from workbench.plots.marks import DASHED, add_buttons, button, colored, error_bar, heat, interval, points
+from workbench.plots.theme import headline_of, require_columns, styled
 
 MATRIX_READING = "Share of common items with the same verdict, a tie against a choice counting half. 50% is guessing."
 # column of a `labeler_summary`, its panel, where nobody would be
@@ -47,17 +48,17 @@ def plot_agreement_filters(matrices: Mapping[str, pd.DataFrame], overall: Mappin
         raise WorkbenchError("plot_agreement_filters has nothing to show: give a selection that two labelers share.")
     lowest = min(np.nanmin(matrix) for matrix in matrices.values() if matrix.notna().any(axis=None))
     highest = max(np.nanmax(matrix) for matrix in matrices.values() if matrix.notna().any(axis=None))
-    figure, buttons = go.Figure(), []
-    for place, (name, matrix) in enumerate(matrices.items()):
-        figure.add_trace(_heat(matrix, lowest=lowest, highest=highest).update(visible=place == 0, name=name))
-        shown = {"visible": [other == place for other in range(len(matrices))]}
-        headline, _ = headline_of(_selection(name, overall[name]), MATRIX_READING)
-        buttons.append({"label": html.escape(name), "method": "update", "args": [shown, {"title.text": headline}]})
-    first = next(iter(matrices))
-    figure = styled(figure, title=_selection(first, overall[first]), reading=MATRIX_READING, height=480)
-    menu = {"buttons": buttons, "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom", "showactive": True}
-    figure.update_layout(updatemenus=[menu], showlegend=False, margin={"t": figure.layout.margin.t + 40, "b": 62})
-    return figure.update_xaxes(showgrid=False).update_yaxes(showgrid=False, autorange="reversed", automargin=True)
+    titles = {name: _selection(name, overall[name]) for name in matrices}
+    figure = go.Figure([_heat(matrix, lowest=lowest, highest=highest) for matrix in matrices.values()])
+    figure = styled(figure, title=next(iter(titles.values())), reading=MATRIX_READING, height=480)
+    figure.update_layout(showlegend=False, margin={"b": 62})
+    figure.update_xaxes(showgrid=False).update_yaxes(showgrid=False, autorange="reversed", automargin=True)
+    buttons = []
+    for place, (trace, (name, title)) in enumerate(zip(figure.data, titles.items(), strict=True)):
+        trace.update(visible=place == 0, name=name)
+        shown = {"visible": [other == place for other in range(len(titles))]}
+        buttons.append(button(name, shown, {"title.text": headline_of(title, MATRIX_READING)[0]}))
+    return add_buttons(figure, buttons, x=0) if len(buttons) > 1 else figure
 
 
 def plot_labeler_measures(summary: pd.DataFrame, title: str = "") -> go.Figure:
@@ -70,23 +71,12 @@ def plot_labeler_measures(summary: pd.DataFrame, title: str = "") -> go.Figure:
     figure = make_subplots(rows=1, cols=len(measures), shared_yaxes=True, subplot_titles=titles)
     names = [html.escape(str(name)) for name in summary["labeler"]]
     for column, (measure, name, neutral) in enumerate(measures, 1):
-        values = 100 * summary[measure]
-        spread = {
-            "array": 100 * summary[f"{measure}_high"] - values,
-            "arrayminus": values - 100 * summary[f"{measure}_low"],
-        }
-        dots = go.Scatter(
-            x=values,
-            y=names,
-            error_x={"type": "data", "symmetric": False, "color": GREY, "thickness": 1.5, "width": 4, **spread},
-            mode="markers",
-            marker={"size": 10, "color": PALETTE[0]},
-            hovertemplate=f"%{{y}} {name}: %{{x:.1f}}%<extra></extra>",
-            showlegend=False,
-        )
-        figure.add_trace(dots, row=1, col=column)
+        values, low, high = (100 * summary[f"{measure}{end}"] for end in ("", "_low", "_high"))
+        hover = f"%{{y}} {name}: %{{x:.1f}}%<extra></extra>"
+        bars = {"error_x": interval(values, low, high)}
+        figure.add_trace(points(values, names, look=colored(0, size=10), hover=hover, bars=bars), row=1, col=column)
         if neutral is not None:
-            figure.add_vline(x=100 * neutral, line={"dash": "dash", "color": GREY}, row=1, col=column)
+            figure.add_vline(x=100 * neutral, line=DASHED, row=1, col=column)
     reading = "Shares in percent with 95% intervals. Dashed: no preference. Compare labelers within a panel."
     height = max(380, 190 + 34 * len(names))
     figure = styled(figure, title=title or _least_like(summary), reading=reading, height=height)
@@ -100,17 +90,10 @@ def plot_choice_shares(shares: pd.DataFrame, title: str = "") -> go.Figure:
     figure = go.Figure()
     features = list(shares["feature"].unique())
     for i, (labeler, rows) in enumerate(shares.groupby("labeler")):
-        figure.add_scatter(
-            x=[html.escape(str(feature)) for feature in rows["feature"]],
-            y=rows["share"],
-            error_y=error_bar(rows, "share"),
-            mode="markers",
-            name=html.escape(str(labeler)),
-            marker={"size": 10, "color": PALETTE[i % len(PALETTE)], "symbol": SYMBOLS[i % len(SYMBOLS)]},
-            customdata=rows["pairs"],
-            hovertemplate="%{x}<br>%{y:.0%} of %{customdata} pairs",
-        )
-    figure.add_hline(y=0.5, line={"dash": "dash", "color": GREY})
+        names, bars = [html.escape(str(feature)) for feature in rows["feature"]], {"error_y": error_bar(rows, "share")}
+        hover = {"told": rows["pairs"], "hover": "%{x}<br>%{y:.0%} of %{customdata} pairs"}
+        figure.add_trace(points(names, rows["share"], labeler, colored(i, size=10), bars=bars, **hover))
+    figure.add_hline(y=0.5, line=DASHED)
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=[html.escape(str(f)) for f in features])
     figure.update_yaxes(title="chose the completion with more of it", tickformat=".0%")
     figure.update_layout(scattermode="group", scattergap=0.6)
@@ -129,21 +112,10 @@ def _habit(shares: pd.DataFrame) -> str:
 
 
 def _heat(matrix: pd.DataFrame, *, lowest: float, highest: float) -> go.Heatmap:
-    names, values = [html.escape(str(name)) for name in matrix.columns], 100 * matrix.to_numpy(dtype=float)
-    return go.Heatmap(
-        x=names,
-        y=names,
-        z=[[None if np.isnan(value) else value for value in row] for row in values],  # a widget's JSON has no NaN
-        zmin=100 * lowest - 5,
-        zmax=100 * highest,
-        text=[["" if np.isnan(value) else f"{value:.0f}%" for value in row] for row in values],
-        texttemplate="%{text}",
-        hovertemplate="%{y} and %{x}<br>%{z:.1f}%<extra></extra>",
-        hoverongaps=False,
-        xgap=2,
-        ygap=2,
-        **heat_look("agreement (%)"),
-    )
+    values, ends = 100 * matrix.to_numpy(dtype=float), (100 * lowest - 5, 100 * highest)
+    texts = [["" if np.isnan(value) else f"{value:.0f}%" for value in row] for row in values]
+    drawn = heat(matrix.columns, values, texts, ends=ends, title="agreement (%)")
+    return drawn.update(hovertemplate="%{y} and %{x}<br>%{z:.1f}%<extra></extra>")
 
 
 def _selection(name: str, agreement: Interval) -> str:

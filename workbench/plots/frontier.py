@@ -7,16 +7,13 @@ import html
 import pandas as pd
 import plotly.graph_objects as go
 
+from workbench.plots.marks import DASHED, colored, error_bar, half_width, points
 from workbench.plots.theme import (
-    GREY,
     PALETTE,
     ROLE_COLORS,
-    SYMBOLS,
     add_root_kl_axes,
     axis_label,
     completion_hover,
-    error_bar,
-    half_width,
     has_gold,
     measured_score,
     number,
@@ -63,19 +60,11 @@ def _path(rows: pd.DataFrame, column: str, *, name: str, color: str, window: int
     """The raw points, faint, and the smoothed path with its end marked."""
     rows = rows.dropna(subset=["kl", column]).sort_values("step")
     kl, texts = smoothed(rows["kl"], window), completion_hover(rows)
-    raw = go.Scatter(x=root_kl(rows["kl"]), y=rows[column], mode="markers", showlegend=False, hoverinfo="skip")
-    raw.marker = {"color": transparent(color, 0.25), "size": 3}
-    path = go.Scatter(
-        x=root_kl(kl),
-        y=smoothed(rows[column], window),
-        name=name,
-        mode="lines+markers",
-        line={"color": color, "width": 2.4},
-        marker={"size": [0] * (len(rows) - 1) + [11], "color": color, "opacity": 1, "line": {"width": 0}},
-        customdata=[f"step {s:g}, KL {k:.2f} nats{text}" for s, k, text in zip(rows["step"], kl, texts, strict=True)],
-        hovertemplate="%{customdata}<br>%{y:.2f}",
-    )
-    return [raw, path]
+    raw = points(root_kl(rows["kl"]), rows[column], look={"color": transparent(color, 0.25), "size": 3})
+    told = [f"step {s:g}, KL {k:.2f} nats{text}" for s, k, text in zip(rows["step"], kl, texts, strict=True)]
+    look = {"color": color, "width": 2.4, "size": [0] * (len(rows) - 1) + [11]}
+    y, hover = smoothed(rows[column], window), "%{customdata}<br>%{y:.2f}"
+    return [raw, points(root_kl(kl), y, name, look, told=told, hover=hover)]
 
 
 def _path_finding(runs: list[tuple[str, pd.DataFrame]], scores: dict[str, str], window: int) -> str:
@@ -89,28 +78,21 @@ def _path_finding(runs: list[tuple[str, pd.DataFrame]], scores: dict[str, str], 
     return f"Gold reward ends {'up to ' if len(runs) > 1 else ''}{fall:.2f} below its highest point"
 
 
-def plot_frontier(points: pd.DataFrame, title: str = "") -> go.Figure:
+def plot_frontier(runs: pd.DataFrame, title: str = "") -> go.Figure:
     """Every run as a point, a colour per method: gold, or the proxy where gold was not measured, against √KL.
 
     Columns run, method, kl (nats), gold or proxy; gold_se or proxy_se give 95% intervals, completion the hover.
     """
-    score = measured_score(points, "plot_frontier")
-    require_columns(points, ["run", "method", "kl"], "plot_frontier")
+    score = measured_score(runs, "plot_frontier")
+    require_columns(runs, ["run", "method", "kl"], "plot_frontier")
     figure = go.Figure()
-    for i, (method, rows) in enumerate(points.groupby("method", sort=False)):
-        figure.add_scatter(
-            x=root_kl(rows["kl"]),
-            y=rows[score],
-            error_y=error_bar(rows, score),
-            mode="markers",
-            name=html.escape(str(method)),
-            marker={"size": 11, "color": PALETTE[i % len(PALETTE)], "symbol": SYMBOLS[i % len(SYMBOLS)]},
-            customdata=_point_details(rows),
-            hovertemplate="%{customdata}<extra></extra>",
-        )
-    add_root_kl_axes(figure, points["kl"].max())
+    for i, (method, rows) in enumerate(runs.groupby("method", sort=False)):
+        shown = {"told": _point_details(rows), "hover": "%{customdata}<extra></extra>"}
+        bars = {"error_y": error_bar(rows, score)}
+        figure.add_trace(points(root_kl(rows["kl"]), rows[score], method, colored(i, size=11), bars=bars, **shown))
+    add_root_kl_axes(figure, runs["kl"].max())
     figure.update_yaxes(title=axis_label(score))
-    best = points.loc[points[score].idxmax()]
+    best = runs.loc[runs[score].idxmax()]
     title = title or f"Highest {score}: {best['run']} with {number(best[score])} at {best['kl']:.2f} nats"
     reading = "Up is better, left is closer to the reference. Point at a run for one of its completions."
     look = styled if len(figure.data) <= NAMES_BELOW else styled_beside
@@ -135,24 +117,15 @@ def plot_gains(gains: pd.DataFrame, title: str = "") -> go.Figure:
     require_columns(gains, ["run", "kl", "gain", "greedy_gain"], "plot_gains")
     rows = gains.sort_values("gain")
     figure = go.Figure()
-    figure.add_vline(x=0, line={"color": GREY, "width": 1, "dash": "dash"})
-    for column, name, color, symbol in (
-        ("greedy_gain", "greedy", PALETTE[1], "diamond-open"),
-        ("gain", "temperature 1", PALETTE[0], "circle"),
+    figure.add_vline(x=0, line=DASHED)
+    told = [f"{html.escape(str(run))}<br>KL {kl:.2f} nats" for run, kl in zip(rows["run"], rows["kl"], strict=True)]
+    hover = "%{customdata}<br>gain %{x:.2f}<extra>%{fullData.name}</extra>"
+    for place, column, name, symbol in (
+        (1, "greedy_gain", "greedy", "diamond-open"),
+        (0, "gain", "temperature 1", "circle"),
     ):
-        errors = half_width(rows, f"{column}_se") if f"{column}_se" in rows else None
-        figure.add_scatter(
-            x=rows[column],
-            y=rows["run"],
-            error_x={"type": "data", "array": errors, "thickness": 1.2, "width": 3},
-            mode="markers",
-            name=name,
-            marker={"size": 8, "color": color, "symbol": symbol},
-            customdata=[
-                f"{html.escape(str(run))}<br>KL {kl:.2f} nats" for run, kl in zip(rows["run"], rows["kl"], strict=True)
-            ],
-            hovertemplate="%{customdata}<br>gain %{x:.2f}<extra>" + name + "</extra>",
-        )
+        look, bars = colored(place, size=8) | {"symbol": symbol}, {"error_x": error_bar(rows, column)}
+        figure.add_trace(points(rows[column], rows["run"], name, look, told=told, hover=hover, bars=bars))
     figure.update_xaxes(title="gain in reward over the starting policy").update_yaxes(automargin=True)
     title = title or _gains_finding(rows)
     reading = "Bars: 95%, of each alone. A filled dot without its diamond to the right of 0 has only sharpened."
@@ -175,16 +148,9 @@ def plot_sharpening_control(frame: pd.DataFrame, title: str = "") -> go.Figure:
     figure = go.Figure()
     for i, (run, rows) in enumerate(run_groups(frame)):
         rows = rows.sort_values("temperature", ascending=False)
-        figure.add_scatter(
-            x=[_temperature_name(value) for value in rows["temperature"]],
-            y=rows[score],
-            error_y=error_bar(rows, score),
-            name=run,
-            mode="lines+markers",
-            marker={"size": 9, "symbol": SYMBOLS[i % len(SYMBOLS)]},
-            line={"color": PALETTE[i % len(PALETTE)], "width": 2.2},
-            hovertemplate="%{x}<br>%{y:.2f}",
-        )
+        names, bars = [_temperature_name(value) for value in rows["temperature"]], {"error_y": error_bar(rows, score)}
+        look = colored(i, size=9, width=2.2)
+        figure.add_trace(points(names, rows[score], run, look, hover="%{x}<br>%{y:.2f}", bars=bars))
     order = [_temperature_name(value) for value in sorted(frame["temperature"].unique(), reverse=True)]
     figure.update_xaxes(title="sampling temperature", type="category", categoryorder="array", categoryarray=order)
     figure.update_yaxes(title=axis_label(score)).update_layout(scattermode="group", scattergap=0.8)  # bars side by side

@@ -7,17 +7,15 @@ import html
 import pandas as pd
 import plotly.graph_objects as go
 
+from workbench.plots.marks import DASHED, banded, colored, error_bar, half_width, points
 from workbench.plots.theme import (
     GREY,
     NOTHING,
     PALETTE,
     ROLE_COLORS,
-    SYMBOLS,
     add_top_axis,
     axis_label,
-    band,
     completion_hover,
-    error_bar,
     has_gold,
     number,
     require_columns,
@@ -75,19 +73,11 @@ def _violin_with_dots(name: str, rows: pd.DataFrame, score: str, color: str) -> 
 def plot_calibration(table: pd.DataFrame, title: str = "") -> go.Figure:
     """Observed share against predicted probability in each bin of a `reliability_table`, with 95% intervals."""
     require_columns(table, ["predicted", "observed", "count"], "plot_calibration")
-    figure = go.Figure(
-        go.Scatter(x=[0, 1], y=[0, 1], line={"dash": "dash", "color": GREY}, mode="lines", hoverinfo="skip")
-    )
-    figure.add_scatter(
-        x=table["predicted"],
-        y=table["observed"],
-        error_y=error_bar(table, "observed"),
-        mode="lines+markers",
-        marker={"size": 6 + 10 * (table["count"] / table["count"].max()) ** 0.5},
-        line={"color": PALETTE[0], "width": 1.2},
-        customdata=table["count"],
-        hovertemplate="predicted %{x:.2f}<br>observed %{y:.2f}<br>%{customdata} samples<extra></extra>",
-    )
+    figure = go.Figure(points([0, 1], [0, 1]))
+    look = {"color": PALETTE[0], "width": 1.2, "size": 6 + 10 * (table["count"] / table["count"].max()) ** 0.5}
+    shown = {"told": table["count"], "bars": {"error_y": error_bar(table, "observed")}}
+    shown["hover"] = "predicted %{x:.2f}<br>observed %{y:.2f}<br>%{customdata} samples<extra></extra>"
+    figure.add_trace(points(table["predicted"], table["observed"], look=look, **shown))
     figure.update_xaxes(title="predicted probability that the first is better")
     figure.update_yaxes(title="share in which it was")
     gap = (table["observed"] - table["predicted"]).abs()
@@ -104,10 +94,8 @@ def plot_accuracy_bars(table: pd.DataFrame, title: str = "") -> go.Figure:
     require_columns(table, ["group", "measured_against", "accuracy"], "plot_accuracy_bars")
     figure = go.Figure()
     for i, (against, rows) in enumerate(table.groupby("measured_against", sort=False)):
-        names = [html.escape(str(group)) for group in rows["group"]]
-        name = f"against {html.escape(str(against))}"
-        figure.add_trace(_bars(names, rows, "accuracy", name=name, color=PALETTE[i % len(PALETTE)]))
-    figure.add_hline(y=0.5, line={"dash": "dash", "color": GREY})
+        figure.add_trace(_bars(rows["group"], rows, "accuracy", name=f"against {against}", place=i))
+    figure.add_hline(y=0.5, line=DASHED)
     figure.update_yaxes(title=axis_label("accuracy"), range=[0, 1.02])
     worst, best = table.loc[table["accuracy"].idxmin()], table.loc[table["accuracy"].idxmax()]
     title = title or (
@@ -124,8 +112,7 @@ def plot_gold_components(frame: pd.DataFrame, title: str = "") -> go.Figure:
     require_columns(frame, ["run", "component", "value"], "plot_gold_components")
     figure = go.Figure()
     for i, (run, rows) in enumerate(run_groups(frame)):
-        names = [html.escape(str(component)) for component in rows["component"]]
-        figure.add_trace(_bars(names, rows, "value", name=run, color=PALETTE[i % len(PALETTE)]))
+        figure.add_trace(_bars(rows["component"], rows, "value", name=run, place=i))
     figure.add_hline(y=0, line={"color": GREY, "width": 1})
     figure.update_yaxes(title="part of the gold reward")
     values = frame.groupby("component")["value"]
@@ -135,16 +122,12 @@ def plot_gold_components(frame: pd.DataFrame, title: str = "") -> go.Figure:
     return styled(figure, title=title, reading=reading)
 
 
-def _bars(x: list[str], rows: pd.DataFrame, column: str, *, name: str, color: str) -> go.Bar:
+def _bars(names: pd.Series, rows: pd.DataFrame, column: str, *, name: str, place: int) -> go.Bar:
     """Pale bars, so that the error bars inside them are seen on any page."""
-    return go.Bar(
-        x=x,
-        y=rows[column],
-        error_y={**error_bar(rows, column), "color": color},
-        name=name,
-        marker={"color": transparent(color, 0.45), "line": {"color": color, "width": 1.2}},
-        hovertemplate="%{x}<br>%{y:.3f}",
-    )
+    color = PALETTE[place % len(PALETTE)]
+    look = {"color": transparent(color, 0.45), "line": {"color": color, "width": 1.2}}
+    shown = {"x": [html.escape(str(each)) for each in names], "hovertemplate": "%{x}<br>%{y:.3f}", "marker": look}
+    return go.Bar(y=rows[column], error_y={**error_bar(rows, column), "color": color}, name=html.escape(name), **shown)
 
 
 # --- Reward models by size: what more weights and a trained start are worth.
@@ -161,17 +144,10 @@ def plot_accuracy_by_size(table: pd.DataFrame, title: str = "") -> go.Figure:
     require_columns(table, ["model", "start", "parameters", "accuracy", "measured_against"], "plot_accuracy_by_size")
     figure = go.Figure()
     for i, (start, rows) in enumerate(table.groupby("start", sort=False)):
-        figure.add_scatter(
-            x=rows["parameters"],
-            y=rows["accuracy"],
-            error_y={**error_bar(rows, "accuracy"), "color": PALETTE[i % len(PALETTE)]},
-            name=STARTS.get(start, html.escape(str(start))),
-            mode="lines+markers",
-            marker={"symbol": SYMBOLS[i % len(SYMBOLS)], "size": 9},
-            line={"color": PALETTE[i % len(PALETTE)]},
-            customdata=[html.escape(str(model)) for model in rows["model"]],
-            hovertemplate="%{customdata}<br>%{x:,} weights<br>accuracy %{y:.3f}",
-        )
+        told = [html.escape(str(model)) for model in rows["model"]]
+        shown = {"told": told, "hover": "%{customdata}<br>%{x:,} weights<br>accuracy %{y:.3f}"}
+        shown["bars"], look = {"error_y": error_bar(rows, "accuracy")}, colored(i, size=9, width=2)
+        figure.add_trace(points(rows["parameters"], rows["accuracy"], STARTS.get(start, start), look, **shown))
     sizes = sorted(table["parameters"].unique())
     ticks = {"tickvals": sizes, "ticktext": [f"{size:,.0f}" for size in sizes]}
     figure.update_xaxes(title="weights of the reward model", type="log", **ticks)
@@ -179,12 +155,12 @@ def plot_accuracy_by_size(table: pd.DataFrame, title: str = "") -> go.Figure:
     reading = "Error bars: 95%, over runs that differ in their seed, or over prompts where there is one run."
     if "policy_parameters" in table and table["policy_parameters"].notna().any():
         size = table["policy_parameters"].dropna().iloc[0]
-        figure.add_vline(x=size, line={"dash": "dash", "color": GREY})
+        figure.add_vline(x=size, line=DASHED)
         reading += " Dashed: the policy's size."
-    return styled(figure, title=title or _finding(table), reading=reading)
+    return styled(figure, title=title or _size_finding(table), reading=reading)
 
 
-def _finding(table: pd.DataFrame) -> str:
+def _size_finding(table: pd.DataFrame) -> str:
     """What the best model of each start reaches."""
     best = table.loc[table.groupby("start")["accuracy"].idxmax()]
     parts = [
@@ -206,35 +182,25 @@ def plot_best_of_n(curve: pd.DataFrame, title: str = "") -> go.Figure:
         figure.add_traces(_line_with_band(curve, column, name))
     reading = "Bands: 95% over prompts."
     if has_gold(curve, "random_gold"):
-        line = {"color": GREY, "dash": "dash", "width": 1.6}
-        control = {"name": "gold, picked at random", "hovertemplate": "%{y:.2f}"}
-        figure.add_scatter(x=curve["n"], y=curve["random_gold"], mode="lines", line=line, **control)
+        figure.add_trace(points(curve["n"], curve["random_gold"], "gold, picked at random", hover="%{y:.2f}"))
         reading += " Compare gold with picking at random. A highest point flatters a noisy curve."
     ticks = curve if len(curve) <= 9 else curve[curve["n"].map(lambda n: int(n) & (int(n) - 1) == 0)]  # powers of two
     figure.update_xaxes(title="n, completions per prompt to choose from", type="log", tickvals=ticks["n"])
     add_top_axis(figure, list(ticks["n"]), [f"{kl:.2f}" for kl in ticks["kl"]], "KL (nats, upper bound)")
     figure.update_yaxes(title="reward of the chosen completion")
-    return styled(figure, title=title or _best_of_n_finding(curve), reading=reading, height=480)
+    return styled(figure, title=title or _peak_finding(curve), reading=reading, height=480)
 
 
 def _line_with_band(curve: pd.DataFrame, column: str, name: str) -> list[go.Scatter]:
     """The line with hover and, behind it, its interval."""
-    color, half = ROLE_COLORS[column], 1.96 * curve[f"{column}_se"].fillna(0)
-    around = band(curve["n"], curve[column] - half, curve[column] + half, color, 0.2).update(legendgroup=name)
-    line = go.Scatter(
-        x=curve["n"],
-        y=curve[column],
-        name=name,
-        legendgroup=name,
-        mode="lines+markers" if len(curve) <= 12 else "lines",
-        line={"color": color, "width": 2.4},
-        customdata=curve[["kl", f"{column}_se"]],
-        hovertemplate="n = %{x}<br>%{y:.2f} ± %{customdata[1]:.2f} (standard error)<br>KL ≤ %{customdata[0]:.2f} nats",
-    )
-    return [around, line]
+    half, y = half_width(curve, f"{column}_se").fillna(0), curve[column]
+    look = {"color": ROLE_COLORS[column], "width": 2.4} | ({"size": 6} if len(curve) <= 12 else {})
+    hover = "n = %{x}<br>%{y:.2f} ± %{customdata[1]:.2f} (standard error)<br>KL ≤ %{customdata[0]:.2f} nats"
+    told = curve[["kl", f"{column}_se"]]
+    return banded(curve["n"], y, y - half, y + half, name, look, opacity=0.2, told=told, hover=hover)
 
 
-def _best_of_n_finding(curve: pd.DataFrame) -> str:
+def _peak_finding(curve: pd.DataFrame) -> str:
     """Where gold is highest, in a sentence; the proxy rises with n by construction."""
     first, last = curve.iloc[0], curve.iloc[-1]
     if not has_gold(curve):

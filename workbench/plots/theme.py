@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from scipy import special
 
 from workbench import WorkbenchError
 
@@ -71,18 +70,11 @@ def styled(figure: go.Figure, *, title: str, reading: str, height: int = 440) ->
     headline, lines = headline_of(title, reading)
     _tell_apart(figure)
     legend_rows = _legend_rows(figure)
-    top_axis = "xaxis2" in figure.layout and figure.layout.xaxis2.side == "top"
-    panels_named = any(note.yref == "paper" and note.yanchor == "bottom" for note in figure.layout.annotations)
     figure.update_layout(
         **LOOK,
         height=height,
         title={"text": headline, "font": {"size": 17}, "x": 0.01, "y": 1 - 22 / height, "yanchor": "top"},
-        margin={
-            "l": 70,
-            "r": 30,
-            "b": max(62, 53 + 30 * legend_rows),
-            "t": 32 + 20 * lines + 40 * top_axis + 24 * panels_named,
-        },
+        margin={"l": 70, "r": 30, "b": max(62, 53 + 30 * legend_rows), "t": 32 + 20 * lines + room_above(figure)},
         showlegend=legend_rows > 0,
     )
     figure.update_annotations(font={"size": 13})
@@ -90,6 +82,13 @@ def styled(figure: go.Figure, *, title: str, reading: str, height: int = 440) ->
         update(AXIS_LOOK)
         update(LOG_AXIS, selector={"type": "log"})
     return figure.update_yaxes(automargin=True)
+
+
+def room_above(figure: go.Figure) -> int:
+    """Pixels that a second axis and the names of panels take between the figure and its title."""
+    top_axis = "xaxis2" in figure.layout and figure.layout.xaxis2.side == "top"
+    panels_named = any(note.yref == "paper" and note.yanchor == "bottom" for note in figure.layout.annotations)
+    return 40 * top_axis + 24 * panels_named
 
 
 def styled_beside(figure: go.Figure, *, title: str, reading: str, height: int = 440) -> go.Figure:
@@ -149,13 +148,6 @@ def spoken(experiment: str) -> str:
     """The name of an experiment's folder as one says it: "PPO, KL price 0.15" for ppo_kl0.15."""
     words = re.sub(r"(?<=_)kl(?=[\d.])", "KL price ", str(experiment)).replace("_KL price", ", KL price")
     return re.sub(r"\b(a2c|ilql|kto|rloo|sft|[a-z]{1,3}po)\b", lambda found: found[0].upper(), words.replace("_", " "))
-
-
-def heat_look(title: str) -> dict:
-    """Colours of a heat map that bear its numbers, and their bar, its name beside it, clear of plotly's buttons."""
-    bar = {"title": {"text": title, "side": "right", "font": {"size": 13}}, "outlinewidth": 0, "xpad": 24}
-    scale = [(0, transparent(PALETTE[0], 0.1)), (1, transparent(PALETTE[0], 0.5))]  # the palest is no blank
-    return {"colorbar": bar, "colorscale": scale, "textfont": {"color": INK}}
 
 
 def number(value: float) -> str:
@@ -223,26 +215,8 @@ def measured_score(frame: pd.DataFrame, figure: str) -> str:
 
 
 def run_groups(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """(escaped run name, its rows) in order of appearance; a table without a run column is one nameless run."""
-    if "run" not in frame:
-        return [("", frame)]
-    return [(html.escape(str(name)), rows) for name, rows in frame.groupby("run", sort=False)]
-
-
-def half_width(frame: pd.DataFrame, error: str) -> pd.Series:
-    """Half the 95% interval of each row from its standard error in column `error`, NaN where that is.
-
-    Student's t where the mean is over few draws and the frame says their `freedom`, else (over prompts) the normal.
-    """
-    freedom = frame["freedom"].fillna(np.inf) if "freedom" in frame else np.inf
-    return frame[error] * special.stdtrit(freedom, 0.975)
-
-
-def error_bar(frame: pd.DataFrame, column: str) -> dict:
-    """95% interval of `column` as a plotly error bar, invisible without a column of its standard error."""
-    if f"{column}_se" not in frame:
-        return {"visible": False}
-    return {"type": "data", "array": half_width(frame, f"{column}_se").fillna(0), "thickness": 1.5, "width": 4}
+    """(run name, its rows) in order of appearance; a table without a run column is one nameless run."""
+    return list(frame.groupby("run", sort=False)) if "run" in frame else [("", frame)]
 
 
 def smoothed(values: pd.Series, window: int) -> pd.Series:
@@ -256,14 +230,6 @@ def transparent(color: str, opacity: float) -> str:
     return f"rgba({red}, {green}, {blue}, {round(opacity, 4)})"  # plotly reads no 1e-05
 
 
-def band(x: Sequence, low: Sequence, high: Sequence, color: str, opacity: float = 0.15) -> go.Scatter:
-    """An interval along a line as one closed shape, where both of its ends are known."""
-    rows = pd.DataFrame({"x": np.asarray(x), "low": np.asarray(low), "high": np.asarray(high)}).dropna()
-    places, ends = [*rows["x"], *rows["x"][::-1]], [*rows["low"], *rows["high"][::-1]]
-    look = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
-    return go.Scatter(x=places, y=ends, fill="toself", fillcolor=transparent(color, opacity), **look)
-
-
 def root_kl(kl: pd.Series) -> pd.Series:
     """√KL; sampled estimates below zero count as zero."""
     return np.sqrt(kl.clip(lower=0))
@@ -272,12 +238,18 @@ def root_kl(kl: pd.Series) -> pd.Series:
 def add_root_kl_axes(figure: go.Figure, largest_kl: float) -> go.Figure:
     """√KL below, on which reward grows about linearly at first (Gao et al. 2022), and KL itself above, both nats."""
     end = 1.06 * math.sqrt(max(largest_kl, 0.01))
+    ticks = root_kl_ticks(end, 0.08 * end)
+    figure.update_xaxes(title="√KL from the reference (√nats)", range=[-0.03 * end, end], rangemode="tozero")
+    return add_top_axis(figure, ticks, [f"{place**2:.3g}" for place in ticks], "KL (nats)")
+
+
+def root_kl_ticks(end: float, apart: float) -> list[float]:
+    """Places on an axis of √KL up to `end` whose KL is a plain number, so far apart that their names fit."""
     ticks = [0.0]
     for kl in (0.01, 0.03, 0.1, 0.3, 1, 2, 4, 8, 16, 32, 64, 128, 256):
-        if math.sqrt(ticks[-1]) + 0.08 * end < math.sqrt(kl) <= end:
-            ticks.append(kl)
-    figure.update_xaxes(title="√KL from the reference (√nats)", range=[-0.03 * end, end], rangemode="tozero")
-    return add_top_axis(figure, [math.sqrt(kl) for kl in ticks], [f"{kl:g}" for kl in ticks], "KL (nats)")
+        if ticks[-1] + apart < math.sqrt(kl) <= end:
+            ticks.append(math.sqrt(kl))
+    return ticks
 
 
 def add_top_axis(figure: go.Figure, places: Sequence[float], labels: Sequence[str], title: str) -> go.Figure:

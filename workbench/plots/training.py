@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench import WorkbenchError
+from workbench.plots.marks import points
 from workbench.plots.theme import (
     GREY,
     PALETTE,
@@ -38,8 +39,7 @@ def plot_learning_curve(
     columns = shown_columns(metrics, columns, "plot_learning_curve")
     figure = go.Figure()
     for column, color in zip(columns, PALETTE * len(columns), strict=False):
-        for trace in _line_with_raw(metrics, column, color=color, window=window, legend=True):
-            figure.add_trace(trace)
+        figure.add_traces(_line_with_raw(metrics, column, color=color, window=window, legend=True))
     figure.update_xaxes(title=axis_label("step"), rangemode="nonnegative").update_yaxes(title=unit)
     return styled(figure, title=title or _course(metrics, columns[-1]), reading=_reading(window))
 
@@ -65,10 +65,11 @@ def plot_training_panels(metrics: pd.DataFrame, columns: Sequence[str], *, title
     )
     for i, column in enumerate(columns):
         color = ROLE_COLORS.get(column, PALETTE[2])
-        for trace in _line_with_raw(metrics, column, color=color, window=window, legend=False):
-            figure.add_trace(trace, row=i // across + 1, col=i % across + 1)
+        where = {"row": i // across + 1, "col": i % across + 1}
+        traces = _line_with_raw(metrics, column, color=color, window=window, legend=False)
+        figure.add_traces(traces, rows=where["row"], cols=where["col"])
         if i + across >= len(columns):  # nothing below it
-            figure.update_xaxes(title=axis_label("step"), row=i // across + 1, col=i % across + 1)
+            figure.update_xaxes(title=axis_label("step"), **where)
     return styled(figure, title=title, reading=_reading(window), height=120 + 230 * down)
 
 
@@ -83,23 +84,11 @@ def _line_with_raw(metrics: pd.DataFrame, column: str, *, color: str, window: in
     measured = metrics[["step", column]].dropna()  # evaluations come every so many steps
     values = measured[column]
     line = smoothed(values, window)
-    few = len(measured) <= 40
-    main = go.Scatter(
-        x=measured["step"],
-        y=line,
-        name=axis_label(column).split(" (")[0],
-        showlegend=legend,
-        mode="lines+markers" if few else "lines",
-        line={"color": color, "width": 2.2},
-        hovertemplate="step %{x}<br>%{y:.3g}",
-    )
-    if line is values:
-        return [main]
-    raw = {"color": transparent(color, 0.3), "width": 1}
-    return [
-        go.Scatter(x=measured["step"], y=values, line=raw, mode="lines", showlegend=False, hoverinfo="skip"),
-        main,
-    ]
+    look = {"color": color, "width": 2.2} | ({"size": 6} if len(measured) <= 40 else {})
+    name, hover = axis_label(column).split(" (")[0], "step %{x}<br>%{y:.3g}"
+    main = points(measured["step"], line, name, look, hover=hover, legend=legend)
+    raw = points(measured["step"], values, look={"color": transparent(color, 0.3), "width": 1})
+    return [main] if line is values else [raw, main]
 
 
 # --- Which tokens of a packed row see which.

@@ -13,17 +13,15 @@ from plotly.subplots import make_subplots
 
 from workbench import WorkbenchError
 from workbench.analysis.statistics import nats
+from workbench.plots.marks import DASHED, add_buttons, banded, button, cells, error_bar, half_width, interval, points
 from workbench.plots.theme import (
     FAINT,
     GREY,
-    GROUND,
     INK,
-    NOTHING,
     PALETTE,
     PATTERNS,
     add_root_kl_axes,
     axis_label,
-    band,
     headline_of,
     looks,
     number,
@@ -41,14 +39,18 @@ FRONTIER_READING = (
     "on average. A line that lies above another buys more with the same KL."
 )
 NAMES_BELOW = 12  # more methods than this, and their names stand beside the figure
-VERDICT_SYMBOLS = {"highest": "star", "not told apart": "circle-open", "behind": "circle"}
-VERDICT_COLORS = {"highest": PALETTE[3], "not told apart": PALETTE[0], "behind": GREY}
+VERDICTS = {
+    "highest": {"color": PALETTE[3], "symbol": "star"},
+    "not told apart": {"color": PALETTE[0], "symbol": "circle-open"},
+    "behind": {"color": GREY, "symbol": "circle"},
+}
 
 
-def method_looks(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """The `looks` of each method, in alphabetical order."""
+def method_looks(names: Iterable[str]) -> dict[str, dict]:
+    """The `looks` of lines of each method, in alphabetical order."""
     different = sorted(set(names))
-    return dict(zip(different, looks(len(different)), strict=True))
+    drawn = [{**look, "width": 2.2, "group": name} for name, look in zip(different, looks(len(different)), strict=True)]
+    return dict(zip(different, drawn, strict=True))
 
 
 def plot_budget_frontier(curves: pd.DataFrame, ends: pd.DataFrame, title: str = "") -> go.Figure:
@@ -64,9 +66,8 @@ def plot_budget_frontier(curves: pd.DataFrame, ends: pd.DataFrame, title: str = 
     figure.update_yaxes(title=axis_label(scores[0]), range=score_range(curves, ends, scores[0]))
     look = styled if curves["experiment"].nunique() <= NAMES_BELOW else styled_beside
     figure = look(figure, title=title or frontier_finding(curves, scores[0]), reading=FRONTIER_READING, height=600)
-    findings = {score: headline_of(title or frontier_finding(curves, score), FRONTIER_READING)[0] for score in scores}
-    menu = score_menu(curves, ends, {score: {"title.text": text} for score, text in findings.items()}) | {"y": 1}
-    return figure.update_layout(updatemenus=[menu] if len(scores) > 1 else [])
+    titles = {score: headline_of(title or frontier_finding(curves, score), FRONTIER_READING)[0] for score in scores}
+    return _score_menu(figure, curves, ends, scores, {score: {"title.text": text} for score, text in titles.items()})
 
 
 def frontier_scores(curves: pd.DataFrame, figure: str) -> list[str]:
@@ -92,77 +93,41 @@ def frontier_traces(curves: pd.DataFrame, ends: pd.DataFrame, score: str) -> lis
     """Band, line and end of every method, three traces each, in the order of `curves`."""
     found, traces = method_looks(curves["experiment"]), []
     for name, rows in curves.groupby("experiment", sort=False):
-        end = ends[ends["experiment"] == name]
-        traces += [_band(rows, score, name, found[name]), _line(rows, score, name, found[name])]
-        traces.append(_end(end, score, name, found[name]))
+        if "measured" in rows and rows["measured"].min() <= 2:  # between a start and an end any line would be invented
+            rows = rows.iloc[:0]
+        look = {key: value for key, value in found[name].items() if key != "symbol"}
+        ends_of_band = (rows[f"{score}{end}"] for end in ("_low", "_high"))
+        shown = {"told": rows[["kl"]], "legend": False, "opacity": 0.1}
+        shown["hover"] = "%{fullData.name}<br>KL %{customdata[0]:.2f} nats: %{y:.2f}<extra></extra>"
+        traces += banded(root_kl(rows["kl"]), rows[score], *ends_of_band, spoken(name), look, **shown)
+        traces.append(_end(ends[ends["experiment"] == name], score, name, found[name]))
     return traces
 
 
-def _band(rows: pd.DataFrame, score: str, name: str, look: dict[str, str]) -> go.Scatter:
-    known = rows if _measured_often(rows) else rows.iloc[:0]
-    drawn = band(root_kl(known["kl"]), known[f"{score}_low"], known[f"{score}_high"], look["color"], 0.1)
-    return drawn.update(legendgroup=name)
+def _end(end: pd.DataFrame, score: str, name: str, look: dict) -> go.Scatter:
+    place, (low, high) = root_kl(end["kl"]), (np.sqrt(end[f"kl_{side}"]) for side in ("low", "high"))
+    bars = {"error_y": interval(end[score], end[f"{score}_low"], end[f"{score}_high"])}
+    bars["error_x"] = interval(place, low, high)
+    hover = "%{fullData.name}, end<br>KL %{customdata[0]:.2f} nats: %{y:.2f}<br>runs: %{customdata[1]}<extra></extra>"
+    shown = {"told": end[["kl", "runs"]], "hover": hover, "bars": bars}  # the legend shows line and symbol
+    return points(place, end[score], spoken(name), {**look, "size": 10}, **shown)
 
 
-def _line(rows: pd.DataFrame, score: str, name: str, look: dict[str, str]) -> go.Scatter:
-    known, label = rows.dropna(subset=score), html.escape(spoken(name))
-    known = known if _measured_often(rows) else known.iloc[:0]
-    return go.Scatter(
-        x=root_kl(known["kl"]),
-        y=known[score],
-        name=label,
-        legendgroup=name,
-        showlegend=False,
-        mode="lines",
-        line={"color": look["color"], "dash": look["dash"], "width": 2.2},
-        customdata=known[["kl"]],
-        hovertemplate=f"{label}<br>KL %{{customdata[0]:.2f}} nats: %{{y:.2f}}<extra></extra>",
-    )
-
-
-def _measured_often(rows: pd.DataFrame) -> bool:
-    """Whether there is a path at all; between a start and an end alone any line would be invented."""
-    return "measured" not in rows or rows["measured"].min() > 2
-
-
-def _end(end: pd.DataFrame, score: str, name: str, look: dict[str, str]) -> go.Scatter:
-    bars = {"thickness": 1.3, "width": 4, "type": "data"}
-    return go.Scatter(
-        x=root_kl(end["kl"]),
-        y=end[score],
-        error_y={"array": (end[f"{score}_high"] - end[score]).fillna(0), **bars},
-        error_x={"array": (np.sqrt(end["kl_high"]) - np.sqrt(end["kl"])).fillna(0), **bars},
-        name=html.escape(spoken(name)),
-        legendgroup=name,
-        mode="lines+markers",  # the legend shows both
-        line={"color": look["color"], "dash": look["dash"], "width": 2.2},
-        marker={"size": 10, "color": look["color"], "symbol": look["symbol"]},
-        customdata=end[["kl", "runs"]],
-        hovertemplate=f"{html.escape(name)}, end<br>KL %{{customdata[0]:.2f}} nats: %{{y:.2f}}"
-        "<br>runs: %{customdata[1]}<extra></extra>",
-    )
-
-
-def score_menu(curves: pd.DataFrame, ends: pd.DataFrame, layouts: Mapping[str, dict]) -> dict:
-    """A menu that puts another score into the traces of `frontier_traces`, which must be the first of their figure.
+def _score_menu(figure: go.Figure, curves, ends, scores: Sequence[str], layouts: Mapping[str, dict]) -> go.Figure:
+    """The figure with a menu that puts another score into its first traces, those of `frontier_traces`.
 
     `layouts` says what else of the figure's layout each score changes.
     """
     buttons = []
-    for score in frontier_scores(curves, "score_menu"):
+    for score in scores:
         traces = frontier_traces(curves, ends, score)
-        errors = [trace.error_y.array for trace in traces]
-        drawn = {
-            "y": [list(trace.y) for trace in traces],
-            "error_y.array": [None if error is None else list(error) for error in errors],
-        }
+        drawn = {"y": [list(trace.y) for trace in traces]}
+        for side in ("array", "arrayminus"):
+            errors = [trace.error_y[side] for trace in traces]
+            drawn[f"error_y.{side}"] = [None if error is None else list(error) for error in errors]
         axis = {"yaxis.title.text": axis_label(score), "yaxis.range": score_range(curves, ends, score)}
-        layout = {**axis, **layouts.get(score, {})}
-        args = [drawn, layout, list(range(len(traces)))]
-        buttons.append({"label": axis_label(score), "method": "update", "args": args})
-    place = {"x": 1, "xanchor": "right", "yanchor": "bottom", "pad": {"b": 34}}
-    opaque = {"bgcolor": GROUND, "font": {"color": INK}}  # it opens over the lines
-    return {"buttons": buttons, "showactive": True, **place, **opaque}
+        buttons.append(button(axis_label(score), drawn, axis | layouts.get(score, {}), range(len(traces))))
+    return add_buttons(figure, buttons, x=0) if len(buttons) > 1 else figure
 
 
 def frontier_finding(curves: pd.DataFrame, score: str) -> str:
@@ -210,19 +175,11 @@ def plot_at_budgets(comparison: pd.DataFrame, title: str = "", score: str = "gol
 
 
 def _dots(rows: pd.DataFrame, verdict: str) -> go.Scatter:
-    color = VERDICT_COLORS.get(verdict, GREY)
-    half = (rows["high"] - rows["value"]).fillna(0)
-    return go.Scatter(
-        x=rows["value"],
-        y=[html.escape(spoken(name)) for name in rows["experiment"]],
-        error_x={"type": "data", "array": half, "thickness": 1.4, "width": 3},
-        mode="markers",
-        marker={"size": 11, "color": color, "symbol": VERDICT_SYMBOLS.get(verdict, "x-thin-open")},
-        name=verdict,
-        customdata=rows[["verdict", "reached", "runs"]],
-        hovertemplate="%{y}: %{x:.2f}<br>%{customdata[0]}<br>%{customdata[1]} of %{customdata[2]} runs spend that much"
-        "<extra></extra>",
-    )
+    names, look = [html.escape(spoken(name)) for name in rows["experiment"]], {"color": GREY, "symbol": "x-thin-open"}
+    hover = "%{y}: %{x:.2f}<br>%{customdata[0]}<br>%{customdata[1]} of %{customdata[2]} runs spend that much"
+    bars = {"error_x": interval(rows["value"], rows["low"], rows["high"])}
+    shown = {"told": rows[["verdict", "reached", "runs"]], "hover": f"{hover}<extra></extra>", "bars": bars}
+    return points(rows["value"], names, verdict, VERDICTS.get(verdict, look) | {"size": 11}, **shown)
 
 
 def _budgets_finding(comparison: pd.DataFrame, score: str) -> str:
@@ -269,26 +226,26 @@ def plot_budget_slider(
     `completions` one of `side_by_side_at`: budget, experiment, prompt, completion and perhaps scores. It may be empty.
     The slider stands at the budget nearest to `shown`.
     """
-    lines = score if score in frontier_scores(curves, "plot_budget_slider") else frontier_scores(curves, "")[0]
+    scores = sorted(frontier_scores(curves, "plot_budget_slider"), key=lambda name: name != score)
     require_columns(comparison, COLUMNS, "plot_budget_slider")
     budgets, methods = sorted(comparison["budget"].unique()), comparison["experiment"].nunique()
     places = [_place(budget, comparison, completions, score) for budget in budgets]
     active = int(np.argmin(np.abs(np.sqrt(budgets) - shown**0.5)))
-    figure = go.Figure([*frontier_traces(curves, ends, lines), *places[active]["tables"]])
+    figure = go.Figure([*frontier_traces(curves, ends, scores[0]), *places[active]["tables"]])
     add_root_kl_axes(figure, max(curves["kl"].max(), ends["kl"].max(), budgets[0]))
-    figure.update_yaxes(title=axis_label(lines), range=score_range(curves, ends, lines))
+    figure.update_yaxes(title=axis_label(scores[0]), range=score_range(curves, ends, scores[0]))
     figure = styled(figure, title=places[active]["title"], reading=SLIDER_READING)
+    figure = _score_menu(figure, curves, ends, scores, {})
     heights = [FRONTIER, BETWEEN, ROW * (methods + 3), *([TEXT_ROW * (methods + 1)] if len(completions) else [])]
-    middle = _stack(figure, heights)
-    figure.add_shape(**_budget_line(budgets[active]))
+    middle, place = _stack(figure, heights), budgets[active] ** 0.5
+    figure.add_shape(type="line", x0=place, x1=place, y0=0, y1=1, yref="y domain", line={**DASHED, "width": 2})
     tables = [index for index, trace in enumerate(figure.data) if trace.type == "table"]
-    slider = _slider(budgets, places, tables) | {"active": active, "y": middle, "yanchor": "top"}
-    return figure.update_layout(sliders=[slider], updatemenus=[score_menu(curves, ends, {}) | {"y": 1}])
+    return figure.update_layout(sliders=[_slider(budgets, places, tables) | {"active": active, "y": middle}])
 
 
 def _stack(figure: go.Figure, heights: Sequence[int]) -> float:
     """Give the frontier, the room below it and each table their `heights` (pixels); the place for a slider there."""
-    total, margin = sum(heights), {"t": figure.layout.margin.t + 30, "b": 20}
+    total, margin = sum(heights), {"t": figure.layout.margin.t, "b": 20}
     edges = 1 - np.cumsum([0, *heights]) / total
     figure.update_layout(height=total + sum(margin.values()), margin=margin, yaxis={"domain": [edges[1], 1]})
     title = figure.layout.title.y
@@ -304,9 +261,8 @@ def _place(budget: float, comparison: pd.DataFrame, completions: pd.DataFrame, s
     rows = comparison[comparison["budget"] == budget]
     tables = [_numbers(rows, score)]
     if len(completions):
-        tables.append(
-            _texts(rows, completions[completions["budget"] == budget], list(completions["prompt"].unique()), score)
-        )
+        said = completions[completions["budget"] == budget].set_index(["experiment", "prompt"])
+        tables.append(_texts(rows, said, list(completions["prompt"].unique()), score))
     return {"title": _place_finding(budget, rows, score), "tables": tables}
 
 
@@ -321,20 +277,17 @@ def _numbers(rows: pd.DataFrame, score: str) -> go.Table:
     }
     if "proxy" in rows and score != "proxy":
         columns["proxy"] = [_interval(value, math.nan, math.nan) for value in rows["proxy"]]
-    return _cells(list(columns), list(columns.values()), [1.8, 0.8, 1.6, 1.6, 1.3, 0.7][: len(columns)])
+    return cells(list(columns), list(columns.values()), [1.8, 0.8, 1.6, 1.6, 1.3, 0.7][: len(columns)], height=ROW - 2)
 
 
-def _texts(rows: pd.DataFrame, completions: pd.DataFrame, prompts: Sequence[str], score: str) -> go.Table:
+def _texts(rows: pd.DataFrame, said: pd.DataFrame, prompts: Sequence[str], score: str) -> go.Table:
     """A row per method, a column per prompt; a method that never spends that much writes nothing."""
-    said = completions.set_index(["experiment", "prompt"])
-    cells = {prompt: [] for prompt in prompts}
-    for name in rows["experiment"]:
-        for prompt in prompts:
-            found = said.loc[(name, prompt)] if (name, prompt) in said.index else None
-            cells[prompt].append("—" if found is None else _written(found, score))
+    columns = [[html.escape(spoken(name)) for name in rows["experiment"]]]
+    for prompt in prompts:
+        places = [(name, prompt) for name in rows["experiment"]]
+        columns.append([_written(said.loc[place], score) if place in said.index else "—" for place in places])
     header = ["", *(f"<i>{html.escape(str(prompt))}</i>" for prompt in prompts)]
-    names = [html.escape(spoken(name)) for name in rows["experiment"]]
-    return _cells(header, [names, *cells.values()], [1.2] + [2.2] * len(prompts))
+    return cells(header, columns, [1.2] + [2.2] * len(prompts), height=ROW - 2)
 
 
 def _written(row: pd.Series, score: str) -> str:
@@ -342,16 +295,6 @@ def _written(row: pd.Series, score: str) -> str:
     text = str(row["completion"]).strip()
     text = table_text(text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]} …")
     return f"<b>{number(row[score])}</b> {text}" if score in row and pd.notna(row[score]) else text
-
-
-def _cells(header: list[str], columns: list[list[str]], widths: list[float]) -> go.Table:
-    look = {"align": "left", "fill": {"color": NOTHING}, "line": {"color": FAINT}}
-    font = {"color": INK, "size": 12}
-    return go.Table(
-        header={"values": [f"<b>{name}</b>" for name in header], "font": font, **look},
-        cells={"values": columns, "font": font, "height": ROW - 2, **look},
-        columnwidth=widths,
-    )
 
 
 def _interval(value: float, low: float, high: float) -> str:
@@ -371,20 +314,15 @@ def _place_finding(budget: float, rows: pd.DataFrame, score: str) -> str:
     return text + (f", and {others} more cannot be told from it" if others else "")
 
 
-def _budget_line(budget: float) -> dict:
-    look = {"color": GREY, "width": 2, "dash": "dash"}
-    return {"type": "line", "x0": budget**0.5, "x1": budget**0.5, "y0": 0, "y1": 1, "yref": "y domain", "line": look}
-
-
 def _slider(budgets: Sequence[float], places: Sequence[dict], tables: list[int]) -> dict:
     steps = []
     for budget, place in zip(budgets, places, strict=True):
-        cells = {"cells.values": [[list(column) for column in table.cells.values] for table in place["tables"]]}
+        values = {"cells.values": [[list(column) for column in table.cells.values] for table in place["tables"]]}
         layout = {"title.text": headline_of(place["title"], SLIDER_READING)[0]}
         layout |= {"shapes[0].x0": budget**0.5, "shapes[0].x1": budget**0.5}
-        steps.append({"label": f"{budget:g}", "method": "update", "args": [cells, layout, tables]})
+        steps.append(button(f"{budget:g}", values, layout, tables))
     current = {"prefix": "budget (nats): ", "font": {"size": 14}}
-    return {"steps": steps, "currentvalue": current, "pad": {"t": 0}, "font": {"color": INK}}
+    return {"steps": steps, "currentvalue": current, "pad": {"t": 0}, "font": {"color": INK}, "yanchor": "top"}
 
 
 # --- KL itself, drawn: what best-of-n costs, where in a completion it is spent, at what price, how well it is known.
@@ -403,13 +341,12 @@ def plot_best_of_n_kl(curve: pd.DataFrame, title: str = "") -> go.Figure:
     n, bound = curve["n"], curve["kl_bound"]
     low, high = (curve.get(name, curve["kl"] * math.nan) for name in ("kl_low", "kl_high"))
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.06, row_heights=[0.62, 0.38])
-    dashed = {"mode": "lines", "line": {"color": GREY, "width": 2, "dash": "dash"}, "name": "bound"}
-    figure.add_scatter(x=n, y=bound, hovertemplate="n = %{x}<br>at most %{y:.3f} nats", **dashed, row=1, col=1)
-    line = {"mode": "lines+markers", "line": {"color": PALETTE[0], "width": 2.4}, "marker": {"size": 6}}
+    said = "n = %{x}<br>at most %{y:.3f} nats"
+    figure.add_trace(points(n, bound, "bound", {**DASHED, "width": 2}, hover=said), row=1, col=1)
+    look = {"color": PALETTE[0], "width": 2.4, "size": 6}
     for row, values, ends in ((1, curve["kl"], (low, high)), (2, bound - curve["kl"], (bound - high, bound - low))):
-        look = {"name": "measured from pools", "showlegend": row == 1, "hovertemplate": "n = %{x}<br>%{y:.4f} nats"}
-        figure.add_trace(band(n, *ends, PALETTE[0]), row=row, col=1)
-        figure.add_scatter(x=n, y=values, **line, **look, row=row, col=1)
+        shown = {"hover": "n = %{x}<br>%{y:.4f} nats", "legend": row == 1}
+        figure.add_traces(banded(n, values, *ends, "measured from pools", look, **shown), rows=row, cols=1)
     figure.update_xaxes(type="log", tickvals=[2**power for power in range(int(n.max()).bit_length())])
     figure.update_xaxes(title="n, completions per prompt to choose from", row=2)
     figure.update_yaxes(title="KL(best-of-n || policy) (nats)", row=1).update_yaxes(title="bound less it (nats)", row=2)
@@ -429,17 +366,17 @@ def plot_kl_positions(positions: pd.DataFrame, title: str = "", among: Iterable[
     """
     require_columns(positions, ["experiment", "kind", "position", "kl", "low", "high"], "plot_kl_positions")
     kinds = positions[positions["kind"] != "all"].groupby(["experiment", "kind"], sort=False)["kl"].sum().reset_index()
-    rows, looks = 1 + (kinds["kind"].nunique() > 1), method_looks([*positions["experiment"], *among])
+    rows, found = 1 + (kinds["kind"].nunique() > 1), method_looks([*positions["experiment"], *among])
     figure = make_subplots(rows=rows, cols=1, vertical_spacing=0.18)
     for name, part in positions[positions["kind"] == "all"].groupby("experiment", sort=False):
-        for trace in _spending(part.sort_values("position"), name, looks[name]):
-            figure.add_trace(trace, row=1, col=1)
+        hover = "%{fullData.name}<br>position %{x}: %{y:.3f} nats<extra></extra>"
+        figure.add_traces(_method_line(part, "position", "kl", found[name], hover), rows=1, cols=1)
         here = kinds[kinds["experiment"] == name]
-        bars = {"marker": {"color": looks[name]["color"], "pattern": {"shape": PATTERNS[looks[name]["dash"]]}}}
+        look = {"color": found[name]["color"], "pattern": {"shape": PATTERNS[found[name]["dash"]]}}
         if rows == 2:
             hover = f"{html.escape(spoken(name))}<br>%{{x}}: %{{y:.2f}} nats<extra></extra>"
             group = {"legendgroup": name, "showlegend": False, "hovertemplate": hover}
-            figure.add_bar(x=here["kind"], y=here["kl"], **bars, **group, row=2, col=1)
+            figure.add_bar(x=here["kind"], y=here["kl"], marker=look, **group, row=2, col=1)
     figure.update_xaxes(title="token position in the completion", row=1).update_yaxes(title="KL at it (nats)", row=1)
     if rows == 2:
         figure.update_xaxes(title="kind of prompt", row=2).update_yaxes(title="KL per completion (nats)", row=2)
@@ -450,17 +387,14 @@ def plot_kl_positions(positions: pd.DataFrame, title: str = "", among: Iterable[
     return styled(figure, title=title, reading=reading, height=430 + 250 * (rows == 2))
 
 
-def _spending(rows: pd.DataFrame, name: str, look: dict[str, str]) -> list[go.Scatter]:
-    line = go.Scatter(
-        x=rows["position"],
-        y=rows["kl"],
-        name=html.escape(spoken(name)),
-        legendgroup=name,
-        mode="lines",
-        line={"color": look["color"], "dash": look["dash"], "width": 2.2},
-        hovertemplate=f"{html.escape(spoken(name))}<br>position %{{x}}: %{{y:.3f}} nats<extra></extra>",
-    )
-    return [band(rows["position"], rows["low"], rows["high"], look["color"]).update(legendgroup=name), line]
+def _method_line(
+    rows: pd.DataFrame, x: str, column: str, look: dict, hover: str, *, legend: bool = True
+) -> list[go.Scatter]:
+    """Band and line of one method's `column`, the band from its _low to its _high, or from low to high."""
+    rows = rows.dropna(subset=column).sort_values(x)
+    ends = [rows[f"{column}_{end}"] if f"{column}_{end}" in rows else rows[end] for end in ("low", "high")]
+    look = {key: value for key, value in look.items() if key != "symbol"}
+    return banded(rows[x], rows[column], *ends, spoken(look["group"]), look, hover=hover, legend=legend)
 
 
 def _spending_finding(everything: pd.DataFrame, kinds: pd.DataFrame) -> str:
@@ -484,12 +418,12 @@ def plot_coefficients(
     """
     shown = [column for column in PRICES if column in training][:3]
     require_columns(training, ["experiment", "step", "kl_coef", "kl"], "plot_coefficients")
-    looks = method_looks([*training["experiment"], *among])
+    found = method_looks([*training["experiment"], *among])
     figure = make_subplots(rows=len(shown), cols=1, shared_xaxes=True, vertical_spacing=0.05)
+    hover = "%{fullData.name}<br>step %{x}: %{y:.3f}<extra></extra>"
     for name, part in training.groupby("experiment", sort=False):
         for row, column in enumerate(shown, start=1):
-            for trace in _course(part, column, name, looks[name], legend=row == 1):
-                figure.add_trace(trace, row=row, col=1)
+            figure.add_traces(_method_line(part, "step", column, found[name], hover, legend=row == 1), rows=row, cols=1)
     for row, column in enumerate(shown, start=1):
         figure.update_yaxes(title=PRICE_LABELS.get(column, axis_label(column)), row=row)
     if target:
@@ -500,22 +434,6 @@ def plot_coefficients(
     )
     title = title or _price_finding(training, target)
     return styled(figure, title=title, reading=reading, height=210 + 190 * len(shown))
-
-
-def _course(rows: pd.DataFrame, column: str, name: str, look: dict[str, str], *, legend: bool) -> list[go.Scatter]:
-    rows = rows.dropna(subset=column).sort_values("step")
-    line = go.Scatter(
-        x=rows["step"],
-        y=rows[column],
-        name=html.escape(spoken(name)),
-        legendgroup=name,
-        showlegend=legend,
-        mode="lines",
-        line={"color": look["color"], "dash": look["dash"], "width": 2.2},
-        hovertemplate=f"{html.escape(spoken(name))}<br>step %{{x}}: %{{y:.3f}}<extra></extra>",
-    )
-    around = band(rows["step"], rows[f"{column}_low"], rows[f"{column}_high"], look["color"])
-    return [around.update(legendgroup=name), line]
 
 
 def _price_finding(training: pd.DataFrame, target: float) -> str:
@@ -543,13 +461,14 @@ def plot_estimator_errors(errors: pd.DataFrame, title: str = "") -> go.Figure:
     colors = dict(zip(("exact", "k1", "k3"), (GREY, PALETTE[0], PALETTE[1]), strict=True))
     for name, rows in errors.groupby("estimator", sort=False):
         rows = rows.assign(kl=rows["step"].map(truth)).sort_values("kl")
-        look = {"name": name, "legendgroup": name, "mode": "lines+markers", "line": {"color": colors[name], "width": 2}}
+        look = {"color": colors[name], "width": 2, "size": 6, "group": name}
         hover = f"{name}<br>KL %{{x:.2f}} nats: %{{y:.3f}}<extra></extra>"
-        bars = {"type": "data", "array": 1.96 * rows["bias_se"] / rows["kl"], "thickness": 1.4, "width": 4}
         if name != "exact":
-            shown = {"x": rows["kl"], "y": rows["bias"] / rows["kl"], "error_y": bars, "showlegend": False}
-            figure.add_trace(go.Scatter(**shown, hovertemplate=hover, **look), row=1, col=1)
-        figure.add_trace(go.Scatter(x=rows["kl"], y=rows["sd"], hovertemplate=hover, **look), row=1, col=2)
+            shares = rows.assign(bias=rows["bias"] / rows["kl"], bias_se=rows["bias_se"] / rows["kl"])
+            bars = {"error_y": error_bar(shares, "bias")}
+            drawn = points(rows["kl"], shares["bias"], name, look, hover=hover, bars=bars, legend=False)
+            figure.add_trace(drawn, row=1, col=1)
+        figure.add_trace(points(rows["kl"], rows["sd"], name, look, hover=hover), row=1, col=2)
     figure.add_hline(y=0, line={"color": FAINT, "width": 2}, row=1, col=1)
     figure.update_xaxes(title="exact KL (nats)", type="log", dtick=1).update_yaxes(type="log", dtick=1, row=1, col=2)
     figure.update_yaxes(tickformat=".0%", row=1, col=1)
@@ -560,7 +479,7 @@ def plot_estimator_errors(errors: pd.DataFrame, title: str = "") -> go.Figure:
 def _estimator_finding(errors: pd.DataFrame) -> str:
     """How often the means agree within their errors, and how much more a completion scatters, in a sentence."""
     sampled = errors[errors["estimator"] != "exact"]
-    agree = int((sampled["bias"].abs() <= 1.96 * sampled["bias_se"]).sum())
+    agree = int((sampled["bias"].abs() <= half_width(sampled, "bias_se")).sum())
     spread = errors.pivot_table(index="step", columns="estimator", values="sd")
     spread = spread[spread["exact"] > 0]
     text = f"{agree} of {len(sampled)} means agree with the exact KL"

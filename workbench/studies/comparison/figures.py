@@ -12,19 +12,30 @@ import plotly.graph_objects as go
 
 from workbench import WorkbenchError
 from workbench.analysis.statistics import mean_and_error
-from workbench.plots.marks import AT_ONCE, add_buttons, drawn_of, headlines, shortened, spread_out, with_menu
+from workbench.plots.marks import (
+    AT_ONCE,
+    DASHED,
+    add_buttons,
+    cells,
+    drawn_of,
+    half_width,
+    headlines,
+    heat,
+    interval,
+    points,
+    shortened,
+    spread_out,
+    with_menu,
+)
 from workbench.plots.theme import (
     FAINT,
     GREY,
-    INK,
     NOTHING,
     PALETTE,
     add_top_axis,
     axis_label,
     completion_hover,
-    half_width,
     headline_of,
-    heat_look,
     looks,
     number,
     require_columns,
@@ -157,10 +168,12 @@ def plot_key_numbers(table: pd.DataFrame, *, first: str = "", most: int = 40) ->
         title = headline_of(_extremes(name, rows) + drawn_of(len(rows), shared[name]), BARS)[0]
         height = 230 + 22 * max(4, len(rows))
         layouts[name] = {"title.text": title, "xaxis.title.text": name, "height": height, "title.y": 1 - 22 / height}
-    ticks = {"symbol": "line-ns", "size": 9, "line": {"width": 2, "color": GREY}}
-    figure = go.Figure([go.Scatter(mode="markers", marker=ticks, hoverinfo="skip"), go.Scatter(mode="markers")])
-    figure.data[1].update(marker={"size": 9, "color": PALETTE[0]}, error_x={"thickness": 2, "width": 0})
-    figure.data[1].hovertemplate = "%{y}<br>%{x:.4g}<br>%{customdata}<extra></extra>"
+    hover = "%{y}<br>%{x:.4g}<br>%{customdata}<extra></extra>"
+    ticks = points([], [], look={"symbol": "line-ns", "size": 9})
+    dots = points(
+        [], [], look={"size": 9, "color": PALETTE[0]}, hover=hover, bars={"error_x": {"thickness": 2, "width": 0}}
+    )
+    figure = go.Figure([ticks.update(marker={"line": {"width": 2, "color": GREY}}), dots])
     figure.update_xaxes(title=" ").update_yaxes(automargin=True, type="category")
     figure = styled(figure, title="two lines of title " * 5, reading=BARS)  # room for the longest
     return with_menu(figure.update_layout(showlegend=False, margin={"b": 62}), states, layouts)
@@ -171,12 +184,8 @@ def _number_state(rows: pd.DataFrame) -> dict[str, list]:
     names, several = [html.escape(str(name)) for name in rows.index], rows["runs"] > 1
     ends = _digits([*rows.loc[several, "lowest"], *rows.loc[several, "highest"]])
     ticks = {"x": ends, "y": [name for name, more in zip(names, several, strict=True) if more] * 2}
-    dots = {
-        "x": _digits(rows["mean"]),
-        "y": names,
-        "error_x.array": _digits(half_width(rows, "standard_error").fillna(0)),
-    }
-    dots["customdata"] = [f"{runs} run{'s' * (runs > 1)}" for runs in rows["runs"]]
+    dots = {"x": _digits(rows["mean"]), "y": names, "customdata": [f"{n} run{'s' * (n > 1)}" for n in rows["runs"]]}
+    dots["error_x.array"] = _digits(half_width(rows, "standard_error").fillna(0))
     return {key: [ticks.get(key), dots[key]] for key in dots}
 
 
@@ -309,16 +318,10 @@ def plot_side_by_side(rows: pd.DataFrame, *, score: str, most: int = 40) -> go.F
         title = _contrast(prompt, said[score]) + drawn_of(len(names), rows["policy"].nunique())
         states[prompt] = _cells(said, columns, largest)
         layouts[prompt] = {"title.text": headline_of(title, reading)[0]}
-    figure = styled(_table(columns), title="two lines of title " * 8, reading=reading, height=height)
+    header, widths = ["policy", *columns, "completion"], [NAME_WIDTH, *[SCORE_WIDTH] * len(columns), TEXT_WIDTH]
+    table = go.Figure(cells(header, [[] for _ in header], widths, height=LINE + 6))
+    figure = styled(table, title="two lines of title " * 8, reading=reading, height=height)
     return with_menu(figure.update_layout(margin={"l": 10, "r": 10, "b": 10}), states, layouts)
-
-
-def _table(columns: Sequence[str]) -> go.Figure:
-    """A table without rows: policies, scores, completions."""
-    look = {"align": "left", "font": {"color": INK, "size": 13}, "line": {"color": FAINT}}
-    header = {"values": ["policy", *columns, "completion"], "fill": {"color": FAINT}, "height": 28, **look}
-    widths = [NAME_WIDTH, *[SCORE_WIDTH] * len(columns), TEXT_WIDTH]
-    return go.Figure(go.Table(columnwidth=widths, header=header, cells={"height": LINE + 6, **look}))
 
 
 def _cells(said: pd.DataFrame, columns: Sequence[str], largest: Mapping[str, float]) -> dict[str, list]:
@@ -373,25 +376,14 @@ def plot_win_rates(rates: pd.DataFrame, *, order: list[str], by: str, title: str
     return figure.update_yaxes(showgrid=False, automargin=True, autorange="reversed", type="category")
 
 
-def _heat(cells: pd.DataFrame, order: list[str]) -> go.Heatmap:
-    names = [html.escape(str(name)) for name in order]
-    table = cells["win_rate"].unstack().reindex(index=order, columns=order)
+def _heat(met: pd.DataFrame, order: list[str]) -> go.Heatmap:
+    table = met["win_rate"].unstack().reindex(index=order, columns=order)
     reach = max(10.0, 100 * float((table - 0.5).abs().max().max()))
-    return go.Heatmap(
-        x=names,
-        y=names,
-        z=100 * table.to_numpy(),
-        zmin=50 - reach,
-        zmax=50 + reach,
-        text=[[_written(cells, one, other) for other in order] for one in order],
-        texttemplate="%{text}" if len(order) <= WRITTEN else None,
-        customdata=[[_details(cells, one, other) for other in order] for one in order],
-        hovertemplate="%{customdata}<extra></extra>",
-        hoverongaps=False,
-        xgap=1,
-        ygap=1,
-        **heat_look("wins (%)") | {"colorscale": [(0, LOSS), (0.5, EVEN), (1, WIN)]},
-    )
+    texts, told = ([[said(met, one, other) for other in order] for one in order] for said in (_written, _details))
+    drawn = heat(order, 100 * table.to_numpy(), texts, ends=(50 - reach, 50 + reach), title="wins (%)")
+    drawn.update(customdata=told, hovertemplate="%{customdata}<extra></extra>", xgap=1, ygap=1)
+    drawn.texttemplate = drawn.texttemplate if len(order) <= WRITTEN else None
+    return drawn.update(colorscale=[(0, LOSS), (0.5, EVEN), (1, WIN)])
 
 
 def beyond_chance(rates: pd.DataFrame | pd.Series) -> pd.Series | bool:
@@ -399,18 +391,18 @@ def beyond_chance(rates: pd.DataFrame | pd.Series) -> pd.Series | bool:
     return rates["p_value"] < 0.05
 
 
-def _written(cells: pd.DataFrame, one: str, other: str) -> str:
-    if (one, other) not in cells.index:
+def _written(met: pd.DataFrame, one: str, other: str) -> str:
+    if (one, other) not in met.index:
         return ""
-    row = cells.loc[(one, other)]
+    row = met.loc[(one, other)]
     text = f"{100 * row['win_rate']:.0f}"
     return f"<b>{text}</b>" if beyond_chance(row) else text
 
 
-def _details(cells: pd.DataFrame, one: str, other: str) -> str:
-    if (one, other) not in cells.index:
+def _details(met: pd.DataFrame, one: str, other: str) -> str:
+    if (one, other) not in met.index:
         return ""
-    row = cells.loc[(one, other)]
+    row = met.loc[(one, other)]
     said = f"{html.escape(str(one))} against {html.escape(str(other))}<br>{row['win_rate']:.1%}"
     said += f" ± {1.96 * row['win_rate_se']:.1%}, ties {row['ties']:.0%}<br>{row['comparisons']} comparisons"
     return said + (f"<br>by seed: {row['seeds']}" if row["seeds"] else "")
@@ -436,19 +428,10 @@ def plot_strengths(table: pd.DataFrame, rates: pd.DataFrame, *, by: str, title: 
     """
     require_columns(table, ["name", "score", "low", "high"], "plot_strengths")
     rows = table.sort_values("score")
-    spread = {"array": rows["high"] - rows["score"], "arrayminus": rows["score"] - rows["low"], "symmetric": False}
-    figure = go.Figure(
-        go.Scatter(
-            x=rows["score"],
-            y=[html.escape(str(name)) for name in rows["name"]],
-            error_x={"thickness": 1.5, "width": 4, **spread},
-            mode="markers",
-            marker={"size": 9, "color": PALETTE[0]},
-            customdata=[[_chance(value) for value in row] for row in rows[["score", "low", "high"]].to_numpy()],
-            hovertemplate=STRENGTH,
-        )
-    )
-    figure.add_vline(x=0, line={"dash": "dash", "color": GREY, "width": 1})
+    names, told = [html.escape(str(name)) for name in rows["name"]], 1 / (1 + np.exp(-rows[["score", "low", "high"]]))
+    bars, look = {"error_x": interval(rows["score"], rows["low"], rows["high"])}, {"size": 9, "color": PALETTE[0]}
+    figure = go.Figure(points(rows["score"], names, look=look, told=told, hover=STRENGTH, bars=bars))
+    figure.add_vline(x=0, line=DASHED)
     _add_chances(figure, rows["low"].min(), rows["high"].max())
     reading = f"By {by}. Intervals: 95% over prompts, for these runs; of two that overlap one may still be better."
     figure = styled(figure, title=title or _strongest(rows, rates), reading=reading, height=230 + 24 * len(rows))
@@ -472,10 +455,6 @@ def _apart(places: dict[float, str], least: float) -> dict[float, str]:
         if all(abs(place - other) >= least for other in kept):
             kept[place] = places[place]
     return kept
-
-
-def _chance(score: float) -> float:
-    return 1 / (1 + float(np.exp(-score)))
 
 
 def _strongest(rows: pd.DataFrame, rates: pd.DataFrame) -> str:

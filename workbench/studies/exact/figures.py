@@ -10,9 +10,20 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from workbench.plots.theme import FAINT, GREY, PALETTE, looks, require_columns, root_kl, styled, styled_beside
+from workbench.plots.marks import points
+from workbench.plots.theme import (
+    FAINT,
+    GREY,
+    PALETTE,
+    looks,
+    require_columns,
+    root_kl,
+    root_kl_ticks,
+    styled,
+    styled_beside,
+)
 
-KL_TICKS = (0.0, 0.03, 0.1, 0.3, 1, 2, 4, 8, 16)
+TRUTH = {"color": GREY, "width": 2, "dash": "dot"}
 LEAST_KL = 1e-3  # nats, shown for all that is less
 
 
@@ -31,13 +42,14 @@ def plot_exact_paths(
     for (method, rows), look in _methods(paths):
         for row, column in enumerate(("reward", "wasted_kl"), start=1):
             shown = rows.assign(wasted_kl=rows["wasted_kl"].clip(lower=LEAST_KL))
-            figure.add_trace(_exact_path(html.escape(str(method)), shown, column, look), row=row, col=1)
+            figure.add_trace(_exact_path(method, shown, column, look), row=row, col=1)
     star = {"size": 17, "symbol": "star-open", "color": GREY, "line": {"width": 2}}
     for row, y in enumerate((optimum[1], LEAST_KL), start=1):
         look = {"mode": "markers", "marker": star, "showlegend": row == 1, "legendgroup": "π*"}
         figure.add_scatter(x=[math.sqrt(optimum[0])], y=[y], name="π*", **look, row=row, col=1)
     end = 1.06 * math.sqrt(max(paths["kl"].max(), optimum[0]))
-    ticks = {"tickvals": [math.sqrt(kl) for kl in KL_TICKS], "ticktext": [f"{kl:g}" for kl in KL_TICKS]}
+    places = root_kl_ticks(end, 0.04 * end)
+    ticks = {"tickvals": places, "ticktext": [f"{place**2:.3g}" for place in places]}
     figure.update_xaxes(range=[-0.02 * end, end], **ticks).update_xaxes(title="KL from the reference (nats)", row=2)
     low, high = min(0, paths["reward"].min()), frontier.loc[frontier["kl"] <= end**2, "reward"].max()
     figure.update_yaxes(title="expected reward", range=[low - 0.05 * high, 1.08 * high], row=1)
@@ -48,23 +60,11 @@ def plot_exact_paths(
 
 def _exact_path(method: str, rows: pd.DataFrame, column: str, look: dict[str, str]) -> go.Scatter:
     """The path of one method, its end marked."""
-    texts = [
-        f"{method}, {html.escape(str(place))}<br>KL {kl:.3f} nats, reward {reward:.3f}"
-        for place, kl, reward in zip(rows["place"], rows["kl"], rows["reward"], strict=True)
-    ]
-    sizes = [0] * (len(rows) - 1) + [10]
-    return go.Scatter(
-        x=root_kl(rows["kl"]),
-        y=rows[column],
-        mode="lines+markers",
-        name=method,
-        legendgroup=method,
-        showlegend=column == "reward",
-        line={"color": look["color"], "dash": look["dash"], "width": 1.6},
-        marker={"size": sizes, "color": look["color"], "symbol": look["symbol"], "opacity": 1, "line": {"width": 0}},
-        customdata=texts,
-        hovertemplate="%{customdata}<extra></extra>",
-    )
+    said = zip(rows["place"], rows["kl"], rows["reward"], strict=True)
+    told = [f"{html.escape(str(place))}<br>KL {kl:.3f} nats, reward {reward:.3f}" for place, kl, reward in said]
+    look = look | {"width": 1.6, "size": [0] * (len(rows) - 1) + [10], "group": method}
+    shown = {"told": told, "hover": "%{fullData.name}, %{customdata}<extra></extra>", "legend": column == "reward"}
+    return points(root_kl(rows["kl"]), rows[column], method, look, **shown)
 
 
 def _add_frontier(figure: go.Figure, frontier: pd.DataFrame) -> None:
@@ -73,17 +73,10 @@ def _add_frontier(figure: go.Figure, frontier: pd.DataFrame) -> None:
     forbidden = {"x": [0, *x, x.max(), 0], "y": [0, *frontier["reward"], top, top], "mode": "lines"}
     area = {"fill": "toself", "fillcolor": FAINT, "line": {"width": 0}, "showlegend": False, "hoverinfo": "skip"}
     figure.add_scatter(**forbidden, **area, row=1, col=1)
-    figure.add_scatter(
-        x=x,
-        y=frontier["reward"],
-        mode="lines",
-        name="exact frontier",
-        line={"color": GREY, "width": 3},
-        customdata=frontier[["kl"]],
-        hovertemplate="most reward for %{customdata[0]:.3f} nats: %{y:.3f}<extra></extra>",
-        row=1,
-        col=1,
-    )
+    hover = "most reward for %{customdata[0]:.3f} nats: %{y:.3f}<extra></extra>"
+    look = {"color": GREY, "width": 3}
+    line = points(x, frontier["reward"], "exact frontier", look, told=frontier[["kl"]], hover=hover)
+    figure.add_trace(line, row=1, col=1)
 
 
 def _methods(paths: pd.DataFrame) -> Iterator[tuple[tuple[str, pd.DataFrame], dict[str, str]]]:
@@ -106,14 +99,10 @@ def plot_distance_to_optimum(paths: pd.DataFrame, title: str = "") -> go.Figure:
     require_columns(paths, ["method", "share", "kl_to_optimum"], "plot_distance_to_optimum")
     figure = go.Figure()
     for (method, rows), look in _methods(paths):
-        figure.add_scatter(
-            x=rows["share"],
-            y=rows["kl_to_optimum"].clip(lower=1e-5),  # fp32 sees nothing below
-            mode="lines",
-            name=html.escape(str(method)),
-            line={"color": look["color"], "dash": look["dash"], "width": 2},
-            hovertemplate=f"{html.escape(str(method))}<br>%{{y:.4f}} nats<extra></extra>",
-        )
+        distance = rows["kl_to_optimum"].clip(lower=1e-5)  # fp32 sees nothing below
+        look = {"color": look["color"], "dash": look["dash"], "width": 2}
+        hover = "%{fullData.name}<br>%{y:.4f} nats<extra></extra>"
+        figure.add_trace(points(rows["share"], distance, method, look, hover=hover))
     figure.update_xaxes(title="share of training", tickformat=".0%", range=[0, 1])
     figure.update_yaxes(title="KL(policy || π*) (nats)", type="log", dtick=1)
     ends = paths.groupby("method", sort=False)["kl_to_optimum"].last()
@@ -142,8 +131,7 @@ def plot_kl_estimators(estimates: pd.DataFrame, gradients: pd.DataFrame, title: 
                 line = _estimator_line(rows, value, short[name], color, legend=frame is gradients)
                 figure.add_trace(line, row=1, col=column)
     truth = estimates.drop_duplicates("kl").sort_values("kl")["kl"]
-    line = {"color": GREY, "dash": "dot"}
-    figure.add_scatter(x=truth, y=truth, mode="lines", name="truth", line=line, hoverinfo="skip", row=1, col=1)
+    figure.add_trace(points(truth, truth, "truth", TRUTH), row=1, col=1)
     figure.update_xaxes(title="KL from the reference (nats)", type="log", dtick=1)
     figure.update_yaxes(type="log", dtick=1, row=1, col=2)
     figure.update_yaxes(tickformat=".0%", range=[-0.05, 1.6], row=1, col=3)
@@ -152,17 +140,9 @@ def plot_kl_estimators(estimates: pd.DataFrame, gradients: pd.DataFrame, title: 
 
 
 def _estimator_line(rows: pd.DataFrame, value: str, name: str, color: str, *, legend: bool) -> go.Scatter:
-    rows = rows.sort_values("kl")
-    return go.Scatter(
-        x=rows["kl"],
-        y=rows[value],
-        name=html.escape(name),
-        mode="lines+markers",
-        showlegend=legend,
-        line={"color": color, "width": 2},
-        marker={"size": 6},
-        hovertemplate=f"{html.escape(name)}<br>%{{x:.3f}} nats: %{{y:.3g}}<extra></extra>",
-    )
+    rows, look = rows.sort_values("kl"), {"color": color, "width": 2, "size": 6}
+    hover = "%{fullData.name}<br>%{x:.3f} nats: %{y:.3g}<extra></extra>"
+    return points(rows["kl"], rows[value], name, look, hover=hover, legend=legend)
 
 
 def _estimators_finding(estimates: pd.DataFrame) -> str:
@@ -192,8 +172,7 @@ def plot_improvement_estimates(estimates: pd.DataFrame, title: str = "") -> go.F
             line = _estimator_line(rows, value, str(estimator), PALETTE[i % len(PALETTE)], legend=column == 1)
             figure.add_trace(line, row=1, col=column)
     truth = groups[0][1].sort_values("kl")
-    line = {"color": GREY, "dash": "dot"}
-    figure.add_scatter(x=truth["kl"], y=truth["improvement"], mode="lines", name="truth", line=line, row=1, col=1)
+    figure.add_trace(points(truth["kl"], truth["improvement"], "truth", TRUTH, hover="%{y:.3f}"), row=1, col=1)
     figure.update_xaxes(title="KL from the old policy (nats)", type="log", dtick=1).update_yaxes(title="reward")
     figure.update_yaxes(type="log", dtick=math.log10(2), col=2)
     far = truth.iloc[-1]

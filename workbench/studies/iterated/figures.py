@@ -6,13 +6,11 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from workbench.plots.marks import DASHED, banded, colored, error_bar, half_width, points
 from workbench.plots.theme import (
-    GREY,
     PALETTE,
     ROLE_COLORS,
-    SYMBOLS,
     axis_label,
-    band,
     completion_hover,
     number,
     require_columns,
@@ -40,7 +38,7 @@ def plot_rounds(means: pd.DataFrame, rounds: pd.DataFrame, title: str = "") -> g
         figure.add_traces(lines, rows=1, cols=1)
     figure.add_traces(_line(means, "kl", PALETTE[2]), rows=2, cols=1)
     for start in rounds.loc[rounds["reward_model"] == rounds["round"], "start"]:
-        figure.add_vline(x=start, line={"color": GREY, "width": 1, "dash": "dash"})
+        figure.add_vline(x=start, line=DASHED)
     figure.update_yaxes(title="reward", row=1, col=1).update_yaxes(title="KL (nats)", rangemode="tozero", row=2, col=1)
     figure.update_xaxes(title=axis_label("step"), row=2, col=1)
     reading = "Dashed: a reward model was fitted; the proxy is that of the latest. Bands: 95% over held-out prompts."
@@ -49,20 +47,11 @@ def plot_rounds(means: pd.DataFrame, rounds: pd.DataFrame, title: str = "") -> g
 
 def _line(frame: pd.DataFrame, column: str, color: str) -> list[go.Scatter]:
     """The band of a column and its line, which the legend names."""
-    errors = frame[f"{column}_se"].fillna(0) if f"{column}_se" in frame else 0.0
-    steps, said = frame["step"].tolist(), frame["said"].fillna("")
-    around = band(steps, frame[column] - 1.96 * errors, frame[column] + 1.96 * errors, color, 0.18)
-    line = go.Scatter(
-        x=steps,
-        y=frame[column],
-        name={"kl": "KL"}.get(column, column),
-        mode="lines+markers",
-        line={"color": color, "width": 2.2},
-        marker={"size": 6},
-        customdata=[f"step {step}{text}" for step, text in zip(steps, said, strict=True)],
-        hovertemplate="%{customdata}<br>%{y:.2f}",
-    )
-    return [around, line]
+    half = half_width(frame, f"{column}_se").fillna(0) if f"{column}_se" in frame else 0.0
+    told = [f"step {step}{text}" for step, text in zip(frame["step"], frame["said"].fillna(""), strict=True)]
+    look, y = {"color": color, "width": 2.2, "size": 6}, frame[column]
+    shown = {"told": told, "hover": "%{customdata}<br>%{y:.2f}", "opacity": 0.18}
+    return banded(frame["step"], y, y - half, y + half, {"kl": "KL"}.get(column, column), look, **shown)
 
 
 def _rounds_finding(means: pd.DataFrame) -> str:
@@ -87,22 +76,19 @@ def plot_arms(curves: pd.DataFrame) -> go.Figure:
         mean = runs.groupby("step", as_index=False)[["gold", "kl"]].mean()
         ends.append(f"{number(mean['gold'].iloc[-1])} with {label}")
         for place, column in enumerate(("gold", "kl"), start=1):
+            hover, where = f"step %{{x}}: {axis_label(column)} %{{y:.2f}}", {"row": place, "col": 1}
             for run, part in runs.groupby("run"):
                 thin = {"color": transparent(color, 0.4), "width": 1}
-                figure.add_trace(_plain_line(part, column, line=thin, name=run, showlegend=False), row=place, col=1)
-            thick = {"line": {"color": color, "width": 3}, "legendgroup": label, "showlegend": place == 1}
-            figure.add_trace(_plain_line(mean, column, name=label, **thick), row=place, col=1)
+                line = points(part["step"], part[column], run, thin, hover=hover, legend=False)
+                figure.add_trace(line, **where)
+            thick = {"color": color, "width": 3, "group": label}
+            line = points(mean["step"], mean[column], label, thick, hover=hover, legend=place == 1)
+            figure.add_trace(line, **where)
     figure.update_yaxes(title="gold reward", row=1, col=1)
     figure.update_yaxes(title="KL (nats)", rangemode="tozero", row=2, col=1)
     figure.update_xaxes(title=axis_label("step"), row=2, col=1)
     reading = "Thick: means over units (one world and seed each); thin: single units."
     return styled(figure, title="Gold ends at " + ", ".join(ends), reading=reading, height=520)
-
-
-def _plain_line(frame: pd.DataFrame, column: str, **look) -> go.Scatter:
-    """A line of a column against the step, whose hover names it."""
-    found = {"x": frame["step"], "y": frame[column], "mode": "lines"}
-    return go.Scatter(**found, hovertemplate=f"step %{{x}}: {axis_label(column)} %{{y:.2f}}", **look)
 
 
 def plot_reward_model_reach(reach: pd.DataFrame, rounds: pd.DataFrame, title: str = "") -> go.Figure:
@@ -114,26 +100,17 @@ def plot_reward_model_reach(reach: pd.DataFrame, rounds: pd.DataFrame, title: st
     require_columns(reach, ["reward_model", "step", "accuracy", "accuracy_se"], "plot_reward_model_reach")
     require_columns(rounds, ["reward_model", "start", "end"], "plot_reward_model_reach")
     figure = go.Figure()
-    figure.add_hline(y=0.5, line={"color": GREY, "width": 1, "dash": "dash"}, annotation_text="a coin")
+    figure.add_hline(y=0.5, line=DASHED, annotation_text="a coin")
     for i, (fitted, part) in enumerate(reach.groupby("reward_model")):
         used = rounds[rounds["reward_model"] == fitted]
         part = part.sort_values("step")
         now = part[part["step"].between(used["start"].min(), used["end"].max())]
-        color, name = PALETTE[i % len(PALETTE)], f"fitted in round {fitted}"
-        faint = {"color": transparent(color, 0.4), "width": 1.5, "dash": "dot"}
-        figure.add_scatter(
-            x=part["step"], y=part["accuracy"], mode="lines", line=faint, showlegend=False, hoverinfo="skip"
-        )
-        figure.add_scatter(
-            x=now["step"],
-            y=now["accuracy"],
-            error_y={"type": "data", "array": 1.96 * now["accuracy_se"].fillna(0), "thickness": 1.5, "width": 4},
-            name=name,
-            mode="lines+markers",
-            line={"color": color, "width": 2.6},
-            marker={"size": 9, "symbol": SYMBOLS[i % len(SYMBOLS)]},
-            hovertemplate="answers at step %{x}<br>%{y:.1%} ordered as by gold",
-        )
+        look = colored(i, width=2.6, size=9)
+        faint = {"color": transparent(look["color"], 0.4), "width": 1.5, "dash": "dot"}
+        shown = {"hover": "answers at step %{x}<br>%{y:.1%} ordered as by gold"}
+        shown["bars"] = {"error_y": error_bar(now, "accuracy")}
+        line = points(now["step"], now["accuracy"], f"fitted in round {fitted}", look, **shown)
+        figure.add_traces([points(part["step"], part["accuracy"], look=faint), line])
     figure.update_xaxes(title="training step at which the policy answered")
     figure.update_yaxes(title="accuracy against gold (share of pairs)", tickformat=".0%")
     reading = "Strong: while it was the policy's reward, 95% over prompts. Dotted: the same model on other answers."
@@ -149,7 +126,7 @@ def _reach_finding(reach: pd.DataFrame, rounds: pd.DataFrame) -> str:
     share, known = f"{found['accuracy']:.0%}", "The last reward model orders"
     if pd.isna(found["accuracy_se"]):
         return f"{known} {share} of the final pairs like gold"
-    error = 1.96 * found["accuracy_se"]
+    error = half_width(found.to_frame().T, "accuracy_se").iloc[0]
     verdict = "no surer than a coin"
     if abs(found["accuracy"] - 0.5) > error:
         verdict = "better than a coin" if found["accuracy"] > 0.5 else "worse than a coin"

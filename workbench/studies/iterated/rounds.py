@@ -60,13 +60,7 @@ def require_rounds(labels: str, rounds: int, *, pairs: int, steps_per_round: int
 
 
 def two_answers(
-    policy,
-    tokenizer,
-    prompts: Sequence[PromptExample],
-    *,
-    max_completion_length: int,
-    temperature: float,
-    seed: int,
+    policy, tokenizer, prompts: Sequence[PromptExample], *, max_completion_length: int, temperature: float, seed: int
 ) -> Rows:
     """Two answers to each prompt, one after the other: its own columns, completion, finished."""
     generator = torch.Generator().manual_seed(seed)

@@ -13,6 +13,7 @@ from plotly.subplots import make_subplots
 
 from workbench import WorkbenchError
 from workbench.analysis.statistics import nats
+from workbench.plots.marks import DASHED, add_buttons, band, banded, button, colored, interval, points
 from workbench.plots.theme import (
     GREY,
     PALETTE,
@@ -20,18 +21,17 @@ from workbench.plots.theme import (
     SYMBOLS,
     add_root_kl_axes,
     axis_label,
-    band,
     completion_hover,
     has_gold,
     headline_of,
     number,
     require_columns,
     root_kl,
+    root_kl_ticks,
     styled,
     transparent,
 )
 
-KL_TICKS = (0, 0.1, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256)
 MEAN = "mean over units"
 PUSH_READING = (
     "Thick: mean over units at equal KL, bands 95% over units, as far as the first of them goes; thin: single units. "
@@ -48,7 +48,7 @@ def plot_pushes(curves: pd.DataFrame, means: pd.DataFrame, title: str = "") -> g
     require_columns(curves, ["label", "optimiser", "world", "seed", "kl", "proxy"], "plot_pushes")
     require_columns(means, ["label", "optimiser", "kl", "proxy", "proxy_low", "proxy_high"], "plot_pushes")
     optimisers, labels = list(means["optimiser"].unique()), list(means["label"].unique())
-    figure = panels(optimisers, largest_kl=[curves.loc[curves["optimiser"] == name, "kl"].max() for name in optimisers])
+    figure = panels(curves.groupby("optimiser")["kl"].max()[optimisers].to_dict())
     owners = []  # (label, unit or MEAN) of every trace
     for label in labels:
         for column, optimiser in enumerate(optimisers, 1):
@@ -62,15 +62,13 @@ def plot_pushes(curves: pd.DataFrame, means: pd.DataFrame, title: str = "") -> g
     return _with_menus(figure, owners, titles)
 
 
-def panels(names: list[str], *, largest_kl: list[float]) -> go.Figure:
-    """Panels side by side with a common vertical axis, and √KL with KL's numbers below each."""
+def panels(largest_kl: Mapping[str, float]) -> go.Figure:
+    """Panels side by side by name, with a common vertical axis, and √KL with KL's numbers below each."""
+    names = list(largest_kl)
     figure = make_subplots(cols=len(names), shared_yaxes=True, subplot_titles=names, horizontal_spacing=0.04)
-    for column, kl in enumerate(largest_kl, 1):
+    for column, kl in enumerate(largest_kl.values(), 1):
         end = 1.05 * math.sqrt(max(kl, 0.01))
-        places = [0.0]
-        for value in KL_TICKS:
-            if places[-1] + 0.09 * end * min(2, len(names)) < math.sqrt(value) <= end:
-                places.append(math.sqrt(value))
+        places = root_kl_ticks(end, 0.09 * end * min(2, len(names)))
         ticks = {"tickvals": places, "ticktext": [f"{place**2:.3g}" for place in places]}
         figure.update_xaxes(title="KL (nats), on the scale of √KL", range=[-0.02 * end, end], col=column, **ticks)
     return figure
@@ -78,45 +76,34 @@ def panels(names: list[str], *, largest_kl: list[float]) -> go.Figure:
 
 def _push_traces(curves: pd.DataFrame, means: pd.DataFrame, *, names_shown: bool) -> list[tuple[go.Scatter, str]]:
     """(trace, unit) of one reward model in one panel: per score a band, the mean, and every unit."""
-    traces = []
+    traces, x = [], root_kl(means["kl"])
     for score in ("proxy", "gold"):
         if not has_gold(curves, score):
             continue
-        color = ROLE_COLORS[score]
+        look = {"color": ROLE_COLORS[score], "width": 3.2, "group": score}
+        hover = (
+            f"{score} %{{y:.2f}}<br>KL %{{customdata[0]:.2f}} nats<br>mean of %{{customdata[1]}} units<extra></extra>"
+        )
+        shown = {"told": means[["kl", "runs"]], "hover": hover, "legend": names_shown, "opacity": 0.2}
+        around, line = banded(x, means[score], means[f"{score}_low"], means[f"{score}_high"], score, look, **shown)
         several = curves.groupby(["world", "seed"]).ngroups > 1
         if several and means[f"{score}_low"].notna().any():
-            around = band(root_kl(means["kl"]), means[f"{score}_low"], means[f"{score}_high"], color, 0.2)
-            traces.append((around.update(legendgroup=score), MEAN))
+            traces.append((around, MEAN))
         for (world, seed), rows in curves.groupby(["world", "seed"]):
-            traces.append((_unit_line(rows, score, color, several=several), f"world {world}, seed {seed}"))
-        line = go.Scatter(x=root_kl(means["kl"]), y=means[score], name=score, legendgroup=score, mode="lines")
-        line.update(line={"color": color, "width": 3.2}, showlegend=names_shown)
-        line.update(
-            customdata=means[["kl", "runs"]],
-            hovertemplate=f"{score} %{{y:.2f}}<br>KL %{{customdata[0]:.2f}} nats"
-            "<br>mean of %{customdata[1]} units<extra></extra>",
-        )
+            unit = f"world {world}, seed {seed}"
+            traces.append((_unit_line(rows, score, unit).update(opacity=0.35 if several else 1), unit))
         traces.append((line, MEAN))
     return traces
 
 
-def _unit_line(rows: pd.DataFrame, score: str, color: str, *, several: bool) -> go.Scatter:
+def _unit_line(rows: pd.DataFrame, score: str, unit: str) -> go.Scatter:
     texts = completion_hover(rows) if score == "gold" or not has_gold(rows) else [""] * len(rows)
-    places = zip(rows["step"], rows["kl"], texts, strict=True)
     what = "n =" if (rows["optimiser"] == "best of n").all() else "step"
-    unit = f"world {rows['world'].iloc[0]}, seed {rows['seed'].iloc[0]}"
-    return go.Scatter(
-        x=root_kl(rows["kl"]),
-        y=rows[score],
-        mode="lines+markers",
-        line={"color": color, "width": 1},
-        marker={"size": 3.5},
-        opacity=0.35 if several else 1,
-        legendgroup=score,
-        showlegend=False,
-        customdata=[f"{unit}, {what} {step:g}, KL {kl:.2f} nats{text}" for step, kl, text in places],
-        hovertemplate=f"{score} %{{y:.2f}}<br>%{{customdata}}<extra></extra>",
-    )
+    places = zip(rows["step"], rows["kl"], texts, strict=True)
+    told = [f"{unit}, {what} {step:g}, KL {kl:.2f} nats{text}" for step, kl, text in places]
+    look = {"color": ROLE_COLORS[score], "width": 1, "size": 3.5, "group": score}
+    hover = f"{score} %{{y:.2f}}<br>%{{customdata}}<extra></extra>"
+    return points(root_kl(rows["kl"]), rows[score], look=look, told=told, hover=hover)
 
 
 def push_finding(means: pd.DataFrame) -> str:
@@ -141,14 +128,12 @@ def _with_menus(figure: go.Figure, owners: list[tuple[str, str]], titles: dict[s
     models = []
     for label, title in titles.items():
         shown = {"visible": [owner == label for owner, _ in owners]}
-        args = [shown, {"title.text": headline_of(title, PUSH_READING)[0]}]
-        models.append({"label": html.escape(label), "method": "update", "args": args})
+        models.append(button(label, shown, {"title.text": headline_of(title, PUSH_READING)[0]}))
     units = [MEAN, *dict.fromkeys(unit for _, unit in owners if unit != MEAN)]
-    views = [{"label": unit, "method": "restyle", "args": [_view(owners, unit)]} for unit in units]
-    look = {"y": 1.1, "yanchor": "bottom", "xanchor": "left", "showactive": True, "font": {"size": 12}}
-    menus = [look | {"buttons": models, "x": 0}] if len(models) > 1 else []
-    menus += [look | {"buttons": views, "x": 0.5}] if len(units) > 2 else []
-    return figure.update_layout(updatemenus=menus, margin={"t": figure.layout.margin.t + 50 * bool(menus)})
+    views = [button(unit, _view(owners, unit), {}) for unit in units]
+    for x, menu in [(0, models)] * (len(models) > 1) + [(0.5, views)] * (len(units) > 2):
+        figure = add_buttons(figure, menu, x=x)
+    return figure
 
 
 def _view(owners: list[tuple[str, str]], chosen: str) -> dict[str, list]:
@@ -159,20 +144,20 @@ def _view(owners: list[tuple[str, str]], chosen: str) -> dict[str, list]:
     return {"opacity": opacity, "hoverinfo": ["all" if unit == chosen else "skip" for _, unit in owners]}
 
 
-def plot_laws(points: pd.DataFrame, laws: pd.DataFrame, peaks: pd.DataFrame, title: str = "") -> go.Figure:
+def plot_laws(measured: pd.DataFrame, laws: pd.DataFrame, peaks: pd.DataFrame, title: str = "") -> go.Figure:
     """Gold gained against √KL with the laws of Gao et al. 2022 fitted to it, a panel per optimiser.
 
-    `points` has optimiser, run, kl (nats), gold_gain; `laws` optimiser, law, kl, predicted, low, high, better (one is);
-    `peaks` optimiser, kind ("measured" or "predicted"), kl, kl_low, kl_high, gain.
+    `measured` has optimiser, run, kl (nats), gold_gain; `laws` optimiser, law, kl, predicted, low, high, better (one
+    is); `peaks` optimiser, kind ("measured" or "predicted"), kl, kl_low, kl_high, gain.
     """
-    require_columns(points, ["optimiser", "run", "kl", "gold_gain"], "plot_laws")
-    optimisers = list(points["optimiser"].unique())
-    figure = panels(optimisers, largest_kl=[points.loc[points["optimiser"] == name, "kl"].max() for name in optimisers])
-    for column, optimiser in enumerate(optimisers, 1):
-        own = {name: part[part["optimiser"] == optimiser] for name, part in (("points", points), ("peaks", peaks))}
-        for trace in _law_traces(own["points"], laws[laws["optimiser"] == optimiser], own["peaks"]):
+    require_columns(measured, ["optimiser", "run", "kl", "gold_gain"], "plot_laws")
+    names = measured["optimiser"].unique()
+    parts = {name: [table[table["optimiser"] == name] for table in (measured, laws, peaks)] for name in names}
+    figure = panels({name: own[0]["kl"].max() for name, own in parts.items()})
+    for column, own in enumerate(parts.values(), 1):
+        for trace in _law_traces(*own):
             figure.add_trace(trace.update(showlegend=column == 1 and trace.name is not None), row=1, col=column)
-    low, high = min(0, points["gold_gain"].min()), max(0, points["gold_gain"].max())
+    low, high = min(0, measured["gold_gain"].min()), max(0, measured["gold_gain"].max())
     room = 0.1 * (high - low) + 0.02
     figure.update_yaxes(range=[low - room, high + room])  # a law may run far out beyond the points
     figure.update_yaxes(title="gold gained over the reference", col=1)
@@ -191,18 +176,18 @@ def _laws_finding(laws: pd.DataFrame, peaks: pd.DataFrame) -> str:
     return "; ".join(parts).replace(" - ", " − ") or "Too few points to fit a law to"
 
 
-def _law_traces(points: pd.DataFrame, laws: pd.DataFrame, peaks: pd.DataFrame) -> list[go.Scatter]:
-    dots = {"x": root_kl(points["kl"]), "y": points["gold_gain"], "hovertext": points["run"].map(html.escape)}
-    marker = {"color": transparent(GREY, 0.85), "size": 5}
-    traces = [go.Scatter(**dots, mode="markers", marker=marker, name="measured")]
+def _law_traces(measured: pd.DataFrame, laws: pd.DataFrame, peaks: pd.DataFrame) -> list[go.Scatter]:
+    dots = points(
+        root_kl(measured["kl"]), measured["gold_gain"], "measured", {"color": transparent(GREY, 0.85), "size": 5}
+    )
+    traces = [dots.update(hovertext=measured["run"].map(html.escape), hoverinfo=None)]
     for i, (law, rows) in enumerate(laws.groupby("law")):
-        color = (PALETTE[0], PALETTE[3])[i % 2]
-        if rows["better"].all() and rows["low"].notna().any():
-            traces.append(band(root_kl(rows["kl"]), rows["low"], rows["high"], color, 0.2))
-        line = {"color": color, "width": 3 if rows["better"].all() else 1.8, "dash": ("solid", "dash")[i % 2]}
-        drawn = {"x": root_kl(rows["kl"]), "y": rows["predicted"], "name": law.replace(" - ", " − ")}
-        traces.append(go.Scatter(**drawn, mode="lines", line=line))
-    return [*traces, *_peak_marks(peaks, beyond=1.3 * points["kl"].max())]
+        better, x, color = rows["better"].all(), root_kl(rows["kl"]), (PALETTE[0], PALETTE[3])[i % 2]
+        if better and rows["low"].notna().any():
+            traces.append(band(x, rows["low"], rows["high"], color, 0.2))
+        look = {"color": color, "width": 3 if better else 1.8, "dash": ("solid", "dash")[i % 2]}
+        traces.append(points(x, rows["predicted"], law.replace(" - ", " − "), look, hover="%{y:.2f}"))
+    return [*traces, *_peak_marks(peaks, beyond=1.3 * measured["kl"].max())]
 
 
 def _peak_marks(peaks: pd.DataFrame, *, beyond: float) -> list[go.Scatter]:
@@ -211,11 +196,9 @@ def _peak_marks(peaks: pd.DataFrame, *, beyond: float) -> list[go.Scatter]:
     for kind, symbol, color in (("measured", "diamond", PALETTE[1]), ("predicted", "star", PALETTE[2])):
         rows = peaks[peaks["kind"] == kind].dropna(subset=["kl"])
         place, high = root_kl(rows["kl"]), root_kl(rows["kl_high"].clip(upper=np.maximum(rows["kl"], beyond)))
-        bar = {"array": high - place, "arrayminus": place - root_kl(rows["kl_low"])}
-        bar |= {"type": "data", "symmetric": False, "thickness": 1.6, "width": 5}
-        marker = {"size": 13, "symbol": symbol, "color": color, "line": {"color": "white", "width": 1}}
-        look = {"mode": "markers", "name": f"peak, {kind}", "marker": marker}
-        marks.append(go.Scatter(x=place, y=rows["gain"], error_x=bar, **look))
+        bars = {"error_x": interval(place, root_kl(rows["kl_low"]), high)}
+        look = {"size": 13, "symbol": symbol, "color": color}
+        marks.append(points(place, rows["gain"], f"peak, {kind}", look, bars=bars, hover="%{y:.2f}"))
     return marks
 
 
@@ -256,8 +239,7 @@ def plot_signals(signals: pd.DataFrame, thresholds: Mapping[str, float], title: 
         where = {"rows": place // 2 + 1, "cols": place % 2 + 1}
         figure.add_traces(_signal_lines(signals.dropna(subset=[name]), name, named=place == 0), **where)
         if abs(thresholds.get(name, math.inf)) < math.inf:
-            line = {"dash": "dash", "color": GREY}
-            figure.add_hline(y=thresholds[name], line=line, row=where["rows"], col=where["cols"])
+            figure.add_hline(y=thresholds[name], line=DASHED, row=where["rows"], col=where["cols"])
     for column in (1, 2):
         last = rows - (column == 2 and len(names) % 2)
         figure.update_xaxes(title="training step", showticklabels=True, row=last, col=column)
@@ -272,10 +254,9 @@ def _signal_lines(signals: pd.DataFrame, name: str, *, named: bool) -> list[go.S
     lines, told = [], set()
     for (run, falls), part in signals.groupby(["run", "falls"], sort=False, dropna=False):
         course, color = UNKNOWN if pd.isna(falls) else COURSES[bool(falls)]
-        look = {"mode": "lines", "line": {"color": transparent(color, 0.85), "width": 1.3}}
-        hover = f"{html.escape(str(run))}<br>step %{{x}}<br>%{{y:.3g}}<extra></extra>"
-        line = go.Scatter(x=part["step"], y=part[name], name=course, hovertemplate=hover, **look)
-        lines.append(line.update(legendgroup=course, showlegend=named and course not in told))
+        look = {"color": transparent(color, 0.85), "width": 1.3, "group": course}
+        shown = {"hover": f"{html.escape(str(run))}<br>step %{{x}}<br>%{{y:.3g}}<extra></extra>"}
+        lines.append(points(part["step"], part[name], course, look, legend=named and course not in told, **shown))
         told.add(course)
     return lines
 
@@ -307,7 +288,7 @@ def plot_alarms(alarms: pd.DataFrame, title: str) -> go.Figure:
         figure.add_bar(x=shares[verdict], y=words, hovertemplate="%{y}<br>%{x:.0%}", **bar, row=1, col=1)
         raised = alarms[(alarms["verdict"] == verdict) & alarms["lead_steps"].notna()]
         figure.add_trace(_leads(raised, dict(zip(names, words, strict=True)), color), row=1, col=2)
-    figure.add_vline(x=0, line={"dash": "dash", "color": GREY}, row=1, col=2)
+    figure.add_vline(x=0, line=DASHED, row=1, col=2)
     figure.update_xaxes(title="share of runs", tickformat=".0%", range=[0, 1], col=1)
     figure.update_xaxes(title="steps", col=2).update_yaxes(automargin=True, autorange="reversed")
     figure.update_layout(barmode="stack")
@@ -318,20 +299,13 @@ def plot_alarms(alarms: pd.DataFrame, title: str) -> go.Figure:
 def _leads(raised: pd.DataFrame, words: Mapping[str, str], color: str) -> go.Scatter:
     """A dot per signal and lead, larger the more runs it stands for."""
     dots = raised.groupby(["signal", "lead_steps"])["run"].agg(list).reset_index()
-    sizes = [6 + 4 * len(runs) ** 0.5 for runs in dots["run"]]
     told = [
         f"{len(runs)} runs: " + html.escape(", ".join(map(str, runs[:3]))) + " …" * (len(runs) > 3)
         for runs in dots["run"]
     ]
-    return go.Scatter(
-        x=dots["lead_steps"],
-        y=dots["signal"].map(words),
-        mode="markers",
-        marker={"color": transparent(color, 0.85), "size": sizes, "line": {"width": 0.5, "color": "white"}},
-        showlegend=False,
-        customdata=told,
-        hovertemplate="%{x:+g} steps<br>%{customdata}<extra></extra>",
-    )
+    look = {"color": transparent(color, 0.85), "size": [6 + 4 * len(runs) ** 0.5 for runs in dots["run"]]}
+    hover = "%{x:+g} steps<br>%{customdata}<extra></extra>"
+    return points(dots["lead_steps"], dots["signal"].map(words), look=look, told=told, hover=hover)
 
 
 # --- What was varied in a study and what it did: levels of a factor, paired differences, penalties against stopping.
@@ -368,10 +342,8 @@ def _add_sweep(figure: go.Figure, table: pd.DataFrame, factor: str, *, column: i
     table = table.assign(peak_root_kl=root_kl(table["peak_kl"]))
     for row, outcome in enumerate(OUTCOMES, 1):
         for optimiser, rows in table.groupby("optimiser"):
-            i = optimisers.index(optimiser)
-            color, symbol = PALETTE[i % len(PALETTE)], SYMBOLS[i % len(SYMBOLS)]
-            traces = _levels(rows, factor, outcome, color=color, symbol=symbol, name=optimiser)
-            figure.add_traces(traces, rows=row, cols=column)
+            look = colored(optimisers.index(optimiser), width=3, size=9)
+            figure.add_traces(_levels(rows, factor, outcome, look, name=optimiser), rows=row, cols=column)
     sizes = sorted(table[factor].unique())
     ticks = {"tickvals": sizes, "ticktext": [f"{size:,.0f}" for size in sizes]}
     figure.update_xaxes(type="log", col=column, **ticks).update_xaxes(title=f"{factor} (log scale)", row=2, col=column)
@@ -391,17 +363,14 @@ def _sweeps_finding(tables: Mapping[str, pd.DataFrame]) -> str:
     return "Gold at the peak: " + "; ".join(filter(None, parts))
 
 
-def _levels(rows: pd.DataFrame, factor: str, outcome: str, *, color: str, symbol: str, name: str) -> list[go.Scatter]:
-    units = rows.groupby(["world", "seed"])
-    faint = {"mode": "lines", "line": {"color": transparent(color, 0.3), "width": 1}, "showlegend": False}
-    traces = []
+def _levels(rows: pd.DataFrame, factor: str, outcome: str, look: dict, *, name: str) -> list[go.Scatter]:
+    units, traces = rows.groupby(["world", "seed"]), []
     for (world, seed), unit in units if units.ngroups > 1 else []:
-        unit, told = unit.sort_values(factor), f"world {world}, seed {seed}<br>%{{y:.2f}}<extra></extra>"
-        traces.append(go.Scatter(x=unit[factor], y=unit[outcome], hovertemplate=told, **faint))
-    means = rows.groupby(factor)[outcome].mean()
-    look = {"mode": "lines+markers", "line": {"color": color, "width": 3}, "marker": {"size": 9, "symbol": symbol}}
-    told = "%{x:,}<br>mean %{y:.2f}<extra>" + html.escape(name) + "</extra>"
-    return [*traces, go.Scatter(x=means.index, y=means, name=html.escape(name), hovertemplate=told, **look)]
+        unit, said = unit.sort_values(factor), f"world {world}, seed {seed}<br>%{{y:.2f}}<extra></extra>"
+        faint = {"color": transparent(look["color"], 0.3), "width": 1}
+        traces.append(points(unit[factor], unit[outcome], look=faint, hover=said))
+    means, said = rows.groupby(factor)[outcome].mean(), "%{x:,}<br>mean %{y:.2f}<extra>%{fullData.name}</extra>"
+    return [*traces, points(means.index, means, name, look, hover=said)]
 
 
 def plot_effects(effects: pd.DataFrame, title: str = "", *, axis: str) -> go.Figure:
@@ -413,9 +382,9 @@ def plot_effects(effects: pd.DataFrame, title: str = "", *, axis: str) -> go.Fig
     require_columns(effects, ["group", "level", "value", "low", "high", "units", "significant"], "plot_effects")
     effects = effects.assign(level=[html.escape(str(level)) for level in effects["level"]])
     figure = go.Figure()
-    figure.add_vline(x=0, line={"color": GREY, "width": 1, "dash": "dash"})
+    figure.add_vline(x=0, line=DASHED)
     for i, (group, rows) in enumerate(effects.groupby("group", sort=False)):
-        figure.add_trace(_differences(rows, html.escape(str(group)), i))
+        figure.add_trace(_differences(rows, str(group), i))
     levels = list(effects["level"].unique())
     figure.update_yaxes(automargin=True, type="category", categoryorder="array", categoryarray=levels[::-1])
     ends = np.append(effects[["value", "low", "high"]].to_numpy(), 0.0)
@@ -434,21 +403,14 @@ def plot_effects(effects: pd.DataFrame, title: str = "", *, axis: str) -> go.Fig
 
 def _differences(rows: pd.DataFrame, name: str, place: int) -> go.Scatter:
     """The dots of one group with their intervals."""
-    bar = {"array": rows["high"] - rows["value"], "arrayminus": rows["value"] - rows["low"], "symmetric": False}
     told = [f"{row.level}<br>{number(row.value)}, {row.units} units" for row in rows.itertuples()]
-    color, symbol = PALETTE[place % len(PALETTE)], SYMBOLS[place % len(SYMBOLS)]
-    symbols = [symbol if significant else f"{symbol}-open" for significant in rows["significant"]]
-    return go.Scatter(
-        x=rows["value"],
-        y=rows["level"],
-        error_x={"type": "data", "thickness": 1.6, "width": 4, **bar},
-        orientation="h",  # so that groups stand beside each other on their line
-        mode="markers",
-        name=name,
-        marker={"size": 9, "color": color, "symbol": symbols, "line": {"width": 2, "color": color}},
-        customdata=told,
-        hovertemplate="%{customdata}<extra>" + name + "</extra>",
-    )
+    look = colored(place, size=9)
+    look["symbol"] = [look["symbol"] if sure else f"{look['symbol']}-open" for sure in rows["significant"]]
+    shown = {"told": told, "hover": "%{customdata}<extra>%{fullData.name}</extra>"}
+    shown["bars"] = {"error_x": interval(rows["value"], rows["low"], rows["high"])}
+    dots = points(rows["value"], rows["level"], name, look, **shown)
+    dots.marker.line = {"width": 2, "color": look["color"]}
+    return dots.update(orientation="h")  # so that groups stand beside each other on their line
 
 
 def _effects_finding(effects: pd.DataFrame) -> str:
@@ -472,7 +434,7 @@ def plot_score_paths(paths: pd.DataFrame, title: str, *, score: str = "gold") ->
     require_columns(paths, ["label", "kl", score], "plot_score_paths")
     figure = go.Figure()
     for i, (label, rows) in enumerate(paths.groupby("label", sort=False)):
-        figure.add_traces(_score_line(rows, score, html.escape(str(label)), PALETTE[i % len(PALETTE)]))
+        figure.add_traces(_score_line(rows, score, str(label), PALETTE[i % len(PALETTE)]))
     add_root_kl_axes(figure, paths["kl"].max())
     figure.update_yaxes(title=axis_label(score))
     banded = f"{score}_low" in paths and paths[f"{score}_low"].notna().any()
@@ -505,13 +467,12 @@ def plot_chosen_pushes(
 
 def _score_line(rows: pd.DataFrame, score: str, name: str, color: str) -> list[go.Scatter]:
     """The band of a mean, where there is one, and its line."""
-    line = go.Scatter(x=root_kl(rows["kl"]), y=rows[score], name=name, line={"color": color, "width": 3})
-    texts = zip(rows["kl"], completion_hover(rows), strict=True)
-    line.update(mode="lines+markers" if len(rows) < 20 else "lines", hovertemplate="%{y:.2f}<br>%{customdata}")
-    line.update(customdata=[f"KL {kl:.2f} nats{text}" for kl, text in texts])
+    x, look = root_kl(rows["kl"]), {"color": color, "width": 3} | ({"size": 6} if len(rows) < 20 else {})
+    told = [f"KL {kl:.2f} nats{text}" for kl, text in zip(rows["kl"], completion_hover(rows), strict=True)]
+    shown = {"told": told, "hover": "%{y:.2f}<br>%{customdata}"}
     if f"{score}_low" not in rows or rows[f"{score}_low"].isna().all():
-        return [line]
-    return [band(root_kl(rows["kl"]), rows[f"{score}_low"], rows[f"{score}_high"], color, 0.18), line]
+        return [points(x, rows[score], name, look, **shown)]
+    return banded(x, rows[score], rows[f"{score}_low"], rows[f"{score}_high"], name, look, opacity=0.18, **shown)
 
 
 def plot_stopping(means: pd.DataFrame, stopped: pd.DataFrame, title: str) -> go.Figure:
@@ -523,17 +484,11 @@ def plot_stopping(means: pd.DataFrame, stopped: pd.DataFrame, title: str) -> go.
     require_columns(means, ["kl", "gold", "gold_low", "gold_high"], "plot_stopping")
     require_columns(stopped, ["level", "kl", "gold", "gold_low", "gold_high"], "plot_stopping")
     figure = go.Figure(_score_line(means, "gold", "free run, stopped there", PALETTE[1]))
-    for i, row in enumerate(stopped.sort_values("kl").to_dict("records")):
-        bar = {"array": [row["gold_high"] - row["gold"]], "arrayminus": [row["gold"] - row["gold_low"]]}
-        figure.add_scatter(
-            x=[np.sqrt(max(row["kl"], 0))],
-            y=[row["gold"]],
-            error_y={"type": "data", "symmetric": False, "thickness": 1.6, "width": 5, **bar},
-            mode="markers",
-            name=html.escape(str(row["level"])),
-            marker={"size": 12, "symbol": SYMBOLS[(i + 1) % len(SYMBOLS)], "color": [PALETTE[0], *PALETTE[2:]][i % 5]},
-            hovertemplate=f"KL {row['kl']:.2f} nats<br>gold %{{y:.2f}}",
-        )
+    for i, (_, row) in enumerate(stopped.sort_values("kl").groupby("level", sort=False)):
+        look = {"size": 12, "symbol": SYMBOLS[(i + 1) % len(SYMBOLS)], "color": [PALETTE[0], *PALETTE[2:]][i % 5]}
+        bars = {"error_y": interval(row["gold"], row["gold_low"], row["gold_high"])}
+        shown = {"told": row["kl"], "hover": "KL %{customdata:.2f} nats<br>gold %{y:.2f}", "bars": bars}
+        figure.add_trace(points(root_kl(row["kl"]), row["gold"], row["level"].iloc[0], look, **shown))
     add_root_kl_axes(figure, max(means["kl"].max(), stopped["kl"].max()))
     figure.update_yaxes(title="gold reward")
     reading = "Line: mean of the free runs at equal KL. Compare a marker with the line above or below it."
