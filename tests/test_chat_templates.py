@@ -18,7 +18,7 @@ from workbench.feedback.queues import pair_items
 from workbench.models import build_policy, frozen, load_critic, load_policy, load_reward_model, load_tokenizer
 from workbench.models.chat_templates import end_ids
 from workbench.models.examples import completion_examples, pair_examples, prompt_examples, text_documents
-from workbench.models.rewards import EnsembleReward, LearnedReward, learned_rewards
+from workbench.models.rewards import EnsembleReward, LearnedReward, rewards_named
 from workbench.models.sampling import completion_texts, eos_token_ids, sample
 from workbench.models.scoring import completion_logprobs
 from workbench.models.tokens import add_control_tokens, collate, encode_texts
@@ -332,7 +332,7 @@ def test_a_reward_model_of_another_family_reads_its_own_tokens_and_template(tmp_
     folder = saved(tmp_path / "rm", own, auto=AutoModelForSequenceClassification)
     policys, reference = byte_bpe(chat_template=TEMPLATES["gemma"]), frozen(load_reward_model(folder, own))
     (asked,) = prompt_examples(Dataset.from_list([{"prompt": TALK}]), policys, max_prompt_length=400)
-    (reward,) = learned_rewards(folder, policys, max_length=500).values()
+    (reward,) = rewards_named(folder, policys, max_length=500).values()
     columns = {"finished": [True], "prompt_messages": [asked.row["prompt_messages"]], "kind": ["any"]}
     (score,) = reward([asked.row["prompt"]], ["twelve hours."], **columns)
     _, whole = template_ids(own, TALK, "twelve hours.")
@@ -341,7 +341,7 @@ def test_a_reward_model_of_another_family_reads_its_own_tokens_and_template(tmp_
     assert capsys.readouterr().out == ""
     reference.config.update({"max_prompt_length": 9, "max_completion_length": 5})
     reference.save_pretrained(folder)
-    learned_rewards(folder, policys, max_length=15)
+    rewards_named(folder, policys, max_length=15)
     assert "rm reads 9 tokens of a prompt and 5 of a completion, as in its training." in capsys.readouterr().out
     ensemble = EnsembleReward([reward], how="mean", coef=0.0)
     assert ensemble([asked.row["prompt"]], ["twelve hours."], **columns) == pytest.approx([score])

@@ -17,9 +17,9 @@ from workbench.models.rewards import (
     EnsembleReward,
     LearnedReward,
     all_right,
-    learned_rewards,
     make_pessimistic,
     normalise,
+    rewards_named,
 )
 from workbench.records import LabelledExample, PairExample
 from workbench.trainers.reward_model import RewardModelConfig, RewardModelTrainer
@@ -262,17 +262,17 @@ def test_reward_models_are_named_by_their_folders_and_read_in_the_order_given(tm
     folders = [tmp_path / name for name in ("zoe", "amy")]
     for folder, member in zip(folders, members()[:2], strict=True):
         member.model.save_pretrained(folder)
-    found = learned_rewards(f"{folders[0]}, {folders[1]}", word_tokenizer(), max_length=24)
+    found = rewards_named(f"{folders[0]}, {folders[1]}", word_tokenizer(), max_length=24)
     assert list(found) == ["zoe", "amy"]
     for loaded, member in zip(found.values(), members(), strict=False):
         scores = (reward(PROMPTS, COMPLETIONS, finished=FINISHED) for reward in (loaded, member))
         assert next(scores) == pytest.approx(next(scores), abs=1e-5)
         assert not any(weight.requires_grad for weight in loaded.model.parameters())
-    assert learned_rewards("", word_tokenizer(), max_length=24) == {}
+    assert rewards_named("", word_tokenizer(), max_length=24) == {}
 
 
 def test_two_reward_models_of_one_name_are_refused(tmp_path):
     for place in ("one", "two"):
         members()[0].model.save_pretrained(tmp_path / place / "same")
-    with pytest.raises(WorkbenchError, match="two reward models 'same'"):
-        learned_rewards(f"{tmp_path}/one/same,{tmp_path}/two/same", word_tokenizer(), max_length=24)
+    with pytest.raises(WorkbenchError, match="two rewards 'same'"):
+        rewards_named(f"{tmp_path}/one/same,{tmp_path}/two/same", word_tokenizer(), max_length=24)

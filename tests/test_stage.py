@@ -71,3 +71,40 @@ def test_a_policy_as_reward_model_is_refused_by_its_name(parameters):
     assert stage_of(parameters).rewards("reward_model") == {}
     with pytest.raises(WorkbenchError, match="is no reward model"):
         stage_of(parameters | {"reward_model": parameters["model"]}).rewards("reward_model")
+
+
+OWN = """
+def score(prompts, completions, *, finished, **columns):
+    return [float(len(text)) for text in completions]
+
+def short(prompts, completions):
+    return [0.0 for _ in completions]
+
+NUMBER = 3
+"""
+
+
+def test_a_function_of_a_file_is_a_reward_an_input_of_the_run_and_needs_no_critic_of_its_own(parameters, tmp_path):
+    (tmp_path / "mine.py").write_text(OWN)
+    stage = stage_of(parameters | {"reward_model": f"{tmp_path}/mine.py:score"})
+    assert stage.rewards("reward_model")["score"](["a", "b"], ["cd", "efg"], finished=[True] * 2, tier=[1, 2]) == [2, 3]
+    assert set(stage.run.record["inputs"]) == {"model", "reward_model"}
+    assert stage.critic().num_parameters() > stage.policy.num_parameters()  # a head on the policy's own body
+
+
+@pytest.mark.parametrize(
+    ("named", "says"),
+    [
+        ("none.py:score", "none.py:score names a file that does not exist"),
+        ("mine.py:scroe", "mine.py defines no function 'scroe', but score, short: define scroe"),
+        ("mine.py:NUMBER", "mine.py defines no function 'NUMBER'"),
+        ("mine.py:short", "mine.py:short can not be called as a reward .*'finished'.*: take .prompts, completions"),
+        ("broken.py:score", "broken.py, the file of a reward, does not run .NameError: name 'torhc'"),
+    ],
+    ids=["file", "function", "number", "signature", "code"],
+)
+def test_what_is_no_reward_is_refused_in_a_sentence_that_says_what_is(parameters, tmp_path, named, says):
+    (tmp_path / "mine.py").write_text(OWN)
+    (tmp_path / "broken.py").write_text("torhc")
+    with pytest.raises(WorkbenchError, match=says):
+        stage_of(parameters | {"reward_model": f"{tmp_path}/{named}"}).rewards("reward_model")

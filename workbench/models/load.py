@@ -29,7 +29,7 @@ from workbench.models.chat_templates import end_ids, turn_of
 from workbench.models.scoring import scalar_head
 from workbench.models.tokens import control_token_ids
 from workbench.models.value_guided import ValueGuidedPolicy  # noqa: F401  known to AutoModelForCausalLM from now on
-from workbench.runs.files import resolve
+from workbench.runs.files import file_and_function, resolve
 from workbench.runs.hub import hub_answers
 from workbench.runs.resume import quiet
 
@@ -449,12 +449,13 @@ def _context(config) -> int:
 
 
 def local_folders(**sources: str) -> dict[str, str]:
-    """Those model sources that are folders here, by name, each as the folder of its weights; for `Run.open(inputs=)`.
+    """Those sources that are here, by name: the folder of a model's weights, the file of "my_file.py:score".
 
-    A Hub id has no folder and "" means none was given; both are left out.
+    For `Run.open(inputs=)`. A Hub id has no folder and "" means none was given; both are left out.
     """
-    folders = {name: _model_folder(source) for name, source in sources.items() if source}
-    return {name: folder for name, folder in folders.items() if Path(folder).is_dir()}
+    asked = {name: (source, *file_and_function(source)) for name, source in sources.items() if source}
+    places = {name: str(resolve(file)) if own else _model_folder(source) for name, (source, file, own) in asked.items()}
+    return {name: place for name, place in places.items() if Path(place).exists()}
 
 
 def listed_folders(**sources: str) -> dict[str, str]:

@@ -5,6 +5,9 @@ What kind of reward model it is stands in the model's config, and what it doubts
 with its folder.
 """
 
+import inspect
+import runpy
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 
@@ -20,7 +23,9 @@ from workbench.models.load import frozen, load_own_tokenizer, load_reward_model,
 from workbench.models.scoring import completion_states, scalar_head
 from workbench.models.tokens import collate, collate_groups, cut_prompt, encode_texts
 from workbench.records import Sequences
+from workbench.runs.files import file_and_function, resolve, shown
 
+Reward = Callable[..., list[float]]
 RIDGE = 0.01  # lambda of the pessimistic reward, in mean squared feature differences: what nothing was compared on
 
 
@@ -84,7 +89,7 @@ class EnsembleReward:
     starting policy's samples with mean 0 and standard deviation 1.
     """
 
-    def __init__(self, members: list[LearnedReward], *, how: str, coef: float):
+    def __init__(self, members: list[Reward], *, how: str, coef: float):
         self.members, self.how, self.coef = members, how, coef
 
     def __call__(self, prompts, completions, *, finished, **columns) -> list[float]:
@@ -92,24 +97,52 @@ class EnsembleReward:
         return ensemble_scores(scores, self.how, coef=self.coef).tolist()
 
 
-def learned_rewards(sources: str, tokenizer, *, max_length: int, device: str = "cpu") -> dict[str, LearnedReward]:
-    """The reward models that `sources` names, with commas, by the names of their folders; none for "".
+def rewards_named(sources: str, tokenizer, *, max_length: int, device: str = "cpu") -> dict[str, Reward]:
+    """The rewards that `sources` names, with commas, by the names of folders or functions; none for "".
 
-    Each reads with its own tokenizer, whatever the policy's family; `tokenizer` is for a folder that holds none. Where
-    `max_length` is more than one was trained to read, that is said.
+    A folder or Hub id is a reward model, "my_file.py:score" a function. A reward model reads with its own tokenizer,
+    whatever the policy's family; `tokenizer` is for a folder that holds none. Where `max_length` is more than one was
+    trained to read, that is said.
     """
     rewards = {}
     for source in filter(None, map(str.strip, sources.split(","))):
+        file, function = file_and_function(source)
+        name = function or Path(source).name
+        if name in rewards:
+            raise WorkbenchError(f"{sources!r} names two rewards {name!r}: rename one of them.")
+        if function:
+            rewards[name] = own_reward(file, function)
+            continue
         own = load_own_tokenizer(source) or tokenizer
         model = frozen(load_reward_model(source, own, device=device))
-        name = Path(source).name
-        if name in rewards:
-            raise WorkbenchError(f"{sources!r} names two reward models {name!r}: rename one of the folders.")
         rewards[name] = LearnedReward(model, own, max_length=max_length)
         limits = [getattr(model.config, f"max_{part}_length", 0) for part in ("prompt", "completion")]
         if 0 < sum(limits) < max_length:
             print(f"{name} reads {limits[0]} tokens of a prompt and {limits[1]} of a completion, as in its training.")
     return rewards
+
+
+def own_reward(file: str, function: str) -> Reward:
+    """The reward that a Python file defines; WorkbenchError where it does not, or could not be called as one."""
+    path, wanted = resolve(file), "(prompts, completions, *, finished, **columns)"
+    if not path.is_file():
+        raise WorkbenchError(f"The reward {file}:{function} names a file that does not exist: check the path.")
+    try:
+        names = runpy.run_path(str(path))
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"
+        raise WorkbenchError(f"{shown(path)}, the file of a reward, does not run ({said:.200}): correct it.") from error
+    reward = names.get(function)
+    if not callable(reward):
+        known = ", ".join(name for name, value in names.items() if inspect.isfunction(value)) or "none"
+        raise WorkbenchError(f"{shown(path)} defines no function {function!r}, but {known}: define {function}{wanted}.")
+    try:
+        inspect.signature(reward).bind([], [], finished=[], of_the_prompt=[])
+    except TypeError as error:
+        raise WorkbenchError(
+            f"{shown(path)}:{function} can not be called as a reward ({error}): take {wanted}."
+        ) from error
+    return reward
 
 
 def normalise(reward: LearnedReward, prompts, completions, *, finished, prompt_messages=()) -> dict[str, float]:

@@ -23,7 +23,7 @@ from workbench.pipeline.notebooks import (
     read_notebook,
     unknown_parameter,
 )
-from workbench.runs.files import refuse_everything, repository_root, resolve, shown
+from workbench.runs.files import file_and_function, refuse_everything, repository_root, resolve, shown
 
 RECIPE_KEYS = ("name", "title", "out", "jobs", "report", "each", "presets", "stages")
 STAGE_KEYS = ("name", "notebook", "parameters", "each")
@@ -327,7 +327,7 @@ def input_paths(values: dict[str, Value], own: Path) -> tuple[Path, ...]:
     pieces = [piece.strip() for value in values.values() if isinstance(value, str) for piece in value.split(",")]
     # A word such as "world" is the name of something, not the folder of that name.
     named = [piece for piece in pieces if "/" in piece or Path(piece).suffix]
-    paths = [Path(os.path.normpath(resolve(piece))) for piece in named]
+    paths = [Path(os.path.normpath(resolve(file_and_function(piece)[0]))) for piece in named]
     return tuple(path for path in dict.fromkeys(paths) if path != own)
 
 

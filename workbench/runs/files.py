@@ -42,6 +42,12 @@ def resolve(path: str | Path) -> Path:
     return Path(os.path.normpath(whole))  # ".." would hide which stage another one reads
 
 
+def file_and_function(text: str) -> tuple[str, str]:
+    """The two parts of "my_file.py:score", the second "" for any other text."""
+    file, _, name = text.strip().rpartition(":")
+    return (file, name) if file.endswith(".py") else (text, "")
+
+
 def user_path(path: str | Path) -> Path:
     """The path with ~ replaced; WorkbenchError where no file could have that name, or there is no such user."""
     text, path = str(path), Path(path)

@@ -6,8 +6,9 @@ from functools import cached_property
 from typing import Any
 
 from workbench.models import load
-from workbench.models.rewards import LearnedReward, learned_rewards
+from workbench.models.rewards import Reward, rewards_named
 from workbench.runs import Run, parameters_of
+from workbench.runs.files import file_and_function
 from workbench.tasks import ORIGIN, open_task, task_inputs
 
 # parameters that name rows, and what `run.json` calls them
@@ -83,10 +84,16 @@ class Stage:
     def _device(self) -> str:
         return self.parameters.get("device", "cpu")
 
-    def rewards(self, name: str) -> dict[str, LearnedReward]:
-        """The reward models that the parameter `name` lists, by their folders' names; none where it is ""."""
+    def rewards(self, name: str) -> dict[str, Reward]:
+        """The rewards that the parameter `name` lists, by the names of folders or functions; none where it is ""."""
         longest = self.parameters["max_prompt_length"] + self.parameters["max_completion_length"]
-        return learned_rewards(self.parameters[name], self.tokens, max_length=longest, device=self._device)
+        return rewards_named(self.parameters[name], self.tokens, max_length=longest, device=self._device)
+
+    def critic(self):
+        """A critic that starts from the first of `reward_model`, or from `model` where that is a function."""
+        first = self.parameters["reward_model"].split(",")[0]
+        source = self.parameters["model"] if file_and_function(first)[1] else first
+        return load.load_critic(source, self.tokens, device=self._device)
 
     def limits(self, model) -> dict[str, int]:
         """How many tokens of a prompt `model` is given, and how many it can read in all."""
