@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from datasets import Dataset
+from judgements import judged as judgement
 
 from workbench import WorkbenchError
 from workbench.feedback.aggregation import labeler_rows, majority_rows, posterior_rows
 from workbench.feedback.exchange import account, with_ties
 from workbench.feedback.labelers import dawid_skene
-from workbench.records import Judgement
 from workbench.tasks.columns import to_standard
 
 ITEMS = [
@@ -24,17 +24,7 @@ SIZES = {item["item_id"]: len(item["completions"]) for item in ITEMS}
 
 
 def judged(item_id, labeler, value, kind="pair", repeat=0, size=0):
-    return Judgement(
-        item_id=item_id,
-        labeler=labeler,
-        kind=kind,
-        value=value,
-        shown_order=list(range(size or SIZES[item_id])),
-        elapsed_ms=0,
-        note="",
-        event_id=f"{item_id}-{labeler}-{kind}-{repeat}",
-        repeat=repeat,
-    )
+    return judgement(item_id, value, labeler, kind=kind, repeat=repeat, size=size or SIZES[item_id])
 
 
 def votes(*values, item_id="i"):

@@ -5,6 +5,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
+from judgements import judged as judgement
 from percentile_bootstrap import bootstrap_interval
 from scipy import stats
 
@@ -18,7 +19,6 @@ from workbench.feedback.agreement import (
     strict_agreement,
     verdicts,
 )
-from workbench.records import Judgement
 
 
 def table(text):
@@ -47,9 +47,8 @@ HAND = table(
 
 
 def judged(item, labeler, kind, value, *, shown=(0, 1, 2, 3), repeat=0):
-    order = [0, 1] if kind == "pair" else list(shown)
-    common = {"shown_order": order, "elapsed_ms": 9, "note": "", "event_id": f"{item} {labeler} {repeat}"}
-    return Judgement(item_id=item, labeler=labeler, kind=kind, value=value, repeat=repeat, **common)
+    order = [0, 1] if kind == "pair" else shown
+    return judgement(item, value, labeler, kind=kind, shown_order=order, repeat=repeat)
 
 
 def random_table(generator, *, items=30, labelers=5):

@@ -1,10 +1,10 @@
 """Batch and human feedback through one store: nothing twice, nothing lost, a sentence where nothing is there yet."""
 
 import pytest
+from judgements import judged as judgement
 
 from workbench import WorkbenchError
 from workbench.feedback.session import Collection
-from workbench.records import Judgement
 
 
 def items(count, prefix="i"):
@@ -12,8 +12,7 @@ def items(count, prefix="i"):
 
 
 def judged(item, labeler="sim", value=0):
-    fields = {"shown_order": [0, 1], "elapsed_ms": 0, "note": "", "event_id": f"{labeler}-{item}"}
-    return Judgement(item_id=item, labeler=labeler, kind="pair", value=value, **fields)
+    return judgement(item, value, labeler)
 
 
 def simulate(asked):

@@ -3,11 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+from judgements import judged
 from scipy import optimize
 
 from workbench import WorkbenchError
 from workbench.feedback.labelers import dawid_skene, labeler_reliability
-from workbench.records import Judgement
 
 # Dawid and Skene 1979, table 1: 45 patients, seen three times by the first anaesthetist and once by the other four
 PATIENTS = """
@@ -168,11 +168,8 @@ def test_the_order_of_rows_does_not_matter():
 
 def test_judgements_are_taken_apart():
     rankings = {"ada": [[0], [1, 2]], "bob": [[0], [1], [2]], "cy": [[2], [0], [1]]}
-    common = {"kind": "ranking", "shown_order": [0, 1, 2], "elapsed_ms": 0, "note": ""}
     judgements = [
-        Judgement(item_id=item, labeler=name, value=value, event_id=item + name, **common)
-        for item in ("1", "2")
-        for name, value in rankings.items()
+        judged(item, value, name, kind="ranking", size=3) for item in "12" for name, value in rankings.items()
     ]
     posterior = dawid_skene(pd.DataFrame(judgements)).posterior
     assert list(posterior.columns) == [0, 1, "tie"]

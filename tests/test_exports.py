@@ -5,11 +5,11 @@ import random
 
 import pytest
 from datasets import load_dataset
+from judgements import judged as judgement
 
 from workbench import WorkbenchError
 from workbench.feedback.exchange import FORMATS, conversations, export, write_rows
 from workbench.feedback.kinds import training_rows
-from workbench.records import Judgement
 from workbench.tasks.columns import load_dataset_rows
 
 ITEMS = [
@@ -21,18 +21,8 @@ SIZES = {item["item_id"]: len(item["completions"]) for item in ITEMS}
 
 
 def judged(item_id, kind, value, labeler="ada", repeat=0, **details):
-    return Judgement(
-        item_id=item_id,
-        labeler=labeler,
-        kind=kind,
-        value=value,
-        shown_order=list(range(SIZES[item_id])),
-        elapsed_ms=0,
-        note="",
-        event_id=f"{item_id}-{kind}-{labeler}-{repeat}",
-        details=details,
-        repeat=repeat,
-    )
+    size = SIZES[item_id]
+    return judgement(item_id, value, labeler, kind=kind, repeat=repeat, size=size, details=details)
 
 
 JUDGEMENTS = [

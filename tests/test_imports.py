@@ -5,6 +5,7 @@ import json
 import random
 
 import pytest
+from judgements import judged
 
 from workbench import WorkbenchError
 from workbench.feedback.exchange import COLUMNS, FORMATS, conversations, export, standard_feedback
@@ -12,7 +13,6 @@ from workbench.feedback.imports import argilla_feedback, label_studio_feedback
 from workbench.feedback.kinds import require_verdict, training_rows
 from workbench.feedback.store import Store
 from workbench.feedback.tables import require_items
-from workbench.records import Judgement
 
 
 def written(path, records):
@@ -52,19 +52,8 @@ def drawn(kind, draw):
                 details = {"strength": draw.randrange(1, 5)}
             if kind == "rating":
                 details = {"flags": [draw.choice([[], ["rude"]]) if each else [] for each in value]}
-            judgements.append(
-                Judgement(
-                    item_id=f"i{number}",
-                    labeler=labeler,
-                    kind=kind,
-                    value=value,
-                    shown_order=list(range(count)),
-                    elapsed_ms=0,
-                    note="",
-                    event_id=f"{number}-{labeler}",
-                    details=details,
-                )
-            )
+            given = {"kind": kind, "size": count, "event_id": f"{number}-{labeler}", "details": details}
+            judgements.append(judged(f"i{number}", value, labeler, **given))
     return items, judgements
 
 
@@ -276,12 +265,7 @@ def test_labels_of_argilla_are_pairs(tmp_path):
         ],
     )
     items, judgements = argilla_feedback(path, kind="pair", question="preference")
-    assert items[0] == {
-        "model": "tiny",
-        "item_id": "r1",
-        "prompt": "prompt of r1",
-        "completions": ["first", "second"],
-    }
+    assert items[0] == {"model": "tiny", "item_id": "r1", "prompt": "prompt of r1", "completions": ["first", "second"]}
     assert said(judgements) == [("r1", ADA, 1), ("r1", BOB, "tie"), ("r2", ADA, 0)] and len(items) == 3
     assert {each.kind for each in judgements} == {"pair"}
     other = written(tmp_path / "other.json", [argilla_record("r1", best={ADA: "the second one"})])

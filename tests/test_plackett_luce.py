@@ -8,11 +8,11 @@ import choix
 import numpy as np
 import pandas as pd
 import pytest
+from judgements import judged as judgement
 from scipy.optimize import minimize
 
 from workbench import WorkbenchError
 from workbench.feedback.strengths import model_rankings, plackett_luce, plackett_luce_scores
-from workbench.records import Judgement
 
 SCORES = np.array([0.9, 0.3, 0.0, -0.4, -0.8])
 
@@ -97,17 +97,7 @@ def test_ties_are_the_mean_over_all_orders_of_their_group(seed):
 
 
 def judged(item_id, kind, value, count, labeler="ada", repeat=0):
-    return Judgement(
-        item_id=item_id,
-        labeler=labeler,
-        kind=kind,
-        value=value,
-        shown_order=list(range(count)),
-        elapsed_ms=0,
-        note="",
-        event_id=f"{item_id}-{kind}-{labeler}",
-        repeat=repeat,
-    )
+    return judgement(item_id, value, labeler, kind=kind, size=count, repeat=repeat)
 
 
 ITEMS = [

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from judgements import judged as judgement
 from statsmodels.stats.proportion import proportion_confint
 
 from workbench import WorkbenchError
@@ -17,7 +18,6 @@ from workbench.feedback.labelers import (
     self_consistency,
     wilson_interval,
 )
-from workbench.records import Judgement
 
 ITEMS = [
     {"item_id": "short", "prompt": "p", "completions": ["one two three", "one"]},
@@ -28,10 +28,8 @@ ITEMS = [
 ]
 
 
-def judged(item, labeler, value, shown, *, kind="pair", elapsed_ms=0, repeat=0):
-    event = f"{item} {labeler} {kind} {repeat}"
-    common = {"shown_order": shown, "elapsed_ms": elapsed_ms, "note": "", "event_id": event, "repeat": repeat}
-    return Judgement(item_id=item, labeler=labeler, kind=kind, value=value, **common)
+def judged(item, labeler, value, shown, **others):
+    return judgement(item, value, labeler, shown_order=shown, **others)
 
 
 HAND = pd.DataFrame(

@@ -5,12 +5,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from judgements import judged
 
 from workbench import WorkbenchError
 from workbench.feedback import queues
 from workbench.feedback.queues import Queue, closeness, ensemble_disagreement
 from workbench.feedback.store import Store
-from workbench.records import Judgement
 
 
 def items(count, **columns):
@@ -28,19 +28,8 @@ def store(tmp_path):
 
 
 def judge(store, turn, labeler, value=0):
-    store.record(
-        Judgement(
-            item_id=turn.item_id,
-            labeler=labeler,
-            kind="pair",
-            value=value,
-            shown_order=[0, 1],
-            elapsed_ms=1000,
-            note="",
-            event_id=f"{labeler}-{turn.item_id}-{turn.repeat}-{time.monotonic_ns()}",
-            repeat=turn.repeat,
-        )
-    )
+    event = f"{labeler}-{turn.item_id}-{turn.repeat}-{time.monotonic_ns()}"
+    store.record(judged(turn.item_id, value, labeler, elapsed_ms=1000, repeat=turn.repeat, event_id=event))
 
 
 def play(store, queue, labelers, rounds=1000):
@@ -187,10 +176,7 @@ def test_the_next_item_costs_the_same_however_many_labels_there_are(tmp_path):
     for size in (40, 400):
         store, queue = Store(tmp_path / f"{size}.db"), Queue(items=items(size), judgements_per_item=2)
         queue.register(store, "pair")
-        fields = {"kind": "pair", "value": 0, "shown_order": [0, 1], "elapsed_ms": 9, "note": ""}
-        store.record_all(
-            Judgement(item_id=f"i{n:02}", labeler="bob", event_id=f"b{n}", **fields) for n in range(size - 9)
-        )
+        store.record_all(judged(f"i{n:02}", 0, "bob", event_id=f"b{n}") for n in range(size - 9))
         queue.turn(store, "ada", "pair")
         statements.clear()
         store._db.set_progress_handler(lambda: statements.append(1), 1)  # called for every step of SQLite's machine

@@ -7,12 +7,12 @@ from functools import partial
 
 import pytest
 from datasets import Dataset
+from judgements import judged as judgement
 
 from workbench import WorkbenchError
 from workbench.feedback.exchange import account, placed, with_ties
 from workbench.feedback.kinds import training_rows
 from workbench.feedback.session import COLLECTED, parse_kinds
-from workbench.records import Judgement
 from workbench.tasks.columns import to_standard
 
 preference_rows, ranking_rows, best_of_rows, rating_rows, correction_rows = (
@@ -29,19 +29,10 @@ ITEMS = [
 SIZES = {item["item_id"]: len(item["completions"]) for item in ITEMS}
 
 
-def judged(item_id, value, *, labeler="ada", kind="pair", shown_order=None, repeat=0, **details):
-    return Judgement(
-        item_id=item_id,
-        labeler=labeler,
-        kind=kind,
-        value=value,
-        shown_order=shown_order or list(range(SIZES.get(item_id, 2))),
-        elapsed_ms=0,
-        note="",
-        event_id=f"{item_id}-{labeler}-{repeat}",
-        details=details,
-        repeat=repeat,
-    )
+def judged(item_id, value, *, shown_order=None, labeler="ada", kind="pair", repeat=0, **details):
+    order = shown_order or range(SIZES.get(item_id, 2))
+    given = {"kind": kind, "repeat": repeat, "shown_order": order, "details": details}
+    return judgement(item_id, value, labeler, **given)
 
 
 def ranked(item_id, *groups, labeler="ada"):

@@ -4,13 +4,13 @@ import itertools
 import random
 
 import pytest
+from judgements import judged
 
 from workbench import WorkbenchError
 from workbench.analysis.statistics import mean_and_error
 from workbench.feedback.queues import LiveAgreement, Queue
 from workbench.feedback.session import Session, answer, shown_order, verdict
 from workbench.feedback.store import Store
-from workbench.records import Judgement
 
 
 def items(count, completions=("zero", "one")):
@@ -222,8 +222,7 @@ def test_live_agreement_counts_ties_half_and_waits_for_enough(tmp_path):
     for labeler, values in verdicts.items():
         for number, value in enumerate(values):
             assert watched.view().agreement == ""
-            event = {"event_id": f"{labeler}{number}", "shown_order": [0, 1], "elapsed_ms": 1, "note": ""}
-            store.record(Judgement(item_id=f"i{number}", labeler=labeler, kind="pair", value=value, **event))
+            store.record(judged(f"i{number}", value, labeler))
             if labeler == "bob" and number == 4:
                 break
     # equal, equal, different, equal, half: 3.5 of 5, standard error over 5 items .2

@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from judgements import judged as judgement
 
 from workbench import WorkbenchError
 from workbench.feedback import store as store_module
@@ -17,7 +18,6 @@ from workbench.feedback.exchange import export
 from workbench.feedback.salvage import main as salvage_command
 from workbench.feedback.salvage import salvage
 from workbench.feedback.store import AlreadyJudged, Store
-from workbench.records import Judgement
 
 WRITER = Path(__file__).parent / "killed_writer.py"
 
@@ -27,9 +27,9 @@ def items(count, completions=2):
     return [{"item_id": f"i{number}", "prompt": f"prompt {number}", "completions": texts} for number in range(count)]
 
 
-def judged(item, value=0, labeler="ada", kind="pair", **others):
-    fields = {"shown_order": [1, 0], "elapsed_ms": 900, "note": "", "event_id": f"{labeler}-{item}-{kind}", **others}
-    return Judgement(item_id=item, labeler=labeler, kind=kind, value=value, **fields)
+def judged(item, value=0, labeler="ada", kind="pair", shown_order=(1, 0), **others):
+    given = {"elapsed_ms": 900, "event_id": f"{labeler}-{item}-{kind}", "shown_order": shown_order, **others}
+    return judgement(item, value, labeler, kind=kind, **given)
 
 
 @pytest.fixture

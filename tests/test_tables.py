@@ -148,15 +148,7 @@ def test_a_tie_is_what_the_table_says_however_it_is_written(score, ties):
 @pytest.mark.parametrize("score", [bradley_terry_scores, elo, davidson])
 @pytest.mark.parametrize(
     ("column", "value"),
-    [
-        ("tie", "maybe"),
-        ("tie", 2),
-        ("tie", 1j),
-        ("winner", NAN),
-        ("loser", " "),
-        ("winner", True),
-        ("loser", ["b"]),
-    ],
+    [("tie", "maybe"), ("tie", 2), ("tie", 1j), ("winner", NAN), ("loser", " "), ("winner", True), ("loser", ["b"])],
 )
 def test_a_comparison_that_says_nothing_is_refused_with_its_row(score, column, value):
     with pytest.raises(WorkbenchError, match=rf"^Row 2 \(the first is 0\) has the {column} "):

@@ -158,8 +158,8 @@ class Judgement:
     kind: str  # of `workbench.feedback.kinds`
     value: Any
     shown_order: list[int]  # shown_order[position] = index of the completion shown there
-    elapsed_ms: int  # milliseconds between showing and judging, 0 where nobody measured
-    note: str
+    elapsed_ms: int = 0  # milliseconds between showing and judging, 0 where nobody measured
+    note: str = ""
     event_id: str  # unique per judgement, so that a repeated message is stored once
     details: Mapping[str, Any] = field(default_factory=dict)
     repeat: int = 0  # 1 where a labeler judges the same item a second time, to measure self-consistency

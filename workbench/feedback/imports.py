@@ -127,7 +127,6 @@ def judgement_of(
         value=value,
         shown_order=list(range(len(item["completions"]))),
         elapsed_ms=round(1000 * seconds) if timed else 0,
-        note="",
         event_id=f"import-{digest(said)[:24]}",
         details=details or {},
     )

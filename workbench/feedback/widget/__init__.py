@@ -101,13 +101,7 @@ class AnnotationWidget(anywidget.AnyWidget):
     version = traitlets.Int(0).tag(sync=True)
 
     def __init__(self, session: Any, *, labeler: str, kind: str, instructions: str = "", flags: Sequence[str] = ()):
-        super().__init__(
-            _esm=front_end(kind),
-            kind=kind,
-            labeler=labeler,
-            instructions=instructions,
-            flags=list(flags),
-        )
+        super().__init__(_esm=front_end(kind), kind=kind, labeler=labeler, instructions=instructions, flags=list(flags))
         self._turns = Turns(session)
         self._show(Reply(event_id="", status="saved", text=""))
         self.on_msg(self._receive)

@@ -150,7 +150,6 @@ def _judgement(kind: str, reader: _Reader) -> Judgement:
         value=value,
         shown_order=shown_order(labeler.name, item["item_id"], len(item["completions"])),
         elapsed_ms=_elapsed_ms(labeler, item, event_id),
-        note="",
         event_id=event_id,
         details=details,
     )
