@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 
-import nbformat
 import pandas as pd
 import pytest
+from test_cli import wait_for, write_notebook
 
 from workbench import WorkbenchError, cli
 from workbench.pipeline import cluster as executors
@@ -44,19 +44,8 @@ for beat in range(15):
 @pytest.fixture
 def beats(tmp_path) -> Path:
     """A notebook that works for some seconds and leaves a trace."""
-    parameters = nbformat.v4.new_code_cell(
-        'run_dir: str = "runs/unused"\nn: int = 0', metadata={"tags": ["parameters"]}
-    )
-    cells = [parameters, nbformat.v4.new_code_cell(BEATS)]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "beats.ipynb")
+    write_notebook(tmp_path / "beats.ipynb", BEATS, parameters='run_dir: str = "runs/unused"\nn: int = 0')
     return tmp_path
-
-
-def wait_for(condition, seconds: float = 60.0) -> None:
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < seconds, "waited too long"
-        time.sleep(0.05)
 
 
 def processes_in_turn(folder: Path) -> list[str]:

@@ -188,6 +188,7 @@ def test_pictures_are_of_the_named_stages_or_of_the_tour(executed, monkeypatch, 
 def test_a_folder_without_executed_notebooks_and_a_damaged_one_are_refused_in_a_sentence(tmp_path):
     with pytest.raises(WorkbenchError, match="holds no executed notebook"):
         report.write_report(tmp_path)
+    assert not (tmp_path / "report").exists()
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "notebook.ipynb").write_text('{"cells": [')
     with pytest.raises(WorkbenchError, match="damaged"):
@@ -207,23 +208,19 @@ def test_a_report_that_the_workbench_did_not_write_is_left_alone(executed, name,
     assert [path.name for path in (executed / "report").iterdir()] == [name.rstrip("/")]
 
 
-def test_a_file_beside_the_pages_keeps_the_report_from_being_replaced(executed):
-    report.write_report(executed)
-    report.write_report(executed)  # our own
+def test_what_lies_beside_the_pages_or_in_their_place_is_left_alone(executed, tmp_path_factory):
+    for _ in range(2):  # our own is replaced
+        report.write_report(executed)
     (executed / "report" / "notes.txt").touch()
     with pytest.raises(WorkbenchError, match=r"no report of the workbench \(notes.txt\)"):
         report.write_report(executed)
     assert (executed / "report" / "notes.txt").exists()
-
-
-def test_a_report_that_is_a_file_or_leads_elsewhere_is_left_alone(executed, tmp_path_factory):
-    (executed / "report").write_text("mine", encoding="utf-8")
-    with pytest.raises(WorkbenchError, match="no report of the workbench"):
-        report.write_report(executed)
-    (executed / "report").unlink()
-    (executed / "report").symlink_to(tmp_path_factory.mktemp("elsewhere"))
-    with pytest.raises(WorkbenchError, match="no report of the workbench"):
-        report.write_report(executed)
+    (executed / "report").rename(executed / "report-1")
+    for put in (lambda path: path.write_text("mine"), lambda path: path.symlink_to(tmp_path_factory.mktemp("other"))):
+        put(executed / "report")
+        with pytest.raises(WorkbenchError, match="no report of the workbench"):
+            report.write_report(executed)
+        (executed / "report").unlink()
 
 
 def test_a_picture_that_the_workbench_did_not_draw_is_left_alone(executed, capsys):
@@ -275,19 +272,8 @@ SHOWN = [
     {"cell_type": "markdown"},
 ]
 REFUSED = [
-    *(
-        "[]",
-        "3",
-        "null",
-        "{}",
-        '{"cells": {"a": 1}}',
-        '{"cells": [3]}',
-        '{"cells": [',
-        "\xff",
-        "",
-        '{"worksheets": []}',
-        "[" * 9999,
-    ),
+    *("[]", "3", "null", "{}", '{"cells": {"a": 1}}', '{"cells": [3]}', '{"cells": [', "\xff", "", "[" * 9999),
+    '{"worksheets": []}',
     odd_notebook(CODE | {"outputs": [3]}),
     odd_notebook(CODE | {"outputs": [{"output_type": "stream", "name": "stdout", "text": 3}]}),
     odd_notebook(CODE | {"outputs": [{"output_type": "error", "traceback": 3}]}),
@@ -361,34 +347,34 @@ def test_what_cannot_be_converted_stays_as_it_was_written(tex):
     assert html == f'<code class="tex">{tex.replace("&", "&amp;")}</code>'
 
 
-def test_dollars_in_code_are_left_alone():
-    html = report.markdown_html("`$HOME` and $x$\n\n```\n$y$ and $$z$$\n```\n", {}, attachments={})
-    assert "<code>$HOME</code>" in html and "$y$ and $$z$$" in html and html.count("<math") == 1
-
-
-def test_several_lines_of_display_math_are_one_equation_between_paragraphs():
-    html = report.markdown_html("before\n\n$$\nx\n= y\n$$\n\nafter *it*", {}, attachments={})
-    assert html.count('display="block"') == 1 and "<em>it</em>" in html
-
-
-def test_links_to_notebooks_lead_to_their_pages_and_missing_ones_are_plain_text():
-    pages = {"02_sft": "my_sft.html"}
-    assert 'href="my_sft.html"' in report.markdown_html("[sft](02_sft.ipynb)", pages, attachments={})
-    assert report.markdown_html("[gone](99_gone.ipynb)", pages, attachments={}) == "<p>gone</p>\n"
-
-
-def test_a_picture_on_the_network_becomes_a_link():
-    html = report.markdown_html("![chart](https://example.com/x.png)", {}, attachments={})
-    assert "<img" not in html and 'href="https://example.com/x.png"' in html
+@pytest.mark.parametrize(
+    ("text", "counts"),
+    [
+        ("`$HOME` and $x$\n\n```\n$y$ and $$z$$\n```\n", {"<code>$HOME</code>": 1, "$y$ and $$z$$": 1, "<math": 1}),
+        ("before\n\n$$\nx\n= y\n$$\n\nafter *it*", {'display="block"': 1, "<em>it</em>": 1}),
+        ("[sft](02_sft.ipynb)", {'href="my_sft.html"': 1}),
+        ("[gone](99_gone.ipynb)", {"<p>gone</p>\n": 1, "<a": 0}),
+        ("![chart](https://example.com/x.png)", {"<img": 0, 'href="https://example.com/x.png"': 1}),
+    ],
+    ids=["dollars in code", "lines of one equation", "link to a page", "link to no page", "picture elsewhere"],
+)
+def test_markdown_becomes_html_that_needs_nothing_else(text, counts):
+    html = report.markdown_html(text, {"02_sft": "my_sft.html"}, attachments={})
+    assert {part: html.count(part) for part in counts} == counts
 
 
 # In a browser
 
 
+def show(tab, folder: Path, page: str) -> None:
+    """Write the report and open one of its pages."""
+    report.write_report(folder)
+    tab.goto((folder / "report" / page).as_uri())
+
+
 @pytest.mark.parametrize("name", ["index.html", "00_tour.html", "06_policy.html"])
 def test_a_browser_draws_figures_and_equations_without_asking_anybody(executed, tab, name):
-    report.write_report(executed)
-    tab.goto((executed / "report" / name).as_uri())
+    show(tab, executed, name)
     tab.wait_for_selector("svg.main-svg")
     assert tab.locator("math").count() == 1
     assert tab.locator("math").bounding_box()["height"] > 10
@@ -413,8 +399,7 @@ def test_a_figure_is_named_by_its_title_also_after_a_menu_changed_it(tmp_path, t
     drawn = go.Figure(go.Scatter(y=[1, 2]), {"title": {"text": "<b>Gold &lt; proxy</b><br><span>Bars: 95%.</span>"}})
     words = go.Figure(go.Table(cells={"values": [["hello"]]}), {"title": {"text": "Words"}})
     write_stage(tmp_path / "a", *(output(PLOTLY, json.loads(each.to_json())) for each in (drawn, words)))
-    report.write_report(tmp_path)
-    tab.goto((tmp_path / "report" / "a.html").as_uri())
+    show(tab, tmp_path, "a.html")
     tab.wait_for_selector(".js-plotly-plot[aria-label]")
     assert accessible(tab, "image") == ["Gold < proxy Bars: 95%."]
     assert accessible(tab, "figure") == ["Words"] and "hello" in accessible(tab, "StaticText")
@@ -424,8 +409,7 @@ def test_a_figure_is_named_by_its_title_also_after_a_menu_changed_it(tmp_path, t
 
 
 def test_model_text_in_a_table_is_text_and_a_wide_table_scrolls(executed, tab):
-    report.write_report(executed)
-    tab.goto((executed / "report" / "index.html").as_uri())
+    show(tab, executed, "index.html")
     assert "<script>hack()</script>" in tab.locator("table.dataframe").inner_text()
     wrapped = tab.locator("div.html:has(table.dataframe)")
     assert wrapped.evaluate("element => element.scrollWidth > element.clientWidth")
@@ -433,8 +417,7 @@ def test_model_text_in_a_table_is_text_and_a_wide_table_scrolls(executed, tab):
 
 
 def test_code_opens_on_a_click_and_links_lead_from_page_to_page(executed, tab):
-    report.write_report(executed)
-    tab.goto((executed / "report" / "index.html").as_uri())
+    show(tab, executed, "index.html")
     tab.click("text=06_policy")
     assert not tab.locator("text=secret_code").is_visible()
     tab.click("summary:has-text('code')")
@@ -453,8 +436,7 @@ def test_a_menu_in_the_page_moves_the_figure_without_a_kernel(tmp_path, tab):
     overall = {name: Interval(matrix.iloc[0, 1], 0.5, 0.9) for name, matrix in selections.items()}
     drawn = plots.plot_agreement_filters(selections, overall)
     write_stage(tmp_path / "a", output(PLOTLY, json.loads(drawn.to_json())))
-    report.write_report(tmp_path)
-    tab.goto((tmp_path / "report" / "a.html").as_uri())
+    show(tab, tmp_path, "a.html")
     tab.wait_for_selector("svg.main-svg")
     assert "agree on 61.0%" in tab.locator(".gtitle").text_content()
     assert tab.locator("text=61%").count()
@@ -470,8 +452,7 @@ def test_an_output_that_loads_from_the_network_does_not_get_there(tmp_path, tab)
     hostile = '<img src="https://example.com/a.png"><script src="https://example.com/a.js"></script>'
     hostile += '<script>fetch("https://example.com/b")</script><link rel="stylesheet" href="https://example.com/c.css">'
     write_stage(tmp_path / "a", output("text/html", hostile), figure())
-    report.write_report(tmp_path)
-    tab.goto((tmp_path / "report" / "a.html").as_uri())
+    show(tab, tmp_path, "a.html")
     tab.wait_for_selector("svg.main-svg")
     assert tab.outside == []
     assert tab.complaints  # refused by the page's own policy

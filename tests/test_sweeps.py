@@ -6,12 +6,11 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_cli import RUN_DIR, write_notebook
+from test_cli import RUN_DIR, put, wait_for, write_notebook
 
 from workbench import WorkbenchError, cli
 from workbench.pipeline import notebooks, recipes
@@ -275,9 +274,8 @@ def test_a_notebook_alone_is_swept_into_folders_of_its_own(repository):
 
 def test_a_folder_that_holds_other_work_is_refused_before_anything_is_written(repository, capsys):
     folder = repository / "runs" / "x" / "02_sft_seed1"
-    folder.mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps({"parameters": {"seed": 5}}))
-    (folder / "metrics.jsonl").write_text('{"step": 1}\n')
+    put(folder / "run.json", json.dumps({"parameters": {"seed": 5}}))
+    put(folder / "metrics.jsonl", '{"step": 1}\n')
     assert cli.main(["sweep", "tour", "-p", "seed=0:2", "--out", "runs/x"]) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and "holds a run with seed=5 where now seed=1 is asked for" in captured.err
@@ -395,10 +393,7 @@ def test_ctrl_c_stops_in_order_and_a_second_sweep_into_the_folder_is_refused(tmp
         out,
     ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    began = time.monotonic()
-    while not (out / "slow_n=0" / "here").exists():
-        assert time.monotonic() - began < 60 and process.poll() is None
-        time.sleep(0.05)
+    wait_for((out / "slow_n=0" / "here").exists)
     second = subprocess.run(command, capture_output=True, text=True)
     assert second.returncode == 2 and second.stdout == ""
     assert (

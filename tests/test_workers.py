@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from test_cli import is_running, wait_for
 
 from workbench.pipeline import workers
 from workbench.pipeline.workers import Processes, imported_by, is_possible
@@ -91,14 +92,7 @@ def test_neither_a_killed_stage_nor_one_whose_starter_is_gone_leaves_a_kernel(wa
     end(warm.running["asleep"])
     running.join(60)
     assert codes == [expected]
-    wait_for(lambda: not Path(f"/proc/{kernels[0]}").exists())
-
-
-def wait_for(condition) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: not is_running(int(kernels[0])))
 
 
 def test_a_stage_that_is_stopped_before_it_listens_ends_at_once(warm, tmp_path, monkeypatch):

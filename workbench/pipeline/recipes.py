@@ -201,8 +201,8 @@ class Plan:
 
 def plan_notebook(path: Path, *, assignments: list[str], out: str, preset_name: str) -> Plan:
     """Plan of one notebook: default < preset < -p; `out` "" leaves the notebook's own run_dir."""
-    notebook = read_notebook(path)
-    given = checked(notebook, preset(preset_name).get(notebook.name, {}), f"preset {preset_name}")
+    entry = notebook_entry(path, preset_name)
+    notebook, given = entry.notebook, entry.given
     given |= checked(notebook, dict(split_assignment(text) for text in assignments), "-p")
     if out and "run_dir" in notebook.parameters:
         given["run_dir"] = out
@@ -231,6 +231,13 @@ def plan_recipe(path: Path, *, assignments: list[str], out: str, preset_name: st
         report=bool(recipe.get("report", False)),
         shown=tuple(recipe["report"]) if isinstance(recipe.get("report"), list) else (),
     )
+
+
+def notebook_entry(path: Path, preset_name: str) -> Entry:
+    """A notebook as the one stage of a recipe, with what the preset sets."""
+    notebook = read_notebook(path)
+    given = checked(notebook, preset(preset_name).get(notebook.name, {}), f"preset {preset_name}")
+    return Entry(name=notebook.name, notebook=notebook, given=given)
 
 
 def recipe_entries(recipe: dict, path: Path, preset_name: str) -> list[Entry]:

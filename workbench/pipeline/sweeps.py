@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 from workbench import DONE, WorkbenchError
 from workbench.pipeline.cluster import Elsewhere, ticket
-from workbench.pipeline.notebooks import Notebook, Parameter, Value, checked, find, read_notebook
+from workbench.pipeline.notebooks import Notebook, Parameter, Value, find
 from workbench.pipeline.recipes import (
     Entry,
     Plan,
@@ -36,9 +36,9 @@ from workbench.pipeline.recipes import (
     check_folder,
     combinations,
     input_paths,
+    notebook_entry,
     owners_of,
     placed_stage,
-    preset,
     read_recipe,
     recipe_entries,
     recipe_paths,
@@ -340,10 +340,8 @@ def read_source(target: str, preset_name: str) -> tuple[dict, list[Entry]]:
     if path.suffix != ".ipynb":
         recipe = read_recipe(path, preset_name)
         return recipe, recipe_entries(recipe, path, preset_name)
-    notebook = read_notebook(path)
-    given = checked(notebook, preset(preset_name).get(notebook.name, {}), f"preset {preset_name}")
-    entry = Entry(name=notebook.name, notebook=notebook, given=given)
-    return {"name": notebook.name, "out": f"runs/{notebook.name}"}, [entry]
+    entry = notebook_entry(path, preset_name)
+    return {"name": entry.name, "out": f"runs/{entry.name}"}, [entry]
 
 
 def arranged(points: list[Mapping[str, Variant]]) -> tuple[dict[str, Stage], list[str]]:

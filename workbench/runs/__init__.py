@@ -13,8 +13,8 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
@@ -134,7 +134,9 @@ class Run:
         with its own metrics and checkpoint.
         """
         self._refuse_when_read_only()
-        _check_positive(checkpoint_every=checkpoint_every, sample_every=sample_every)
+        for option, value in (("checkpoint_every", checkpoint_every), ("sample_every", sample_every)):
+            if value < 1:
+                raise WorkbenchError(f"{option} is {value}: give a whole number of steps, at least 1.")
         steps = trainer.total_steps if steps is None else steps
         training = Training(self.dir, _checked_name(name), trainer, steps=steps)
         if self.finished:
@@ -146,15 +148,14 @@ class Run:
                 yield from self._rows(training, checkpoint_every=checkpoint_every, sample_every=sample_every)
 
     def _rows(self, training: Training, *, checkpoint_every: int, sample_every: int) -> Iterator[dict[str, float]]:
-        with self._open_progress(training) as progress, self._open_sinks(training) as track:
+        with self._watched(training) as show:
             try:
                 while training.step < training.steps:
                     with interrupt_held() as interrupted:
                         began = time.perf_counter()
                         row = training.advance(sample_every=sample_every)
                         self._session.add_step(time.perf_counter() - began)
-                    progress.update(row)
-                    track(row)
+                    show(row)
                     try:
                         yield row
                     finally:  # the caller has dealt with the row, perhaps for the last time
@@ -170,20 +171,17 @@ class Run:
         if training.save():
             self._session.write()
 
-    def _open_progress(self, training: Training):
-        keys = getattr(training.trainer, "progress_keys", ())
-        label = _label(self.name, training.name)
-        return closing(open_progress(label, start=training.step, total=training.steps, keys=keys))
-
-    def _open_sinks(self, training: Training):
+    @contextmanager
+    def _watched(self, training: Training) -> Iterator[Callable[[dict], None]]:
+        """What shows a row as progress and gives it to the trackers."""
+        label = self.name if training.name == "train" else f"{self.name}-{training.name}"
         made = f"{self.dir} {training.name} {self.record['started_at']}"
-        return open_sinks(
-            self.sinks,
-            self.dir,
-            label=_label(self.name, training.name),
-            identity=hashlib.sha256(made.encode()).hexdigest()[:16],
-            parameters=self.parameters,
-        )
+        identity = hashlib.sha256(made.encode()).hexdigest()[:16]
+        about = {"label": label, "identity": identity, "parameters": self.parameters}
+        keys = getattr(training.trainer, "progress_keys", ())
+        bar = open_progress(label, start=training.step, total=training.steps, keys=keys)
+        with closing(bar) as progress, open_sinks(self.sinks, self.dir, **about) as track:
+            yield lambda row: (progress.update(row), track(row))
 
     def metrics(self, name: str = "train") -> pd.DataFrame:
         """One row per step, NaN where a number is undefined; empty where nothing was trained."""
@@ -283,17 +281,7 @@ def _frame(rows: list[dict], *, columns: list[str]) -> pd.DataFrame:
     return frame.astype({column: float for column in frame if rows and frame[column].isna().all()})
 
 
-def _label(run_name: str, name: str) -> str:
-    return run_name if name == "train" else f"{run_name}-{name}"
-
-
 def _checked_name(name: str) -> str:
     if not re.fullmatch(r"[\w-]+", name):
         raise WorkbenchError(f"{name!r} is not a name: use letters, digits, - and _ only.")
     return name
-
-
-def _check_positive(**values: int) -> None:
-    for name, value in values.items():
-        if value < 1:
-            raise WorkbenchError(f"{name} is {value}: give a whole number of steps, at least 1.")

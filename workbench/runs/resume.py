@@ -91,7 +91,6 @@ class Training:
 
     def restore(self) -> None:
         """Put the trainer where the checkpoint stands."""
-
         state = load_checkpoint(self.checkpoint)
         self.trainer.load_state_dict(state["trainer"])
         self.step = self.saved_step = state["step"]
@@ -152,7 +151,6 @@ class Training:
         """Write the checkpoint if the last step is whole and not in it yet; say whether it was written."""
         if not self.whole or self.saved_step == self.step:
             return False
-
         self.whole = False  # a save that fails is not tried again on the way out
         for path in (self.metrics, self.samples):
             if path.exists():
