@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from workbench import WorkbenchError
 from workbench.models.chat_templates import end_ids, turn_of
 from workbench.models.tokens import (
-    Prompts,
     TokenizationReport,
     answer_spans,
     control_token_ids,
@@ -60,119 +59,106 @@ def prompt_examples(
     return Examples(examples, prompts.report, range(len(examples)))
 
 
-def completion_examples(
-    dataset: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    max_prompt_length: int,
-    max_completion_length: int,
-    context: int = 0,
-) -> Examples:
-    """CompletionExamples of a dataset with `prompt` and `completion`; lengths in tokens, `context` 0 where unknown."""
-    prompts = tokenized_prompts(dataset, tokenizer, max_prompt_length, context)
-    completions, cut = tokenized_completions(dataset["completion"][:], tokenizer, prompts, max_completion_length)
-    examples = [
-        CompletionExample(prompt_ids=prompt, completion_ids=completion)
-        for prompt, completion in zip(prompts.ids, completions, strict=True)
-    ]
-    return Examples(examples, _report(prompts, max_completion_length, cut_completions=cut), range(len(examples)))
+class _Answered:
+    """The prompts of a dataset and answers to them, no longer than the limits in tokens; `context` 0 where unknown."""
+
+    def __init__(self, dataset: Dataset, tokenizer, *, max_prompt_length: int, max_completion_length: int, context=0):
+        self.tokenizer, self.most, self.cut = tokenizer, max_completion_length, 0
+        self.prompts = tokenized_prompts(dataset, tokenizer, max_prompt_length, context)
+        self.ids = self.prompts.ids
+
+    def completions(self, answers: list) -> list[list[int]]:
+        """Token ids of one answer to each prompt; how many had to be cut is kept for the report."""
+        completions, cut = tokenized_completions(answers, self.tokenizer, self.prompts, self.most)
+        self.cut += cut
+        return completions
+
+    def kept(self, rows: Iterable[int], otherwise: str) -> list[int]:
+        """The rows; WorkbenchError where there is none."""
+        if not (rows := list(rows)):
+            raise WorkbenchError(f"All {otherwise} {self.prompts.shortage(self.most)}.")
+        return rows
+
+    def different(self, columns: list[list], lost: str) -> tuple[list[list[list[int]]], list[int]]:
+        """The completions of each row, one of each column, and the rows in which all differ once cut."""
+        groups = [list(group) for group in zip(*map(self.completions, columns), strict=True)]
+        differ = (row for row, group in enumerate(groups) if len(set(map(tuple, group))) == len(group))
+        return groups, self.kept(differ, f"{lost} in")
+
+    def examples(self, examples: list, rows: Sequence[int], **dropped: int) -> Examples:
+        """Examples of these rows, with the report."""
+        cut = {"max_completion_length": self.most, "cut_completions": self.cut, **dropped}
+        return Examples(examples, replace(self.prompts.report, **cut), rows)
 
 
-def pair_examples(
-    dataset: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    max_prompt_length: int,
-    max_completion_length: int,
-    context: int = 0,
-) -> Examples:
-    """PairExamples of a dataset with `prompt`, `chosen`, `rejected`, perhaps `margin` and `preference`; in tokens.
+def completion_examples(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, **limits: int) -> Examples:
+    """CompletionExamples of a dataset with `prompt` and `completion`.
+
+    `limits`, here and below: max_prompt_length, max_completion_length and, where it is known, the model's context, in
+    tokens.
+    """
+    given = _Answered(dataset, tokenizer, **limits)
+    answered = zip(given.ids, given.completions(dataset["completion"][:]), strict=True)
+    examples = [CompletionExample(prompt_ids=prompt, completion_ids=completion) for prompt, completion in answered]
+    return given.examples(examples, range(len(examples)))
+
+
+def pair_examples(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, **limits: int) -> Examples:
+    """PairExamples of a dataset with `prompt`, `chosen`, `rejected`, perhaps `margin` and `preference`.
 
     A pair whose completions are equal once cut is dropped and counted; WorkbenchError when none is left.
     """
-    prompts = tokenized_prompts(dataset, tokenizer, max_prompt_length, context)
-    sides = [dataset["chosen"][:], dataset["rejected"][:]]
-    (chosen, rejected), cut = _several_completions(sides, tokenizer, prompts, max_completion_length)
-    margins, preferences = _given(dataset, "margin", 0.0), _given(dataset, "preference", 1.0)
+    given = _Answered(dataset, tokenizer, **limits)
+    groups, rows = given.different([dataset["chosen"][:], dataset["rejected"][:]], "pairs are equal")
+    said = list(zip(_given(dataset, "margin", 0.0), _given(dataset, "preference", 1.0), strict=True))
     examples = [
-        PairExample(prompt_ids=prompt, chosen_ids=better, rejected_ids=worse, margin=margin, preference=preference)
-        for prompt, better, worse, margin, preference in zip(
-            prompts.ids, chosen, rejected, margins, preferences, strict=True
-        )
+        PairExample(prompt_ids=given.ids[row], chosen_ids=chosen, rejected_ids=rejected, margin=margin, preference=sure)
+        for row, (chosen, rejected), (margin, sure) in ((row, groups[row], said[row]) for row in rows)
     ]
-    rows = [row for row, example in enumerate(examples) if example.chosen_ids != example.rejected_ids]
-    _require_some(rows, f"All pairs are equal in {prompts.shortage(max_completion_length)}")
-    report = _report(prompts, max_completion_length, cut_completions=cut, dropped_pairs=len(dataset) - len(rows))
-    return Examples([examples[row] for row in rows], report, rows)
+    return given.examples(examples, rows, dropped_pairs=len(dataset) - len(rows))
 
 
-def ranking_examples(
-    dataset: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    max_prompt_length: int,
-    max_completion_length: int,
-    context: int = 0,
-) -> Examples:
-    """RankingExamples of a dataset with `prompt`, K `completions` (one K for all rows) and `ranking`; in tokens.
+def ranking_examples(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, **limits: int) -> Examples:
+    """RankingExamples of a dataset with `prompt`, K `completions` (one K for all rows) and `ranking`.
 
     A ranking of which two completions are equal once cut is dropped and counted; WorkbenchError when none is left.
     """
-    prompts = tokenized_prompts(dataset, tokenizer, max_prompt_length, context)
-    rankings = dataset["ranking"][:]
-    places = [list(column) for column in zip(*dataset["completions"][:], strict=True)]
-    columns, cut = _several_completions(places, tokenizer, prompts, max_completion_length)
-    groups = [list(group) for group in zip(*columns, strict=True)]
-    rows = [row for row, group in enumerate(groups) if len(set(map(tuple, group))) == len(group)]
-    _require_some(rows, f"All rankings have equal completions in {prompts.shortage(max_completion_length)}")
+    given = _Answered(dataset, tokenizer, **limits)
+    rankings, places = dataset["ranking"][:], [list(column) for column in zip(*dataset["completions"][:], strict=True)]
+    groups, rows = given.different(places, "rankings have equal completions")
     examples = [
-        RankingExample(prompt_ids=prompts.ids[row], completion_ids=groups[row], ranking=rankings[row]) for row in rows
+        RankingExample(prompt_ids=given.ids[row], completion_ids=groups[row], ranking=rankings[row]) for row in rows
     ]
-    dropped = len(dataset) - len(rows)
-    return Examples(
-        examples, _report(prompts, max_completion_length, cut_completions=cut, dropped_rankings=dropped), rows
-    )
+    return given.examples(examples, rows, dropped_rankings=len(dataset) - len(rows))
 
 
 def labelled_examples(
     dataset: Dataset, tokenizer: PreTrainedTokenizerBase, *, column: str = "label", **limits: int
 ) -> Examples:
-    """LabelledExamples of a dataset with `prompt`, `completion` and a truth value or number in `column`.
-
-    `limits` as `completion_examples` takes them.
-    """
+    """LabelledExamples of a dataset with `prompt`, `completion` and a truth value or number in `column`."""
     written = completion_examples(dataset, tokenizer, **limits)
     labels = zip(written, dataset[column][:], strict=True)
     examples = [LabelledExample(**vars(example), label=float(label)) for example, label in labels]
     return Examples(examples, written.report, written.rows)
 
 
-def stepwise_examples(
-    dataset: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    max_prompt_length: int,
-    max_completion_length: int,
-    context: int = 0,
-) -> Examples:
-    """StepwiseExamples of a dataset with `prompt`, `completions` (steps, joined as they are) and `labels`; in tokens.
+def stepwise_examples(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, **limits: int) -> Examples:
+    """StepwiseExamples of a dataset with `prompt`, `completions` (steps, joined as they are) and `labels`.
 
     Steps that do not fit whole are dropped and counted, and so are rows of which no step fits; WorkbenchError when none
     is left, and where two steps share a token.
     """
-    prompts = tokenized_prompts(dataset, tokenizer, max_prompt_length, context)
+    given = _Answered(dataset, tokenizer, **limits)
     steps, labels = dataset["completions"][:], dataset["labels"][:]
     whole = ["".join(texts) for texts in steps]
-    kept, cut = tokenized_completions(whole, tokenizer, prompts, max_completion_length)
-    parts = list(map(_whole_steps, kept, _step_ends(steps, answer_spans(tokenizer, prompts.asked, whole))))
-    rows = [row for row, fitting in enumerate(parts) if fitting]
-    _require_some(rows, f"All first steps are longer than {prompts.shortage(max_completion_length)}")
+    kept, ends = given.completions(whole), _step_ends(steps, answer_spans(tokenizer, given.prompts.asked, whole))
+    parts = list(map(_whole_steps, kept, ends))
+    rows = given.kept((row for row, fitting in enumerate(parts) if fitting), "first steps are longer than")
     examples = [
-        StepwiseExample(prompt_ids=prompts.ids[row], step_ids=parts[row], labels=labels[row][: len(parts[row])])
+        StepwiseExample(prompt_ids=given.ids[row], step_ids=parts[row], labels=labels[row][: len(parts[row])])
         for row in rows
     ]
-    dropped = sum(map(len, steps)) - sum(map(len, parts))
-    return Examples(examples, _report(prompts, max_completion_length, cut_completions=cut, dropped_steps=dropped), rows)
+    return given.examples(examples, rows, dropped_steps=sum(map(len, steps)) - sum(map(len, parts)))
 
 
 def _whole_steps(ids: list[int], ends: list[int]) -> list[list[int]]:
@@ -200,24 +186,6 @@ def _step_ends(steps: list[list[str]], spans: list[list[int]]) -> list[list[int]
             )
         rows.append(ends)
     return rows
-
-
-def _several_completions(
-    columns: list[list], tokenizer: PreTrainedTokenizerBase, prompts: Prompts, max_length: int
-) -> tuple[list[list[list[int]]], int]:
-    """`tokenized_completions` of each column of answers, and how many were cut in all of them together."""
-    found = [tokenized_completions(column, tokenizer, prompts, max_length) for column in columns]
-    return [completions for completions, _ in found], sum(cut for _, cut in found)
-
-
-def _report(prompts: Prompts, max_completion_length: int, **cut: int) -> TokenizationReport:
-    return replace(prompts.report, max_completion_length=max_completion_length, **cut)
-
-
-def _require_some(rows: list[int], otherwise: str) -> None:
-    """Refuse a dataset of which nothing is left."""
-    if not rows:
-        raise WorkbenchError(f"{otherwise}.")
 
 
 def _given(dataset: Dataset, column: str, otherwise: float) -> list[float]:
