@@ -159,27 +159,36 @@ def test_what_is_remembered_is_saved_and_not_computed_again(monkeypatch):
 
 PROMPTS = ["sky is", "grass is", "what colour", "the sky", "the grass", "yes please", "no thanks", "sky please"]
 ROWS = {
-    "pairs": {"chosen": "blue", "rejected": "red please", "preference": 1.0},
+    "pairs": {"chosen": "blue", "rejected": "red please"},
+    "sure": {"chosen": "blue", "rejected": "red please", "preference": 1.0},
     "ties": {"chosen": "blue", "rejected": "red please", "preference": 0.5},
+    "margins": {"chosen": "blue", "rejected": "red please", "margin": 1.5},
+    "empty_margins": {"chosen": "blue", "rejected": "red please", "margin": None},
     "labelled": {"completion": "blue", "label": False},
     "rankings": {"completions": ["blue", "red", "green please"], "ranking": [1, 0, 2]},
+    "ratings": {"completion": "blue", "rating": 5},
+    "steps": {"completions": ["yes is", " no is"], "labels": [True, False]},
 }
+LIMITS = {"max_prompt_length": 8, "max_completion_length": 8}
+
+
+def task_of(folder, rows: str):
+    """A file of rows of such sorts in turn, every prompt twice, a quarter of them held out."""
+    path, sorts = folder / "rows.jsonl", itertools.cycle(rows.split(","))
+    given = [{"prompt": prompt, **ROWS[next(sorts)]} for prompt in PROMPTS for _ in range(2)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in given))
+    return open_task(str(path), held_out=0.25)
 
 
 def load(folder, rows: str, *, kind: str, ties: bool = False):
-    """Training rows and examples, and held-out examples, of a file with such rows in turn."""
-    path = folder / "rows.jsonl"
-    sorts = itertools.cycle(rows.split(","))
-    path.write_text("".join(json.dumps({"prompt": prompt, **ROWS[next(sorts)]}) + "\n" for prompt in PROMPTS))
-    task = open_task(str(path), held_out=0.25)
-    limits = {"max_prompt_length": 8, "max_completion_length": 8}
-    return load_examples(task, word_tokenizer(), loss="this", kind=kind, count=0, ties=ties, **limits)
+    """Training rows and examples, and held-out examples."""
+    return load_examples(task_of(folder, rows), word_tokenizer(), loss="this", kind=kind, count=0, ties=ties, **LIMITS)
 
 
-@pytest.mark.parametrize("kind", ["pairs", "labelled", "rankings"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_of_rows_becomes_its_kind_of_examples(kind, tmp_path):
     rows, train, held_out = load(tmp_path, kind, kind=kind)
-    assert len(rows) + len(held_out) == len(train) + len(held_out) == len(PROMPTS)
+    assert len(rows) + len(held_out) == len(train) + len(held_out) == 2 * len(PROMPTS)
     assert {type(example) for example in [*train, *held_out]} == {KINDS[kind].record}
     assert all(ids[-1] == EOS for example in train for ids in KINDS[kind].completions(example))
 
@@ -193,7 +202,7 @@ def test_pairs_serve_where_labels_are_asked_for(tmp_path):
 
 def test_ties_come_only_where_they_are_asked_for_and_are_never_held_out(tmp_path):
     for ties, preferences in ((True, {1.0, 0.5}), (False, {1.0})):
-        _, train, held_out = load(tmp_path, "pairs,ties", kind="pairs", ties=ties)
+        _, train, held_out = load(tmp_path, "sure,ties", kind="pairs", ties=ties)
         assert {pair.preference for pair in train} == preferences
         assert {pair.preference for pair in held_out} == {1.0}
 
@@ -214,77 +223,41 @@ def test_missing_data_are_named_with_the_loss_and_the_column(rows, kind, says, t
 # What each objective of a reward model asks of the data
 
 
-ASKED = [f"user : {word} assistant :" for word in ("red", "green", "blue", "sky")]
-GIVEN = {
-    "pairs": {"chosen": " yes please", "rejected": " no"},
-    "margins": {"chosen": " yes please", "rejected": " no", "margin": 1.5},
-    "ties": {"chosen": " yes please", "rejected": " no", "preference": 0.5},
-    "empty_margins": {"chosen": " yes please", "rejected": " no", "margin": None},
-    "rankings": {"completions": [" yes", " no", " what"], "ranking": [2, 0, 1]},
-    "ratings": {"completion": " yes", "rating": 5},
-    "labels": {"completion": " yes", "label": True},
-    "steps": {"completions": [" yes is", " no is"], "labels": [True, False]},
-}
-FITTING = {
-    "bradley_terry": "pairs",
-    "bradley_terry_margin": "margins",
-    "soft": "ties",
-    "pairwise_ranking": "rankings",
-    "plackett_luce": "rankings",
-    "best_of_k": "rankings",
-    "rating": "ratings",
-    "outcome": "labels",
-    "process": "steps",
-}
-
-
-def task_of(kind, folder):
-    """A file of that kind, every prompt twice."""
-    path = folder / f"{kind}.jsonl"
-    rows = [{"prompt": prompt, **GIVEN[kind]} for prompt in ASKED for _ in range(2)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return open_task(str(path), held_out=0.5)
-
-
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_objective_finds_its_rows_and_makes_its_examples(objective, tmp_path):
-    parts = objective_rows(objective, task_of(FITTING[objective], tmp_path), 0)
-    if objective == "soft":  # a tie teaches, but no model can be measured on it
-        assert (len(parts[0]), len(parts[1])) == (4, 0)
-        parts = parts[:1]
+    own = {"bradley_terry_margin": "margins", "soft": "ties"}
     kind = objective_named(objective).kind
-    for part in parts:
-        examples = kind.encode(part, word_tokenizer(), max_prompt_length=8, max_completion_length=8)
-        assert len(examples) == 4
-        for example in examples:
-            assert len(kind.liked(example)) == len(kind.completions(example))
-    assert not set(parts[0]["prompt"]) & set(parts[-1]["prompt"]) or len(parts) == 1
+    parts = objective_rows(objective, task_of(tmp_path, own.get(objective, objective_named(objective).data)), 0)
+    assert len(parts[0]) == 12  # a tie teaches, but no model can be measured on it
+    assert len(parts[1]) == (0 if objective == "soft" else 4)
+    for part in parts[: 1 if objective == "soft" else 2]:
+        examples = kind.encode(part, word_tokenizer(), **LIMITS)
+        assert len(examples) == len(part)
+        assert all(len(kind.liked(example)) == len(kind.completions(example)) for example in examples)
+    assert not set(parts[0]["prompt"]) & set(parts[1]["prompt"])
 
 
 @pytest.mark.parametrize(
-    ("objective", "kind", "column"),
+    ("objective", "rows", "column"),
     [
         ("bradley_terry", "ratings", "chosen"),
         ("bradley_terry_margin", "pairs", "margin"),
         ("bradley_terry_margin", "empty_margins", "margin"),
         ("soft", "pairs", "preference"),
         ("plackett_luce", "pairs", "ranking"),
-        ("best_of_k", "labels", "ranking"),
-        ("rating", "labels", "rating"),
+        ("best_of_k", "labelled", "ranking"),
+        ("rating", "labelled", "rating"),
         ("outcome", "ratings", "label"),
         ("process", "rankings", "labels"),
     ],
 )
-def test_a_missing_column_is_named_with_the_objective_that_needs_it(objective, kind, column, tmp_path):
+def test_a_missing_column_is_named_with_the_objective_that_needs_it(objective, rows, column, tmp_path):
     with pytest.raises(WorkbenchError, match=rf"[Oo]bjective '{objective}' needs column '{column}'"):
-        objective_rows(objective, task_of(kind, tmp_path), 0)
+        objective_rows(objective, task_of(tmp_path, rows), 0)
 
 
-def test_the_world_says_which_run_has_what_an_objective_needs():
+def test_what_the_world_lacks_and_an_unknown_objective_are_named_before_any_data_is_read():
     with pytest.raises(WorkbenchError, match=r"'best_of_k' needs column 'ranking'.*03_preferences.*rankings"):
         objective_rows("best_of_k", open_task("world"), 100)
-
-
-def test_an_unknown_objective_is_refused_before_any_data_is_read(tmp_path):
     with pytest.raises(WorkbenchError, match="no objective 'thurstone': choose one of bradley_terry"):
         objective_rows("thurstone", None, 0)

@@ -400,39 +400,28 @@ def test_infinite_rewards_are_refused_and_move_nothing(objective, value):
 
 
 @pytest.mark.parametrize(
-    ("setting", "value"),
+    ("config", "says"),
     [
-        ("learning_rate", -1e-3),
-        ("learning_rate", math.nan),
-        ("batch_size", 0),
-        ("epochs", 0),
-        ("weight_decay", 2.0),
-        ("error_rate", 1.5),
-        ("lm_coef", -0.1),
-        ("center_rewards_coefficient", -0.1),
+        ({"learning_rate": -1e-3}, "learning_rate is -0.001"),
+        ({"learning_rate": math.nan}, "learning_rate is nan"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"weight_decay": 2.0}, "weight_decay is 2.0"),
+        ({"error_rate": 1.5}, "error_rate is 1.5"),
+        ({"lm_coef": -0.1}, "lm_coef is -0.1"),
+        ({"center_rewards_coefficient": -0.1}, "center_rewards_coefficient is -0.1"),
+        ({"objective": "bradley"}, "no objective 'bradley': choose one of bradley_terry, .*process"),
+        (
+            {"objective": "rating", "center_rewards_coefficient": 0.1},
+            "center_rewards_coefficient is 0.1, .* objective 'rating'.* bradley_terry, .*best_of_k",
+        ),
+        ({"objective": "rating", "lm_coef": 0.1}, "lm_coef is 0.1, .* objective 'rating'.* bradley_terry, .*process"),
+        ({"objective": "plackett_luce", "error_rate": 0.1}, "error_rate is 0.1, .* objective 'plackett_luce'.* soft"),
     ],
 )
-def test_a_wrong_setting_is_named_with_its_value(setting, value):
-    with pytest.raises(WorkbenchError, match=f"{setting} is {value}"):
-        RewardModelConfig(**{setting: value})
-
-
-def test_an_unknown_objective_is_answered_with_those_that_exist():
-    with pytest.raises(WorkbenchError, match=r"no objective 'bradley': choose one of bradley_terry, .*process"):
-        RewardModelConfig(objective="bradley")
-
-
-@pytest.mark.parametrize(
-    ("objective", "setting", "others"),
-    [
-        ("rating", "center_rewards_coefficient", "bradley_terry, .*best_of_k"),
-        ("rating", "lm_coef", "bradley_terry, .*process"),
-        ("plackett_luce", "error_rate", "soft"),
-    ],
-)
-def test_a_setting_that_means_nothing_for_the_objective_is_refused(objective, setting, others):
-    with pytest.raises(WorkbenchError, match=f"{setting} is 0.1, .* objective '{objective}'.* {others}"):
-        RewardModelConfig(objective=objective, **{setting: 0.1})
+def test_a_setting_that_means_nothing_is_named_with_its_value(config, says):
+    with pytest.raises(WorkbenchError, match=says):
+        RewardModelConfig(**config)
 
 
 def test_from_scratch_a_preset_gives_the_size_and_the_source_the_tokens_and_the_context(tmp_path):
@@ -453,22 +442,18 @@ def test_from_scratch_a_preset_gives_the_size_and_the_source_the_tokens_and_the_
         load_reward_model(str(tmp_path), tokenizer, start="sft", preset="llama-32x1")
 
 
-def test_ratings_that_do_not_differ_are_refused():
-    with pytest.raises(WorkbenchError, match="All 2 ratings are 4"):
-        trainer_for(examples=[labelled([4], [5, EOS], 4.0), labelled([5], [6, EOS], 4.0)], objective="rating")
+WILD = [StepwiseExample(prompt_ids=[4], step_ids=[[5, mark], [6, EOS]], labels=[True] * 2) for mark in range(4, 16)]
 
 
-def test_steps_that_end_in_anything_are_refused():
-    wild = [
-        StepwiseExample(prompt_ids=[4], step_ids=[[5, mark], [6, EOS]], labels=[True, True]) for mark in range(4, 16)
-    ]
-    with pytest.raises(WorkbenchError, match="12 different tokens"):
-        trainer_for(examples=wild, objective="process")
-
-
-def test_nothing_to_train_on_or_to_measure_on_is_refused():
-    config = RewardModelConfig()
-    with pytest.raises(WorkbenchError, match="0 training"):
-        RewardModelTrainer(scorer(), [], PAIRS, config)
-    with pytest.raises(WorkbenchError, match="0 held-out"):
-        RewardModelTrainer(scorer(), PAIRS, [], config)
+@pytest.mark.parametrize(
+    ("objective", "examples", "held_out", "says"),
+    [
+        ("rating", [labelled([4], [5, EOS], 4.0), labelled([5], [6, EOS], 4.0)], RATINGS, "All 2 ratings are 4"),
+        ("process", WILD, STEPS, "12 different tokens"),
+        ("bradley_terry", [], PAIRS, "0 training"),
+        ("bradley_terry", PAIRS, [], "0 held-out"),
+    ],
+)
+def test_examples_that_teach_nothing_are_refused(objective, examples, held_out, says):
+    with pytest.raises(WorkbenchError, match=says):
+        RewardModelTrainer(scorer(), examples, held_out, RewardModelConfig(objective=objective))

@@ -57,15 +57,12 @@ def test_the_worlds_gold_is_the_tasks_gold(world):
     assert task.gold(rows["prompt"], answers, **ended) == world.gold(rows["prompt"], answers, **ended)
 
 
-def test_held_out_prompts_of_the_world_are_never_training_prompts():
+def test_nothing_held_out_of_the_world_is_ever_trained_on():
     task = open_task("world")
-    train = set(task.prompts(2000, 0, split="train")["prompt"])
-    assert not train & set(task.prompts(500, 1, split="test")["prompt"])
-    assert not train & set(task.prompts(100, 2, split="test", schema="text")["prompt"])
-
-
-def test_held_out_demonstrations_are_of_prompts_that_no_training_demonstration_has():
-    train, test = open_task("world").rows("demonstrations", 2000, seed=0)
+    trained = set(task.prompts(2000, 0, split="train")["prompt"])
+    assert not trained & set(task.prompts(500, 1, split="test")["prompt"])
+    assert not trained & set(task.prompts(100, 2, split="test", schema="text")["prompt"])
+    train, test = task.rows("demonstrations", 2000)
     assert (len(train), len(test)) == (2000, 200)
     assert not set(train["prompt"]) & set(test["prompt"])
 
@@ -79,19 +76,15 @@ def test_a_seed_changes_what_the_world_trains_on_but_not_what_it_is_measured_on(
         assert held_out[:] == again[:]
 
 
-def test_the_worlds_documents_are_of_four_sorts_which_their_texts_show():
-    train, _ = open_task("world").rows("text", 400, seed=0)
+def test_the_worlds_documents_are_of_four_sorts_whose_every_word_its_tokenizer_knows():
+    task = open_task("world")
+    train, tokenizer = task.rows("text", 400)[0], task.tokenizer()
     shown = train.to_pandas().groupby("sort")["text"].first()
     assert set(shown.index) == {"dialogue", "encyclopedia", "kitchen note", "sums"}
     assert shown["kitchen note"].startswith("i have ")
     assert " plus " in shown["sums"]
-
-
-def test_the_worlds_tokenizer_knows_every_word_of_its_documents():
-    task = open_task("world")
-    tokenizer = task.tokenizer()
-    texts = task.rows("text", 100, seed=0)[0]["text"]
-    assert tokenizer.unk_token_id not in {token for ids in tokenizer(list(texts))["input_ids"] for token in ids}
+    texts = list(train["text"][:100])
+    assert tokenizer.unk_token_id not in {token for ids in tokenizer(texts)["input_ids"] for token in ids}
 
 
 @pytest.mark.parametrize(
@@ -120,16 +113,14 @@ def test_panels_are_chosen_by_name():
 # Files
 
 
-def test_comparisons_under_other_names_serve_every_stage(comparisons):
+def test_rows_under_other_names_serve_every_stage(comparisons, demonstrations):
     train, test = comparisons.rows("preferences", 0)
     assert len(train) + len(test) == 60
     demos, _ = comparisons.rows("demonstrations", 0)
     assert set(demos.column_names) == {"prompt", "completion"}
     assert set(demos["completion"]) == set(train["chosen"])
-    assert set(comparisons.prompts(100, 0, split="train")["prompt"]) == set(train["prompt"])
-
-
-def test_demonstrations_under_other_names_give_prompts_too(demonstrations):
+    prompts = comparisons.prompts(1000, 0, split="train")["prompt"]  # each is sampled for once
+    assert set(prompts) == set(train["prompt"]) and len(prompts) == len(set(prompts)) == 27
     train, test = demonstrations.rows("demonstrations", 0)
     assert len(train) + len(test) == 40
     assert set(demonstrations.prompts(100, 0, split="test")["prompt"]) == set(test["prompt"])
@@ -146,18 +137,12 @@ def test_no_held_out_prompt_is_ever_trained_on_whatever_the_stage_seed_or_number
     assert not held_out & trained
 
 
-def test_a_number_of_rows_is_that_many_training_rows(comparisons, demonstrations):
+def test_a_number_of_rows_is_that_many_for_training_which_a_seed_draws(comparisons, demonstrations):
     assert len(comparisons.rows("preferences", 7)[0]) == 7
-    assert len(demonstrations.rows("demonstrations", 9, seed=0)[0]) == 9
-    assert len(demonstrations.rows("demonstrations", 1000, seed=0)[0]) == 36
-
-
-def test_a_seed_draws_other_training_rows_but_never_other_held_out_rows(demonstrations):
-    (first, held_out), (second, again) = (
-        demonstrations.rows("demonstrations", 9, seed=0),
-        demonstrations.rows("demonstrations", 9, seed=1),
-    )
-    assert set(first["prompt"]) != set(second["prompt"])
+    assert len(demonstrations.prompts(5, 0, split="train")) == 5
+    assert len(demonstrations.rows("demonstrations", 1000)[0]) == 36
+    (first, held_out), (second, again) = (demonstrations.rows("demonstrations", 9, seed=seed) for seed in (0, 1))
+    assert len(first) == 9 and set(first["prompt"]) != set(second["prompt"])
     assert held_out[:] == again[:]
 
 
@@ -182,15 +167,6 @@ def test_the_split_that_is_read_is_said(tmp_path):
     task = open_task(str(tmp_path))
     assert set(task.prompts(9, 0, split="train")["prompt"]) < {f"train {n}" for n in range(3)}
     assert task.notes == (f"Of {tmp_path} the split 'train' is read, not test.jsonl.",)
-
-
-def test_a_prompt_that_has_several_rows_is_sampled_for_once(comparisons):
-    prompts = comparisons.prompts(1000, 0, split="train")["prompt"]
-    assert len(prompts) == len(set(prompts)) == 27
-
-
-def test_prompts_of_a_file_are_at_most_as_many_as_asked_for(demonstrations):
-    assert len(demonstrations.prompts(5, 0, split="train")) == 5
 
 
 def test_prompts_of_a_file_keep_what_a_reward_may_read_and_no_answer(tmp_path):
@@ -292,35 +268,32 @@ def test_a_file_without_rankings_is_told_every_column_that_they_need(demonstrati
         demonstrations.rows("rankings", 0)
 
 
-def test_real_data_have_no_gold_no_world_and_no_simulated_labelers(comparisons):
-    assert comparisons.gold is None
-    assert comparisons.world is None
+def test_real_data_have_no_gold_no_world_no_simulated_labelers_and_no_tokenizer(comparisons):
+    assert comparisons.gold is None and comparisons.world is None
     with pytest.raises(WorkbenchError, match=r"can not judge .*pairs\.jsonl"):
         comparisons.labelers("biased")
-
-
-def test_real_texts_need_a_tokenizer(comparisons):
     with pytest.raises(WorkbenchError, match="set tokenizer"):
         comparisons.tokenizer()
 
 
-def test_a_missing_column_is_named_with_those_that_were_found(tmp_path):
-    task = open_task(write_rows(tmp_path / "odd.jsonl", [{"question": "a"}, {"question": "b"}]))
-    for rows in (lambda: task.rows("demonstrations", 0), lambda: task.prompts(5, 0, split="train")):
-        with pytest.raises(WorkbenchError, match=r"no column 'prompt'.*found: question"):
-            rows()
-
-
-def test_a_wrong_name_among_the_columns_is_the_one_that_is_named(tmp_path):
-    source = write_rows(tmp_path / "pairs.jsonl", [{"q": "a", "good": "b", "bad": "c"}])
-    with pytest.raises(WorkbenchError, match=r"no column 'better' \(found: q, good, bad\)"):
-        open_task(source, columns="prompt=q,chosen=better,rejected=bad").prompts(5, 0, split="train")
-
-
-def test_a_name_that_no_format_has_is_refused(tmp_path):
-    source = write_rows(tmp_path / "odd.jsonl", [{"prompt": "a", "extra": "b"}])
-    with pytest.raises(WorkbenchError, match="'solution'"):
-        open_task(source, columns="solution=extra").prompts(5, 0, split="train")
+@pytest.mark.parametrize(
+    ("row", "columns", "schema", "says"),
+    [
+        ({"question": "a"}, "", "demonstrations", r"no column 'prompt'.*found: question"),
+        ({"question": "a"}, "", "prompts", r"no column 'prompt'.*found: question"),
+        (
+            {"q": "a", "good": "b", "bad": "c"},
+            "prompt=q,chosen=better,rejected=bad",
+            "prompts",
+            r"no column 'better' \(found: q, good, bad\)",
+        ),
+        ({"prompt": "a", "extra": "b"}, "solution=extra", "prompts", "'solution'"),
+    ],
+)
+def test_the_column_that_is_missing_or_misnamed_is_named(row, columns, schema, says, tmp_path):
+    task = open_task(write_rows(tmp_path / "odd.jsonl", [row]), columns=columns)
+    with pytest.raises(WorkbenchError, match=says):
+        task.prompts(5, 0, split="train") if schema == "prompts" else task.rows(schema, 0)
 
 
 @pytest.mark.parametrize("held_out", [0.0, 1.0])
@@ -403,14 +376,11 @@ def test_a_run_gives_each_kind_of_feedback_that_it_saved_and_says_how_to_make_wh
     assert test[0] == {"prompt": "q"} | row
 
 
-def test_a_run_brings_its_own_world(finished_run):
-    task = open_task(str(finished_run.dir), world_seed=0)
-    assert task.prompts(30, 0, split="train")[:] == open_task("world", world_seed=3).prompts(30, 0, split="train")[:]
-    assert task.world.facts.truth == open_task("world", world_seed=3).world.facts.truth
+def test_a_run_brings_its_own_world_also_to_runs_on_it(finished_run, tmp_path):
+    task, world_3 = open_task(str(finished_run.dir), world_seed=0), open_task("world", world_seed=3)
+    assert task.prompts(30, 0, split="train")[:] == world_3.prompts(30, 0, split="train")[:]
+    assert task.world.facts.truth == world_3.world.facts.truth
     assert task.labelers("biased") is PANEL
-
-
-def test_a_run_on_a_run_is_still_on_the_first_ones_world(finished_run, tmp_path):
     second = Run.open(tmp_path / "second", {"dataset": str(finished_run.dir), "seed": 0})
     assert open_task(str(second.dir)).world.seed == 3
 
