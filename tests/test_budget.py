@@ -12,10 +12,21 @@ from statsmodels.stats.multitest import multipletests
 from workbench import WorkbenchError
 from workbench.analysis.best_of_n import best_of_n_curve
 from workbench.analysis.kl import estimator_errors, places_on_path, values_at_places
+from workbench.runs import Run
 from workbench.studies import measurements
 from workbench.studies.budget import tables as budget
 from workbench.studies.budget import tables as budget_samples
-from workbench.studies.measurements import budget_paths, comparable_runs, score_columns, sizes_up_to, unit_of
+from workbench.studies.measurements import (
+    answers,
+    budget_paths,
+    comparable_runs,
+    gains_over_seeds,
+    run_points,
+    score_columns,
+    sizes_up_to,
+    unit_of,
+)
+from workbench.trainers.evaluation import record_measured
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +143,45 @@ def test_completions_with_nan_are_left_out_and_counted(tmp_path):
 def evaluation(kl: float, gold: float) -> pd.DataFrame:
     frame = pd.DataFrame({"prompt": ["a", "b"], "completion": "x", "kl": [kl - 1, kl + 1], "gold": gold, "proxy": kl})
     return pd.concat([frame.assign(temperature=1.0), frame.assign(temperature=0.0, gold=9.0, kl=math.nan)])
+
+
+def test_runs_of_the_version_before_are_read_as_if_they_had_the_one_table(tmp_path):
+    path, before, after = path_table(3.0, 0.5, 0.1, seed=0), evaluation(0.0, 0.4), evaluation(4.0, 0.8)
+    curve = best_of_n_curve([[1.0, 2.0]] * 3, [[1.0, 0.0]] * 3, [1, 2])
+    rows = [{"step": step, "kl": 1.0} for step in range(10, 51, 10)]
+    for draws in ("path ends", "ends", "curve", "curve ends"):
+        old, new = {}, Run.open(tmp_path / "new" / draws, {"seed": 0})
+        if "path" in draws:
+            old["path"] = path
+            for step, part in path.groupby("step"):
+                record_measured(new, part.drop(columns=["step", "row"]), step=step)
+        if "ends" in draws:
+            old |= {"evaluation_before": before, "evaluation": after}
+            record_measured(new, after, step=50, draw="evaluation")
+            record_measured(new, before, step=0, draw="evaluation")
+        if "curve" in draws:
+            old["curve"] = curve
+            record_measured(new, curve, step=0, draw="best of n")
+        new.finish()
+        runs = {"x": write_run(tmp_path / "old", draws, {}, metrics=rows, **old)}, {"x": Run.read(new.dir)}
+        for read in (lambda runs: budget_paths(runs.values()), run_points, lambda runs: answers(runs).rows):
+            one, other = (read(each) for each in runs)
+            pd.testing.assert_frame_equal(one, other, check_like=True)
+        if "ends" in draws:
+            pd.testing.assert_frame_equal(*(gains_over_seeds(each) for each in runs), check_like=True)
+
+
+def test_a_stage_that_records_its_policy_has_a_path_points_gains_and_answers(tmp_path):
+    run = Run.open(tmp_path / "control", {"model": "start", "seed": 0})
+    for step, kl, gold in ((0, 0.0, 1.0), (5, 2.0, 4.0)):
+        rows = [{"prompt": prompt, "completion": "x", "kl": kl, "gold": gold} for prompt in "ab"]
+        record_measured(run, rows, step=step)
+    run.finish()
+    runs = {"control": Run.read(run.dir)}
+    assert budget_paths(runs.values())[["kl", "gold"]].to_numpy().tolist() == [[0.0, 1.0], [2.0, 4.0]]
+    assert run_points(runs).set_index("run")["gold"].to_dict() == {"start": 1.0, "control": 4.0}
+    assert gains_over_seeds(runs)["gain"].tolist() == [3.0]
+    assert answers(runs).rows.groupby("policy").size().to_dict() == {"control": 2, "start": 2}
 
 
 def test_older_runs_are_read_from_what_they_have(tmp_path):

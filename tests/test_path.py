@@ -11,7 +11,7 @@ from tiny_models import EOS, every_completion, plain_logprobs, plain_next_logpro
 
 from workbench.records import PromptExample
 from workbench.runs import Run
-from workbench.trainers.evaluation import held_out_rows, kl_positions, record_path
+from workbench.trainers.evaluation import held_out_rows, kl_positions, record_measured
 
 MODELS = {"policy": tiny_model(vocab_size=6, layers=1), "reference": tiny_model(vocab_size=6, layers=1, seed=1)}
 PROMPT = [4, 5]
@@ -109,7 +109,7 @@ def test_positions_add_up_to_the_sequence_kl_of_each_kind():
 
 def recorded(run: Run, step: int, seed: int) -> None:
     components = lambda prompt, completion, finished: {"length": float(len(completion)), "end": float(finished)}  # noqa: E731
-    record_path(run, rows_of(4, seed=seed), step=step, components=components, round=1)
+    record_measured(run, rows_of(4, seed=seed), step=step, components=components, round=1)
 
 
 def test_a_step_that_is_measured_again_stands_there_once(tmp_path):
@@ -118,10 +118,10 @@ def test_a_step_that_is_measured_again_stands_there_once(tmp_path):
         recorded(once, step, seed=step)
     for step, seed in ((0, 0), (5, 5), (10, 99), (5, 5), (10, 10)):  # killed after step 10, continued from step 0
         recorded(resumed, step, seed=seed)
-    for name in ("path", "kl_positions"):
+    for name in ("measured", "kl_positions"):
         files = [(run.path("tables") / f"{name}.jsonl").read_bytes() for run in (once, resumed)]
         assert files[0] == files[1]
-    path = once.table("path")
+    path = once.table("measured")
     assert path.groupby("step")["row"].apply(list).to_dict() == {0: [0, 1, 2, 3], 5: [0, 1, 2, 3], 10: [0, 1, 2, 3]}
     assert (path["gold_length"] == path["completion"].str.len()).all()
     assert (path["round"] == 1).all()
@@ -130,5 +130,5 @@ def test_a_step_that_is_measured_again_stands_there_once(tmp_path):
 
 def test_nothing_measured_writes_nothing(tmp_path):
     run = Run.open(tmp_path / "run", {"seed": 0})
-    record_path(run, [], step=3)
+    record_measured(run, [], step=3)
     assert not run.path("tables").exists()

@@ -18,6 +18,11 @@ class MeanAndError(NamedTuple):
     mean: float | np.ndarray
     standard_error: float | np.ndarray
 
+    @property
+    def half_width(self) -> float | np.ndarray:
+        """Half of its 95% interval where many were averaged, such as prompts; for means over runs see below."""
+        return self.standard_error * student_quantile(0.975, math.inf)
+
 
 class MeanOverUnits(NamedTuple):
     """A mean, its standard error, and Student's t's degrees of freedom, which end its interval; NaN for a single draw.

@@ -15,6 +15,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from operator import itemgetter
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
@@ -213,25 +214,24 @@ class Run:
 
     def save_table(self, name: str, frame: pd.DataFrame) -> Path:
         """Write a data frame, without its index, to tables/<name>.jsonl; every digit is kept."""
-        self._refuse_when_read_only()
-        path = self.dir / "tables" / f"{_checked_name(name)}.jsonl"
-        rows = (files.json_line(row) for row in frame.to_dict("records"))
-        files.write_text(path, "".join(f"{row}\n" for row in rows))
-        return path
+        return self._write_rows(name, frame.to_dict("records"))
 
     def add_to_table(self, name: str, frame: pd.DataFrame, *, key: str | Sequence[str]) -> Path:
         """Write `frame` into tables/<name>.jsonl, in order of `key`, in place of rows with one of its values of `key`.
 
-        So what is measured again, after a run was killed, does not stand there twice.
+        So what is measured again, after a run was killed, does not stand there twice. Each row keeps its own columns.
         """
-        import pandas as pd
+        values = itemgetter(*([key] if isinstance(key, str) else key))
+        rows = frame.to_dict("records")
+        again = set(map(values, rows))
+        held = files.read_json_lines(self.dir / "tables" / f"{_checked_name(name)}.jsonl")
+        return self._write_rows(name, sorted([row for row in held if values(row) not in again] + rows, key=values))
 
-        key = [key] if isinstance(key, str) else list(key)
-        if (self.dir / "tables" / f"{_checked_name(name)}.jsonl").exists():
-            held = self.table(name)
-            again = pd.MultiIndex.from_frame(held[key]).isin(pd.MultiIndex.from_frame(frame[key]))
-            frame = pd.concat([held[~again], frame])
-        return self.save_table(name, frame.sort_values(key, kind="stable"))
+    def _write_rows(self, name: str, rows: Sequence[Mapping]) -> Path:
+        self._refuse_when_read_only()
+        path = self.dir / "tables" / f"{_checked_name(name)}.jsonl"
+        files.write_text(path, "".join(f"{files.json_line(row)}\n" for row in rows))
+        return path
 
     def table(self, name: str) -> pd.DataFrame:
         """A saved data frame; WorkbenchError names those that exist."""

@@ -164,13 +164,15 @@ def read_measured(run: Run, draw: str) -> pd.DataFrame:
 
     No rows where it was not drawn. Runs of the version before are read from the tables that they have instead.
     """
-    rows = run.table("measured") if has_table(run, "measured") else _older(run, draw)
-    return _known(rows[rows["draw"] == draw])
+    if not has_table(run, "measured"):
+        return _known(_older(run, draw))
+    rows = [row for row in files.read_json_lines(run.path("tables/measured.jsonl")) if row.get("draw") == draw]
+    return _known(pd.DataFrame(rows, columns=None if rows else ["draw", "step"]))
 
 
 def _known(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows without the columns that only others have."""
-    return rows.dropna(axis=1, how="all").infer_objects() if len(rows) else rows
+    """Rows without the columns that are empty."""
+    return rows.dropna(axis=1, how="all").reset_index(drop=True) if len(rows) else rows
 
 
 def _older(run: Run, draw: str) -> pd.DataFrame:
@@ -178,7 +180,7 @@ def _older(run: Run, draw: str) -> pd.DataFrame:
     tables = {"path": ["path"], "evaluation": ["evaluation_before", "evaluation"], "best of n": ["curve"]}[draw]
     held = {name: run.table(name).assign(draw=draw) for name in tables if has_table(run, name)}
     if "path" in held:
-        held["path"]["temperature"] = 1.0
+        held["path"]["temperature"] = run.parameters.get("temperature", 1.0)
     if "evaluation" in held:
         held["evaluation"]["step"] = max(run.metrics()["step"], default=1)
     for name in {"evaluation_before", "curve"} & set(held):
@@ -308,7 +310,7 @@ def run_points(runs: Runs) -> pd.DataFrame:
     worlds = worlds_of(runs, {})
     for name, run in runs.items():
         whose = {"experiment": experiment_of(name), "world": worlds[name], "method": "best of n"}
-        curve = read_measured(run, "best of n").drop(columns=["draw", "step"])
+        curve = read_measured(run, "best of n").drop(columns=["draw", "step", "row", "temperature"], errors="ignore")
         if "n" in curve:
             points += curve.assign(**whose, run=[f"{name}, n = {n}" for n in curve["n"]]).to_dict("records")
     points = [point for point in points if pd.notna(point.get("kl")) and any(score in point for score in SCORES)]

@@ -145,30 +145,42 @@ def held_out_rows(
     return [row | measured for row, measured in zip(frame.to_dict("records"), kl, strict=True)]
 
 
-# --- The path of a policy in training: what it did on held-out prompts every few steps, kept with the run.
+# --- The one table of what a run measured, whatever its stage.
 
 
 Components = Callable[[str, str, bool], dict[str, float]]
 
 
-def record_path(
-    run: Run, rows: list[dict[str, Any]], *, step: int, components: Components | None = None, **columns
+def record_measured(
+    run: Run,
+    rows: pd.DataFrame | list[dict[str, Any]],
+    *,
+    step: int,
+    draw: str = "path",
+    components: Components | None = None,
+    **columns,
 ) -> None:
-    """Add what a policy did at `step` to the run's tables `path` and `kl_positions`; nothing where `rows` is empty.
+    """Add what a policy did at `step`, 0 where it started, to the run's table `measured`; nothing without rows.
 
-    `rows` are those of `held_out_rows` or of a trainer's `last_held_out`: one per held-out prompt, always the same
-    prompts. `components` splits gold into parts, kept as gold_<part>. `columns` are added to every row. Measured again,
-    a step replaces itself, so a run that was killed and resumed ends with the same tables.
+    `draw` says whose answers they are: "path", one per held-out prompt every few steps of training; "evaluation", by
+    other random numbers at several temperatures; "best of n", means by `n`. `rows` are those of `held_out_rows`, of a
+    trainer's `last_held_out` or of `evaluate_at_temperatures`; n and temperature are 1 where they do not say.
+    `components` splits gold into parts, kept as gold_<part>; `columns` are added to every row. Measured again, a step
+    replaces itself, so a run that was killed and resumed ends with the same tables. Where KL is spent by position
+    (token_kl) goes to the table `kl_positions`.
     """
-    if not rows:
+    frame = pd.DataFrame(rows)
+    if frame.empty:
         return
-    path = pd.DataFrame(rows).rename(columns={"reward": "proxy"})
-    positions = kl_positions(path).assign(step=step, **columns)
-    path = with_components(path.drop(columns="token_kl"), components)
-    path.insert(0, "row", range(len(path)))
+    frame = frame if "proxy" in frame else frame.rename(columns={"reward": "proxy"})
+    known = {name: value for name, value in {"n": 1, "temperature": 1.0}.items() if name not in frame}
+    measured = with_components(frame.drop(columns="token_kl", errors="ignore"), components)
+    measured = measured.assign(**known | columns, step=step, draw=draw)
+    measured.insert(0, "row", measured.groupby("temperature").cumcount())
     with interrupt_waits():
-        run.add_to_table("path", path.assign(step=step, **columns), key="step")
-        run.add_to_table("kl_positions", positions, key="step")
+        run.add_to_table("measured", measured, key=("step", "draw"))
+        if "token_kl" in frame:
+            run.add_to_table("kl_positions", kl_positions(frame).assign(**columns, step=step), key="step")
 
 
 def with_components(frame: pd.DataFrame, components: Components | None) -> pd.DataFrame:

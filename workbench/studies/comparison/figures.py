@@ -404,7 +404,7 @@ def _details(met: pd.DataFrame, one: str, other: str) -> str:
         return ""
     row = met.loc[(one, other)]
     said = f"{html.escape(str(one))} against {html.escape(str(other))}<br>{row['win_rate']:.1%}"
-    said += f" ± {1.96 * row['win_rate_se']:.1%}, ties {row['ties']:.0%}<br>{row['comparisons']} comparisons"
+    said += f" ± {half_width(row, 'win_rate_se'):.1%}, ties {row['ties']:.0%}<br>{row['comparisons']} comparisons"
     return said + (f"<br>by seed: {row['seeds']}" if row["seeds"] else "")
 
 
