@@ -122,18 +122,6 @@ def test_an_answer_is_kept_once_whatever_arrives(tmp_path):
     assert len(ada.store.judgements()) == 1
 
 
-def test_the_same_labeler_in_two_tabs_judges_an_item_once(tmp_path):
-    tabs = [session(tmp_path), session(tmp_path)]
-    views = [tab.view() for tab in tabs]
-    assert views[0].item_id == views[1].item_id
-    said = [
-        tab.judge(views[0].item_id, f"e{i}", "label", answer={"choice": 0}, elapsed_ms=1) for i, tab in enumerate(tabs)
-    ]
-    assert said == ["saved", "judged before, in another tab: nothing was changed"]
-    assert len(tabs[0].store.judgements()) == 1
-    assert tabs[1].view().item_id != views[0].item_id
-
-
 def test_undo_shows_the_item_again(tmp_path):
     ada = session(tmp_path)
     assert ada.undo("u0") == "there is nothing to undo" and not ada.view().can_undo

@@ -32,6 +32,29 @@ class _Pair(NamedTuple):
     second: int
     votes: dict[str, int | str]  # labeler -> 0 (the first is better), 1 or "tie"
 
+    @property
+    def texts(self) -> list:
+        return [self.item["completions"][index] for index in (self.first, self.second)]
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """labelers, agreement (half for a tie against a choice, None of one), item_id."""
+        credits = [1.0 if a == b else 0.5 * ("tie" in (a, b)) for a, b in combinations(self.votes.values(), 2)]
+        agreement = sum(credits) / len(credits) if credits else None
+        return {"labelers": len(self.votes), "agreement": agreement, "item_id": self.item["item_id"]}
+
+    def row(self, verdict: int | str, preference: float) -> dict[str, Any]:
+        sides = {"chosen": self.texts[verdict], "rejected": self.texts[1 - verdict]}
+        return {"prompt": self.item["prompt"], **sides, "preference": preference, **self.about}
+
+    def left_out(self, tied: bool) -> dict[str, Any] | None:
+        """The row of what is left out, None where there is something to learn."""
+        first, second = self.texts
+        if first != second and not tied:
+            return None
+        reason = "identical" if first == second else "tie"
+        return {"prompt": self.item["prompt"], "completions": self.texts, "reason": reason, **self.about}
+
 
 def majority_rows(items: Iterable[Mapping], judgements: Iterable[Judgement]) -> tuple[Rows, Rows]:
     """One row for each pair of completions on which more labelers agree than on anything else.
@@ -66,9 +89,8 @@ def labeler_rows(items: Iterable[Mapping], judgements: Iterable[Judgement]) -> t
     rows = []
     for pair in pairs:
         for labeler, vote in pair.votes.items():
-            reason = _same(pair) or ("tie" if vote == "tie" else "")
-            row = _left_out(pair, reason) if reason else _row(pair, vote, 1.0)
-            (left_out if reason else rows).append({**row, "labeler": labeler})
+            omitted = pair.left_out(vote == "tie")
+            (left_out if omitted else rows).append({**(omitted or pair.row(vote, 1.0)), "labeler": labeler})
     return rows, left_out
 
 
@@ -81,16 +103,16 @@ def _one_row_each(
     pairs, left_out = _verdicts(items, judgements)
     rows = []
     for pair in pairs:
-        if _same(pair):
-            left_out.append(_left_out(pair, _same(pair)))
+        if omitted := pair.left_out(tied=False):
+            left_out.append(omitted)
             continue
         chances = probabilities(pair)
         best = max(chances.values())
         likely = [verdict for verdict, chance in chances.items() if chance == best]
         if likely in ([0], [1]):
-            rows.append(_row(pair, likely[0], chances[likely[0]] + chances["tie"] / 2))
+            rows.append(pair.row(likely[0], chances[likely[0]] + chances["tie"] / 2))
         else:
-            left_out.append(_left_out(pair, "tie"))
+            left_out.append(pair.left_out(tied=True))
     return rows, left_out
 
 
@@ -114,12 +136,6 @@ def _verdicts(items: Iterable[Mapping], judgements: Iterable[Judgement]) -> tupl
     return list(pairs.values()), left_out
 
 
-def _same(pair: _Pair) -> str:
-    """The reason to leave out two equal texts."""
-    first, second = _texts(pair)
-    return "identical" if first == second else ""
-
-
 def _shares(votes: Counter) -> dict[int | str, float]:
     return {verdict: votes[verdict] / votes.total() for verdict in CLASSES}
 
@@ -132,27 +148,3 @@ def _probabilities(pair: _Pair, posterior: pd.DataFrame) -> dict[int | str, floa
         raise WorkbenchError(f"The posterior has no row for {key!r}: make it from the same judgements.")
     row = posterior.loc[key]
     return {verdict: float(row[verdict]) if verdict in posterior.columns else 0.0 for verdict in CLASSES}
-
-
-def _row(pair: _Pair, verdict: int | str, preference: float) -> dict[str, Any]:
-    texts = _texts(pair)
-    sides = {"prompt": pair.item["prompt"], "chosen": texts[verdict], "rejected": texts[1 - verdict]}
-    about = {"labelers": len(pair.votes), "agreement": _agreement(pair), "item_id": pair.item["item_id"]}
-    return {**sides, "preference": preference, **about}
-
-
-def _left_out(pair: _Pair, reason: str) -> dict[str, Any]:
-    about = {"labelers": len(pair.votes), "agreement": _agreement(pair), "item_id": pair.item["item_id"]}
-    return {"prompt": pair.item["prompt"], "completions": _texts(pair), "reason": reason, **about}
-
-
-def _texts(pair: _Pair) -> list:
-    return [pair.item["completions"][index] for index in (pair.first, pair.second)]
-
-
-def _agreement(pair: _Pair) -> float | None:
-    """Share of pairs of labelers who said the same, half for a tie against a choice."""
-    if len(pair.votes) < 2:
-        return None
-    scores = [1.0 if a == b else 0.5 * ("tie" in (a, b)) for a, b in combinations(pair.votes.values(), 2)]
-    return sum(scores) / len(scores)

@@ -65,9 +65,12 @@ def field_of(record: Mapping[str, Any], name: str, where: str) -> Any:
 
 @contextmanager
 def shaped(where: str) -> Iterator[None]:
-    """WorkbenchError where a record has text or a number in the place of an object or a list."""
+    """WorkbenchError names the place, also where text or a number is in the place of an object or a list."""
     try:
         yield
+    except WorkbenchError as error:
+        said = str(error)
+        raise WorkbenchError(said if said.startswith(where) else f"{where}: {said}") from None
     except (AttributeError, IndexError, KeyError, TypeError):
         raise WorkbenchError(f"{where} has another shape than records of its format: export it again.") from None
 
@@ -115,34 +118,26 @@ def judgement_of(
     """A judgement shown in the order of the completions; its event_id depends on what was said by whom of what."""
     said = [item["item_id"], item["prompt"], item["completions"], kind, value, labeler]
     timed = isinstance(seconds, int | float) and 0 <= seconds < math.inf
-    try:
+    with shaped(where):
         require_items([item])
-        labeler = labeler_name(labeler)
-    except WorkbenchError as error:
-        raise WorkbenchError(f"{where}: {error}") from None
-    judgement = Judgement(
-        item_id=item["item_id"],
-        labeler=labeler,
-        kind=kind,
-        value=value,
-        shown_order=list(range(len(item["completions"]))),
-        elapsed_ms=round(1000 * seconds) if timed else 0,
-        event_id=f"import-{digest(said)[:24]}",
-        details=details or {},
-    )
-    try:
+        judgement = Judgement(
+            item_id=item["item_id"],
+            labeler=labeler_name(labeler),
+            kind=kind,
+            value=value,
+            shown_order=list(range(len(item["completions"]))),
+            elapsed_ms=round(1000 * seconds) if timed else 0,
+            event_id=f"import-{digest(said)[:24]}",
+            details=details or {},
+        )
         require_verdict(judgement, item)
-    except WorkbenchError as error:
-        raise WorkbenchError(f"{where}: {error}") from None
     return judgement
 
 
 def with_repeats(items: list[dict[str, Any]], judgements: list[Judgement], path: str | Path) -> Feedback:
     """Both, with valid items, and the later judgements of an item by the same labeler as repeats."""
-    try:
+    with shaped(shown(path)):
         require_items(items)
-    except WorkbenchError as error:
-        raise WorkbenchError(f"{shown(path)}: {error}") from None
     turns: Counter = Counter()
     numbered = []
     for judgement in judgements:

@@ -87,7 +87,7 @@ class Queue:
     items: Sequence[Mapping[str, Any]]
     judgements_per_item: int = 1  # by different labelers
     order: str = "random"  # "given", "fewest" judgements first, or "uncertain": highest priority first
-    priorities: Mapping[str, float] | None = None  # of item ids, for "uncertain": see `uncertainty`
+    priorities: Mapping[str, float] | None = None  # of item ids, for "uncertain": as `ensemble_disagreement` gives them
     repeat_share: float = 0.0  # of a labeler's judgements that repeat an earlier item
     budget: int = 0  # judgements of all labelers after which everybody stops, 0 for none
     seed: int = 0  # of the random order, which differs between labelers

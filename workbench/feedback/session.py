@@ -223,7 +223,7 @@ class Collection:
         """Where the person judges; None where only programs judge.
 
         First come the items of the highest `priorities` (by item_id), without any those judged least; what simulated
-        labelers have judged is open to the person, too. `settings` are those of `widgets.annotate`.
+        labelers have judged is open to the person, too. `settings` are those of `widget.annotate`.
         """
         if self.labelers == "simulated":
             return None
