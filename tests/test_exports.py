@@ -58,13 +58,8 @@ def test_one_call_writes_every_kind_and_counts_what_became_of_it(tmp_path):
     )
     names = ["best_of", "demonstrations", "left_out", "preferences", "rankings", "ratings"]
     assert sorted(path.stem for path in tmp_path.iterdir()) == names
-    assert rows_of(tmp_path, "preferences")[0] == {
-        "prompt": "which ?",
-        "chosen": " that .",
-        "rejected": " this .",
-        "labeler": "ada",
-        "item_id": "two",
-    }
+    pair = {"prompt": "which ?", "chosen": " that .", "rejected": " this ."}
+    assert rows_of(tmp_path, "preferences")[0] == {**pair, "labeler": "ada", "item_id": "two"}
     left_out = rows_of(tmp_path, "left_out")
     assert [(row["format"], row["reason"], row["value"]) for row in left_out] == [
         ("preferences", "tie", '"tie"'),
@@ -95,15 +90,8 @@ def test_every_format_holds_the_rows_counted_by_hand(tmp_path):
     assert [row["label"] for row in rows_of(tmp_path, "unpaired")][4:] == [True, True, True]
 
 
-SCHEMAS = {
-    "preferences": "preferences",
-    "margins": "preferences",
-    "soft_preferences": "preferences",
-    "rankings": "rankings",
-    "unpaired": "unpaired",
-    "ratings": "ratings",
-    "demonstrations": "demonstrations",
-}
+SCHEMAS = {name: name for name in ("preferences", "rankings", "unpaired", "ratings", "demonstrations")}
+SCHEMAS |= dict.fromkeys(("margins", "soft_preferences"), "preferences")
 
 
 @pytest.mark.parametrize("talk", [False, True])

@@ -70,14 +70,8 @@ def test_what_teaches_nothing_is_left_out_by_name():
     ]
     rows, left_out = preference_rows(ITEMS, judgements)
     assert reasons(left_out) == ["tie", "skip", "identical", "check", "check", "repeat"]
-    assert left_out[2] == {
-        "prompt": "p2",
-        "completions": ["same", "same"],
-        "reason": "identical",
-        "value": 1,
-        "labeler": "ada",
-        "item_id": "i2",
-    }
+    about = {"prompt": "p2", "completions": ["same", "same"], "labeler": "ada", "item_id": "i2"}
+    assert left_out[2] == {**about, "reason": "identical", "value": 1}
     assert len(rows) + len(left_out) == len(judgements)
     sentence = account(rows, left_out, judgements=len(judgements))
     assert sentence == "1 pair from 7 judgements; left out: 2 check, 1 tie, 1 skip, 1 identical, 1 repeat"
@@ -155,12 +149,9 @@ def test_a_ranking_gives_all_of_its_pairs_side_by_side_and_keeps_its_name():
 def test_a_ranking_with_ties_keeps_the_pairs_that_it_decides():
     pairs, left_out = ranking_pairs(ITEMS, [ranked("i4", [3], [2, 0], [1]), ranked("i3", [0, 1, 2])])
     assert sides(pairs) == ["zy", "zw", "zx", "yx", "wx"]
-    assert [(row["reason"], *row["completions"]) for row in left_out] == [
-        ("tie", "w", "y"),
-        ("tie", "x", "y"),
-        ("tie", "x", "z"),
-        ("tie", "y", "z"),
-    ]
+    assert ["".join(row["completions"]) for row in left_out] == ["wy", "xy", "xz", "yz"] and set(reasons(left_out)) == {
+        "tie"
+    }
     soft, rest = with_ties(pairs, left_out)
     assert sides(soft) == ["zy", "zw", "zx", "yx", "wx", "wy", "xy", "xz", "yz"] and rest == []
     assert [row["preference"] for row in soft] == [1.0] * 5 + [0.5] * 4

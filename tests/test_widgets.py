@@ -473,20 +473,9 @@ def test_of_markdown_no_letter_is_lost_and_nothing_but_structure_is_made(text):
 
 def test_no_text_of_marks_and_words_loses_a_letter_or_stops_the_widget():
     draw = random.Random(0)
-    pieces = [
-        *"*_`#>|~$\\-+=[]()<>&!:. \n\n\n\t",
-        "**",
-        "```",
-        "~~~\n",
-        "\n- ",
-        "\n1. ",
-        "\n> ",
-        "    ",
-        "|--|\n",
-        "$$",
-    ]
+    pieces = [*"*_`#>|~$\\-+=[]()<>&!:. \n\n\n\t", "**", "```", "~~~\n", "\n- ", "\n1. ", "\n> ", "    ", "|--|\n"]
     pieces += ["value", "tag", "nodes", "word", "2", "é", "重", "http://x.org", "<b>", "\x00", "\r\n", "\u2028", "\\\n"]
-    tags = set()
+    pieces, tags = [*pieces, "$$"], set()
     for _ in range(1500):
         text = "".join(draw.choices(pieces, k=draw.randrange(40)))
         found, shown = read(text)
