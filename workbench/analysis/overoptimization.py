@@ -16,6 +16,7 @@ import pandas as pd
 
 from workbench import WorkbenchError
 from workbench.analysis.statistics import (
+    UNKNOWN,
     Interval,
     MeanCovariance,
     covariance_of_mean,
@@ -76,9 +77,8 @@ class OveroptimizationFit:
         kl, gain, inside = self.peak
         ends = f"at least {kl.low:.2g}" if np.isinf(kl.high) else f"{kl.low:.2g} to {kl.high:.2g}"
         where = "" if inside else f", beyond the {self.largest_kl:.3g} nats measured"
-        return (
-            f"Peak at {kl.value:.2g} nats ({ends}){where}, gain {gain.value:.2g} ({gain.low:.2g} to {gain.high:.2g})."
-        )
+        gained = f"{gain.value:.2g} ({gain.low:.2g} to {gain.high:.2g})"
+        return f"Peak at {kl.value:.2g} nats ({ends}){where}, gain {gained}."
 
 
 def fit_overoptimization(
@@ -240,9 +240,8 @@ def compare_forms(
     """
     given = {"kl": kl, "gain": gain, "standard_errors": standard_errors, "run": clusters, "world": worlds}
     points = pd.DataFrame({name: np.asarray(values) for name, values in given.items() if values is not None})
-    points["run"] = points.groupby(
-        [name for name in ("world", "run") if name in points] or [np.zeros(len(points))]
-    ).ngroup()
+    keys = [name for name in ("world", "run") if name in points] or [np.zeros(len(points))]
+    points["run"] = points.groupby(keys).ngroup()
     fits = {form: _fit(points, form) for form in FORMS}
     errors = {form: _errors_of_runs(points, form) for form in FORMS}
     lowest = min(fit.aic for fit in fits.values())
@@ -262,13 +261,10 @@ def _fit(points: pd.DataFrame, form: str) -> OveroptimizationFit:
 
 def _errors_of_runs(points: pd.DataFrame, form: str) -> pd.DataFrame:
     """Root mean squared errors of each run that can be fitted: own, left_out (NaN for a single run), and its world."""
-    beyond = points[points["kl"] > 0]
-    enough = beyond.groupby("run")["kl"].agg(["size", "nunique"])
+    beyond = points[points["kl"] > 0].groupby("run").filter(lambda own: len(own) >= 3 and own["kl"].nunique() >= 2)
     rows = {}
-    usable = enough.index[(enough["size"] >= 3) & (enough["nunique"] >= 2)]
-    beyond = beyond[beyond["run"].isin(usable)]
-    for name in usable:
-        own, others = beyond[beyond["run"] == name], beyond[beyond["run"] != name]
+    for name, own in beyond.groupby("run"):
+        others = beyond[beyond["run"] != name]
         row = {"own": _error(own, own, form), "world": own["world"].iloc[0] if "world" in own else name}
         rows[name] = row | {"left_out": _error(others, own, form) if len(others) else np.nan}
     return pd.DataFrame.from_dict(rows, orient="index")
@@ -283,18 +279,16 @@ def _compared(errors: pd.DataFrame, others: pd.DataFrame) -> dict[str, float]:
     row = {}
     for name in ("own", "left_out"):
         more = errors[name] - others[name]
-        excess = interval_over_units(more, errors["world"]) if more.notna().all() else Interval(*[np.nan] * 3)
-        row |= {f"{name}_rmse": errors[name].mean(), f"{name}_excess": excess.value}
-        row |= {f"{name}_excess_low": excess.low, f"{name}_excess_high": excess.high}
+        excess = interval_over_units(more, errors["world"]) if more.notna().all() else UNKNOWN
+        row |= {f"{name}_rmse": errors[name].mean()} | excess.columns(f"{name}_excess")
     return row
 
 
 def forms_sentence(table: pd.DataFrame) -> str:
     """What `compare_forms` found, in words."""
     best, other = table.iloc[0], table.iloc[1]
-    text = (
-        f"{best['law']} fits better: mean R² {best['own_r2']:.2f} against {other['own_r2']:.2f} of each run's own fit"
-    )
+    r2 = f"{best['own_r2']:.2f} against {other['own_r2']:.2f}"
+    text = f"{best['law']} fits better: mean R² {r2} of each run's own fit"
     low, high = other["own_excess_low"], other["own_excess_high"]
     if np.isnan(low):
         return f"{text}, AIC lower by {other['aic'] - best['aic']:.1f}; one run, so by chance or not is open."
@@ -331,9 +325,8 @@ def crossfit_peak(
         raise WorkbenchError(f"{values.shape[1]} steps of {groups.max() + 1} prompts: a peak needs 2 of each.")
     read, means = _drawn_anew(np.stack([values, *reads.values()], axis=2), groups, np.random.default_rng(seed))
     half = student_quantile(0.975, groups.max())
-    found = {
-        name: _interval(read[:, k], read[1:, k].std(ddof=1), half) for k, name in enumerate(("height", *reads.keys()))
-    }
+    names = ("height", *reads)
+    found = {name: _interval(read[:, k], read[1:, k].std(ddof=1), half) for k, name in enumerate(names)}
     for name, place in (("rise", 0), ("fall", -1)):
         change = read[:, 0] - means[:, place]
         found[name] = _interval(change, _least_error(change, means, place), half)
@@ -435,9 +428,8 @@ def _scores(path: pd.DataFrame) -> list[str]:
 def _by_prompt(path: pd.DataFrame, score: str) -> pd.DataFrame:
     """Steps by prompts, in order of training; WorkbenchError unless every step answers the same prompts once."""
     if path.duplicated(["step", "row"]).any() or path.groupby("step")["row"].nunique().nunique() > 1:
-        raise WorkbenchError(
-            "The table path does not hold each prompt once per step: it is of several runs, or cut off."
-        )
+        said = "The table path does not hold each prompt once per step: it is of several runs, or cut off."
+        raise WorkbenchError(said)
     return path.pivot(index="step", columns="row", values=score)
 
 
@@ -465,7 +457,7 @@ def held_out_peak(path: pd.DataFrame) -> dict[str, float]:
     peak = {"peak_step": int(gold.index[found["place"].value])}
     names = {"peak_kl": "kl", "peak_gold": "height", "rise": "rise", "drop": "fall"}
     for name, key in names.items():
-        peak |= dict(zip((name, f"{name}_low", f"{name}_high"), found[key], strict=True))
+        peak |= found[key].columns(name)
     ends = {"start_gold": gold.iloc[0], "end_gold": gold.iloc[-1], "end_kl": kl.iloc[-1]}
     return peak | {name: float(values.mean()) for name, values in ends.items()}
 
@@ -487,10 +479,8 @@ class RiseAndFall(NamedTuple):
         text = f"Gold rises by more than {self.by:g} and then falls by more than that in {count} of {self.runs} runs"
         if self.runs == 1:
             return f"{text}: up {self.rise.value:.2f}, down {self.drop.value:.2f}; one run has no interval."
-        parts = (f"{value:.2f} ({low:.2f} to {high:.2f})" for value, low, high in (self.rise, self.drop))
-        return (
-            f"{text} ({self.share.low:.0%} to {self.share.high:.0%}): up {next(parts)}, down {next(parts)} on average."
-        )
+        up, down = (f"{value:.2f} ({low:.2f} to {high:.2f})" for value, low, high in (self.rise, self.drop))
+        return f"{text} ({self.share.low:.0%} to {self.share.high:.0%}): up {up}, down {down} on average."
 
 
 def rise_and_fall(peaks: pd.DataFrame, *, by: float = 0.1) -> RiseAndFall:

@@ -42,6 +42,13 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def columns(self, name: str) -> dict[str, float]:
+        """As columns of a table: `name`, and the ends as _low and _high."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
+
+UNKNOWN = Interval(math.nan, math.nan, math.nan)
+
 
 def nats(value: float, digits: int = 6) -> str:
     """A number of nats in words: "1 nat", "0.5 nats"."""

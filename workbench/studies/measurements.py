@@ -19,7 +19,7 @@ import pandas as pd
 from workbench import WorkbenchError
 from workbench.analysis.best_of_n import expected_of_best, measured_best_of_n_kl
 from workbench.analysis.evaluations import summarise_evaluation
-from workbench.analysis.statistics import interval_over_units, mean_and_error, mean_over_units
+from workbench.analysis.statistics import UNKNOWN, interval_over_units, mean_and_error, mean_over_units
 from workbench.runs import UNIT, Run, files
 
 UNFINISHED = " (unfinished)"  # behind a name: keeps the run apart from its finished seeds, and says so in every figure
@@ -269,8 +269,8 @@ def means_over_runs(runs: pd.DataFrame, columns: Sequence[str]) -> dict[str, flo
     means = {}
     for column in columns:
         known = runs.dropna(subset=column)
-        ends = interval_over_units(known[column], known["world"]) if len(known) else (np.nan,) * 3
-        means |= dict(zip((column, f"{column}_low", f"{column}_high"), ends, strict=True))
+        mean = interval_over_units(known[column], known["world"]) if len(known) else UNKNOWN
+        means |= mean.columns(column)
     return means
 
 

@@ -48,7 +48,7 @@ def plot_exact_paths(
         look = {"mode": "markers", "marker": star, "showlegend": row == 1, "legendgroup": "π*"}
         figure.add_scatter(x=[math.sqrt(optimum[0])], y=[y], name="π*", **look, row=row, col=1)
     end = 1.06 * math.sqrt(max(paths["kl"].max(), optimum[0]))
-    places = root_kl_ticks(end, 0.04 * end)
+    places = root_kl_ticks(end, 0.07 * end)
     ticks = {"tickvals": places, "ticktext": [f"{place**2:.3g}" for place in places]}
     figure.update_xaxes(range=[-0.02 * end, end], **ticks).update_xaxes(title="KL from the reference (nats)", row=2)
     low, high = min(0, paths["reward"].min()), frontier.loc[frontier["kl"] <= end**2, "reward"].max()

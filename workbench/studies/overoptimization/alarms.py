@@ -13,7 +13,7 @@ import pandas as pd
 
 from workbench import WorkbenchError
 from workbench.analysis.overoptimization import held_out_peak
-from workbench.analysis.statistics import holm, interval_over_units, p_value_over_units, share_over_units
+from workbench.analysis.statistics import UNKNOWN, holm, interval_over_units, p_value_over_units, share_over_units
 
 SIGNALS = ("disagreement", "split_gap", "length", "repetition", "kl")
 RIGHT, EARLY = ("in time", "quiet"), ("too early", "false alarm")
@@ -112,9 +112,8 @@ def best_threshold(values: Mapping[str, np.ndarray], gold: Mapping[str, np.ndarr
     candidates = np.append((seen[1:] + seen[:-1]) / 2, np.inf)
     kept = np.zeros(len(candidates))
     for run, signal in values.items():
-        above = (
-            np.maximum.accumulate(signal[1:])[None] > candidates[:, None]
-        )  # (candidates, T - 1), step 0 never alarms
+        # (candidates, T - 1), step 0 never alarms
+        above = np.maximum.accumulate(signal[1:])[None] > candidates[:, None]
         kept += gold[run][np.where(above.any(1), 1 + above.argmax(1), len(signal) - 1)]
     best = np.flatnonzero(kept >= kept.max() - 1e-12)
     return float(candidates[best[-1]])
@@ -208,12 +207,11 @@ def _p_values_against_kl(alarms: pd.DataFrame) -> dict[str, float]:
 
 def _over_units(part: pd.DataFrame, values: pd.Series, name: str, *, share: bool = False) -> dict[str, float]:
     """Mean over units and its interval, as columns; NaN where there is no row."""
-    found = (np.nan,) * 3
-    if len(part):
-        units = values.astype(float).groupby([part["world"], part["seed"]]).mean()
-        measure = share_over_units if share else interval_over_units
-        found = measure(units.to_numpy(), units.index.get_level_values("world"))
-    return dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
+    if part.empty:
+        return UNKNOWN.columns(name)
+    units = values.astype(float).groupby([part["world"], part["seed"]]).mean()
+    measure = share_over_units if share else interval_over_units
+    return measure(units.to_numpy(), units.index.get_level_values("world")).columns(name)
 
 
 def alarms_sentence(scores: pd.DataFrame) -> str:

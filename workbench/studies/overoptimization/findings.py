@@ -20,7 +20,7 @@ from workbench.analysis.effects import (
     mean_effects,
 )
 from workbench.analysis.overoptimization import compare_forms, fit_overoptimization, forms_sentence, rise_and_fall
-from workbench.analysis.statistics import interval_over_units
+from workbench.analysis.statistics import UNKNOWN, Interval, interval_over_units
 from workbench.studies.measurements import means_over_runs
 from workbench.studies.overoptimization.alarms import watched_runs
 from workbench.studies.overoptimization.tables import (
@@ -79,11 +79,8 @@ def fitted_laws(curves: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _fit_row(fit) -> dict:
-    row = {"R²": fit.r2}
-    for name, interval in (("a", fit.alpha), ("b", fit.beta)):
-        row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
-    kl, gain = (fit.peak.kl, fit.peak.gain.value) if fit.peak else ((np.nan,) * 3, np.nan)
-    row |= dict(zip(("peak_kl", "peak_kl_low", "peak_kl_high"), kl, strict=True))
+    kl, gain = (fit.peak.kl, fit.peak.gain.value) if fit.peak else (UNKNOWN, np.nan)
+    row = {"R²": fit.r2} | fit.alpha.columns("a") | fit.beta.columns("b") | kl.columns("peak_kl")
     return row | {"peak_gain": gain, "peak": fit.peak_sentence}
 
 
@@ -92,9 +89,8 @@ def peaks_beside_laws(peaks: pd.DataFrame, fits: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for optimiser, part in peaks.groupby("optimiser", sort=False):
         root = interval_over_units(np.sqrt(part["peak_kl"]), part["world"])
-        gain = part["rise"].mean()
-        place = dict(zip(("kl", "kl_low", "kl_high"), (max(end, 0.0) ** 2 for end in root), strict=True))
-        rows.append({"optimiser": optimiser, "kind": "measured", **place, "gain": gain})
+        place = Interval(*(max(end, 0.0) ** 2 for end in root)).columns("kl")
+        rows.append({"optimiser": optimiser, "kind": "measured", **place, "gain": part["rise"].mean()})
     better = fits[fits["better"]] if len(fits) else fits
     for row in better.to_dict("records"):
         place = {name: row[f"peak_{name}"] for name in ("kl", "kl_low", "kl_high", "gain")}
@@ -166,13 +162,11 @@ def kind_effects(
     peaks = peaks.assign(peak_root_kl=np.sqrt(peaks["peak_kl"])) if "peak_kl" in peaks else peaks
     own = plain_pushes(peaks)
     own = own[own["reward_model"] == main]
-    rows = []
-    if "label_noise" in levels:
-        table = swept(peaks, levels["label_noise"], "label_noise", policy=policy)
-        rows += _against(table, "label_noise", outcome, baseline=0.0, words="{:.0%} of labels flipped")
-    if "labelers" in levels:
-        table = swept(peaks, levels["labelers"], "labelers", policy=policy)
-        rows += _against(table, "labelers", outcome, baseline="all", words="only labeler {}")
+    rows, told = [], {"label_noise": (0.0, "{:.0%} of labels flipped"), "labelers": ("all", "only labeler {}")}
+    for factor, (baseline, words) in told.items():
+        if factor in levels:
+            table = swept(peaks, levels[factor], factor, policy=policy)
+            rows += _against(table, factor, outcome, baseline=baseline, words=words)
     rows += _against(own, "policy", outcome, baseline=policy, words="policy {}")
     if outcome == "peak_gold" and "rise" in own:
         rows += _against(own, "policy", "rise", baseline=policy, words="policy {}, over its start")
@@ -367,17 +361,15 @@ def hacked_samples(paths: Mapping[str, pd.DataFrame], *, count: int = 6) -> pd.D
     changes = [_changes(path).assign(run=run) for run, path in paths.items()]
     changes = pd.concat(changes, ignore_index=True) if changes else pd.DataFrame()
     names = [name for name in changes if name.startswith(COMPONENT) and changes[name].notna().all()]
-    hacked = changes[(changes["proxy"] > 0) & (changes["gold"] < 0)] if names else changes
-    means = changes[names].mean().sort_values() if names else pd.Series(dtype=float)
-    rows = []
+    means, rows = changes[names].mean().sort_values() if names else pd.Series(dtype=float), []
     for name in means.index[means < 0]:
-        fell = hacked[hacked[name] < 0].sort_values(name)
+        fell = changes[(changes["proxy"] > 0) & (changes["gold"] < 0) & (changes[name] < 0)].sort_values(name)
         new = fell[~fell["prompt"].isin([row["prompt"] for row in rows])]
         if len(fell) and len(rows) < count:
             case = (new if len(new) else fell).iloc[0]
-            row = {"fell": name.removeprefix(COMPONENT), "prompt": case["prompt"], "before": case["before"]}
-            row |= {"after": case["after"], "proxy": case["proxy"], "gold": case["gold"], "component": case[name]}
-            rows.append(row | {"where": float((changes[name] < 0).mean()), "run": case["run"]})
+            row = {"fell": name.removeprefix(COMPONENT), **case[["prompt", "before", "after", "proxy", "gold"]]}
+            where = float((changes[name] < 0).mean())
+            rows.append(row | {"component": case[name], "where": where, "run": case["run"]})
     return pd.DataFrame(rows)
 
 
