@@ -39,10 +39,8 @@ def test_the_order_of_the_samples_does_not_matter_even_with_ties():
     generator = np.random.default_rng(0)
     proxy, gold = generator.integers(3, size=(4, 10)).astype(float), generator.normal(size=(4, 10))
     shuffle = generator.permutation(10)
-    first, second = (
-        best_of_n_curve(proxy, gold, [1, 2, 5]),
-        best_of_n_curve(proxy[:, shuffle], gold[:, shuffle], [1, 2, 5]),
-    )
+    first = best_of_n_curve(proxy, gold, [1, 2, 5])
+    second = best_of_n_curve(proxy[:, shuffle], gold[:, shuffle], [1, 2, 5])
     np.testing.assert_allclose(first.to_numpy(), second.to_numpy(), rtol=1e-10)
 
 
@@ -52,9 +50,7 @@ def test_the_curve_estimates_fresh_best_of_n_and_its_error_covers_it():
     for _ in range(200):
         skill = generator.normal(size=(60, 16))
         curve = best_of_n_curve(skill, 0.5 * skill + generator.normal(size=skill.shape), [4])
-        misses.append(
-            abs(curve["gold"][0] - 0.5 * 1.0294) / curve["gold_se"][0]
-        )  # E max of 4 standard normals = 1.0294
+        misses.append(abs(curve["gold"][0] - 0.5 * 1.0294) / curve["gold_se"][0])  # E max of 4 normals = 1.0294
     assert 0.90 <= np.mean(np.array(misses) < 1.96) <= 0.99
     fresh = generator.normal(size=(200_000, 4)).max(axis=1).mean()
     assert abs(fresh - 1.0294) < 0.01
@@ -67,24 +63,6 @@ def test_one_sample_is_the_random_control():
     assert curve["random_gold"].nunique() == 1
 
 
-def test_the_kl_formula_bounds_the_exact_kl_and_meets_it_as_the_outcomes_multiply():
-    def exact_kl(probabilities, n):
-        chosen = np.zeros(len(probabilities))  # rewards rise with the index; n-tuples enumerated
-        for draw in itertools.product(range(len(probabilities)), repeat=n):
-            chosen[max(draw)] += np.prod([probabilities[i] for i in draw])
-        kept = chosen > 0
-        return float((chosen[kept] * np.log(chosen[kept] / np.asarray(probabilities)[kept])).sum())
-
-    uneven = [0.5, 0.25, 0.15, 0.1]
-    for n in (1, 2, 3, 4):
-        assert exact_kl(uneven, n) <= best_of_n_kl(n) + 1e-12
-    assert exact_kl(uneven, 3) < best_of_n_kl(3) - 0.05
-    gaps = [best_of_n_kl(2) - exact_kl([1 / size] * size, 2) for size in (10, 30, 100)]
-    assert gaps[0] > gaps[1] > gaps[2] >= 0
-    assert gaps[2] < 1e-3
-    assert best_of_n_kl(1) == 0
-
-
 def enumerated_kl(probabilities, rewards, n):
     """KL of best-of-n from the policy over all n-tuples, a tie in the reward going to each tied draw equally."""
     chosen = np.zeros(len(probabilities))
@@ -95,6 +73,21 @@ def enumerated_kl(probabilities, rewards, n):
             chosen[winner] += np.prod([probabilities[i] for i in draw]) / len(winners)
     kept = chosen > 0
     return float((chosen[kept] * np.log(chosen[kept] / np.asarray(probabilities)[kept])).sum())
+
+
+def test_the_kl_formula_bounds_the_exact_kl_and_meets_it_as_the_outcomes_multiply():
+    def exact_kl(probabilities, n):
+        return enumerated_kl(probabilities, range(len(probabilities)), n)
+
+    uneven = [0.5, 0.25, 0.15, 0.1]
+    for n in (1, 2, 3, 4):
+        assert exact_kl(uneven, n) <= best_of_n_kl(n) + 1e-12
+    assert exact_kl(uneven, 3) < best_of_n_kl(3) - 0.05
+    gaps = [best_of_n_kl(2) - exact_kl([1 / size] * size, 2) for size in (10, 30, 100)]
+    assert gaps[0] > gaps[1] > gaps[2] >= 0
+    assert gaps[2] < 1e-3 and best_of_n_kl(1) == 0
+    with pytest.raises(WorkbenchError, match="at least 1 sample"):
+        best_of_n_kl(0)
 
 
 def pools(probabilities, rewards, *, count, size, seed=0):
@@ -127,14 +120,12 @@ def test_with_large_n_the_measured_kl_levels_off_at_the_cost_of_the_best_complet
     assert measured["kl_bound"].iloc[0] > 3.8
 
 
-def test_completions_that_never_coincide_cost_the_bound():
+def test_completions_that_never_coincide_cost_the_bound_and_the_only_answer_nothing():
     proxy = np.random.default_rng(0).normal(size=(5, 64))
     rare, names = np.full(proxy.shape, -40.0), np.arange(proxy.size).reshape(proxy.shape)
     measured = measured_best_of_n_kl(proxy, rare, names, [1, 4, 64])
     np.testing.assert_allclose(measured["kl"], measured["kl_bound"], atol=1e-12)
 
-
-def test_a_policy_with_one_answer_pays_nothing_for_choosing():
     measured = measured_best_of_n_kl(np.ones((3, 16)), np.zeros((3, 16)), np.full((3, 16), "yes"), [1, 2, 16])
     np.testing.assert_allclose(measured["kl"], 0, atol=1e-9)
 
@@ -209,17 +200,11 @@ def test_bad_samples_get_a_sentence(proxy, gold, ns, words):
         best_of_n_curve(proxy, gold, ns)
 
 
-def test_best_of_nothing_gets_a_sentence():
-    with pytest.raises(WorkbenchError, match="at least 1 sample"):
-        best_of_n_kl(0)
-
-
 def test_sequence_kl_is_a_sum_over_counted_tokens_with_its_error_over_prompts():
     token_kl = [[1.0, 2.0, np.nan], [3.0, 99.0, 99.0], [1.0, 1.0, 1.0], [0.0, 1.0, 2.0]]
     mask = [[1, 1, 0], [1, 0, 0], [1, 1, 1], [1, 1, 1]]
     summary = sequence_kl_summary(token_kl, mask, ["a", "a", "b", "c"])
-    assert summary.mean == 3.0
-    assert summary.standard_error == 0.0
+    assert summary == (3.0, 0.0)
     alone = sequence_kl_summary([[1.0], [3.0]], [[1], [1]], ["a", "b"])
     assert alone == (2.0, 1.0)  # standard deviation sqrt 2 over sqrt 2 prompts
     twice = sequence_kl_summary([[1.0], [1.0], [3.0], [3.0]], [[1]] * 4, ["a", "a", "b", "b"])

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from test_plots import FIGURES, TABLES
+from test_plots import FIGURES
 
 from workbench.pipeline import report
 from workbench.plots.theme import GREY, GROUND, INK, PALETTE
@@ -72,7 +72,8 @@ def colors_of(trace) -> list[str]:
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_texts_and_named_marks_of_every_figure_are_legible(name):
-    figure = FIGURES[name](TABLES[name])
+    draw, table = FIGURES[name]
+    figure = draw(table)
     assert contrast(figure.layout.font.color, figure.layout.paper_bgcolor) >= TEXT
     assert contrast(figure.layout.hoverlabel.font.color, figure.layout.hoverlabel.bgcolor) >= TEXT
     named = [trace for trace in figure.data if trace.name and trace.showlegend is not False]

@@ -26,20 +26,10 @@ def path(gold=RISES_AND_FALLS, *, kl=(0.0, 1.0, 2.0, 4.0, 8.0), prompts=8, noise
     return pd.DataFrame(rows)
 
 
-@pytest.mark.parametrize(
-    "text, share",
-    [
-        ("", 0),
-        ("one two", 0),
-        ("a b c", 0),
-        ("a b c d", 0),
-        ("no no no no", 0.5),  # the same trigram twice
-        ("a b a b a b", 0.5),  # aba bab aba bab
-        ("mix it . mix it . mix it .", 4 / 7),
-    ],
-)
-def test_repeated_trigrams_by_hand(text, share):
-    assert detection.repeated_trigrams(text) == pytest.approx(share)
+def test_repeated_trigrams_by_hand():
+    shares = {"": 0, "one two": 0, "a b c": 0, "a b c d": 0, "mix it . mix it . mix it .": 4 / 7}
+    shares |= {"no no no no": 0.5, "a b a b a b": 0.5}  # the same trigram twice; aba bab aba bab
+    assert {text: detection.repeated_trigrams(text) for text in shares} == pytest.approx(shares)
 
 
 def test_signals_are_drifts_from_the_reference():
@@ -151,18 +141,10 @@ def test_thresholds_know_nothing_of_the_world_that_they_are_judged_on():
     changed.loc[changed["world"] == 1, "gold"] = 100.0 * changed["step"]  # there it would be best never to stop
     tables = [detection.held_out_alarms(table, outcomes) for table in (signals, changed)]
     inside, outside = (
-        [table.loc[rows(table), "threshold"].tolist() for table in tables] for rows in (of_world_1, beside)
+        [table.loc[(table["world"] == 1) == of_it, "threshold"].tolist() for table in tables] for of_it in (True, False)
     )
     assert inside[0] == inside[1]
     assert outside[0] != outside[1] and set(outside[1]) == {math.inf}  # other worlds did learn from it
-
-
-def of_world_1(table):
-    return table["world"] == 1
-
-
-def beside(table):
-    return table["world"] != 1
 
 
 def test_with_one_world_its_seeds_are_held_out_and_with_one_unit_a_sentence_says_so():
@@ -225,14 +207,13 @@ def test_intervals_of_rates_stay_within_0_and_1():
 def test_the_sentence_names_the_best_signal_beside_kl():
     scores = detection.alarm_scores(detection.held_out_alarms(*runs(good=("kl",))))
     said = detection.alarms_sentence(scores)
-    assert (
-        said.startswith("KL alone keeps most gold, told apart from 0 of 1 others: right in 100% of runs, false alarms")
-        and said.count("KL") == 1
+    assert said.startswith(
+        "KL alone keeps most gold, told apart from 0 of 1 others: right in 100% of runs, false alarms"
     )
+    assert said.count("KL") == 1
     other = detection.alarms_sentence(scores[::-1].reset_index(drop=True))
-    assert other.startswith("Length keeps most gold, not told apart from KL alone: right") and other.endswith(
-        "KL alone right in 100% of runs, false alarms in 0%"
-    )
+    assert other.startswith("Length keeps most gold, not told apart from KL alone: right")
+    assert other.endswith("KL alone right in 100% of runs, false alarms in 0%")
     told_apart = detection.alarms_sentence(scores[::-1].assign(p_value=0.01).reset_index(drop=True))
     assert told_apart.startswith("Length keeps most gold: right")
     table = detection.readable_scores(scores)

@@ -4,6 +4,7 @@ import math
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from tiny_models import EOS, PAD, every_completion, tiny_model, word_tokenizer
@@ -49,13 +50,8 @@ def test_a_model_gives_every_completion_the_probability_that_plain_passes_give_i
     completions = optimum.enumerate_completions(words, eos=EOS, longest=2)
     prompts = [[4, 6, 7], [5, 9, 4]]
     rows = [prompt for prompt in prompts for _ in completions], [list(ids) for ids in completions] * 2
-    listed = enumeration.Enumeration(
-        tokenizer=tokenizer,
-        prompts=("a", "b"),
-        completions=completions,
-        tree=optimum.build_tree(completions),
-        sequences=collate(*rows, pad_id=PAD),
-    )
+    parts = {"tree": optimum.build_tree(completions), "sequences": collate(*rows, pad_id=PAD)}
+    listed = enumeration.Enumeration(tokenizer=tokenizer, prompts=("a", "b"), completions=completions, **parts)
     found = listed.probabilities(model)
     np.testing.assert_allclose(found.sum(1), 1, atol=2e-6)
     for prompt, row in zip(prompts, found, strict=True):
@@ -105,14 +101,10 @@ def test_all_pairs_come_with_the_probability_of_the_label(world):
         assert pair.preference > 0.5
 
 
-def test_every_completion_is_labelled_by_its_side_of_the_mean(world):
-    labelled = world.labelled()
+def test_every_completion_is_labelled_by_its_side_of_the_mean_and_prompts_are_as_many_of_each(world):
+    labelled, texts = world.labelled(), [example.row["prompt"] for example in world.prompt_examples(12)]
     assert [example.label for example in labelled] == (world.rewards.flatten() > 0).tolist()
     assert [tuple(example.completion_ids) for example in labelled] == world.completions * 3
-
-
-def test_prompts_are_as_many_of_each(world):
-    texts = [example.row["prompt"] for example in world.prompt_examples(12)]
     assert sorted(texts) == sorted([*world.prompts] * 4)
 
 
@@ -131,19 +123,9 @@ def test_the_same_seed_builds_the_same_world(reference, world):
 
 def on_policy(start, reference, world, algorithm, *, steps=100, **settings):
     """A trainer of the notebook's kind, measured every ten steps."""
-    config = PolicyGradientConfig(
-        algorithm=algorithm,
-        steps=steps,
-        batch_size=96,
-        kl_coef=BETA,
-        lam=1.0,
-        learning_rate=1e-2,
-        critic_learning_rate=1e-2,
-        missing_eos_penalty=0.0,
-        max_completion_length=2,
-        evaluate_every=steps,
-        **settings,
-    )
+    sizes = {"steps": steps, "evaluate_every": steps, "batch_size": 96, "max_completion_length": 2, "kl_coef": BETA}
+    rates = {"lam": 1.0, "learning_rate": 1e-2, "critic_learning_rate": 1e-2, "missing_eos_penalty": 0.0}
+    config = PolicyGradientConfig(algorithm=algorithm, **sizes, **rates, **settings)
     critic = models.load_critic(start, TOKENS) if ALGORITHMS[algorithm].has_critic else None
     prompts = world.prompt_examples(config.prompts_per_step)
     parts = (models.load_policy(start, TOKENS), reference, critic, world.reward, prompts, prompts[:3], TOKENS, config)
@@ -175,20 +157,17 @@ def test_methods_that_promise_the_optimum_end_within_a_fiftieth_of_a_nat_and_nev
     rows = [trainer.step() for _ in range(trainer.total_steps)]
     measured = [row for row in rows if row["exact_kl"] is not None]
     assert [row["step"] for row in measured] == [*range(10, trainer.total_steps, 10), trainer.total_steps]
-    assert measured[0]["exact_kl_to_optimum"] > 0.05
-    assert measured[-1]["exact_kl_to_optimum"] < 0.02
+    assert measured[0]["exact_kl_to_optimum"] > 0.05 and measured[-1]["exact_kl_to_optimum"] < 0.02
     assert min(row["exact_wasted_kl"] for row in measured) > -1e-6
 
 
 def test_with_k3_in_its_loss_dr_grpo_ends_where_enumeration_says_it_rests(start, reference, world):
     trainer = on_policy(start, reference, world, "dr_grpo", num_generations=8)
     rows = [trainer.step() for _ in range(trainer.total_steps)]
-    own = optimum.penalty_in_loss_optimum(
-        world.reference, world.rewards, world.tree, partial(optimum.rational_policy, beta=BETA)
-    )
+    answer = partial(optimum.rational_policy, beta=BETA)
+    own = optimum.penalty_in_loss_optimum(world.reference, world.rewards, world.tree, answer)
     distance = optimum.mean_kl(world.probabilities(trainer.trainer.policy), own)
-    assert distance < 0.02
-    assert rows[-1]["exact_kl_to_optimum"] > 2 * distance
+    assert distance < 0.02 and rows[-1]["exact_kl_to_optimum"] > 2 * distance
 
 
 def test_with_one_update_per_batch_weighted_k3_trains_as_k2_does(start, reference, world):
@@ -225,16 +204,11 @@ def test_measuring_is_part_of_the_row_and_changes_nothing_in_the_training(start,
 
 
 def test_a_path_starts_where_training_did_and_holds_what_was_measured(world, reference):
-    import pandas as pd
-
     columns = {f"exact_{name}": [None, 1.0 + index, None, 2.0] for index, name in enumerate(enumeration.STANDING)}
     metrics = pd.DataFrame({"step": [1, 2, 3, 4], "loss": 0.0, **columns})
     begin = world.standing(reference, beta=BETA)
     path = enumeration.exact_path(metrics, begin, method="PPO")
-    assert path["step"].tolist() == [0, 2, 4]
-    assert path["share"].tolist() == [0, 0.5, 1]
-    assert path["place"].tolist() == ["step 0", "step 2", "step 4"]
-    assert path["kl"].tolist() == [begin["kl"], 1.0, 2.0]
-    assert path["reward"].tolist() == [begin["reward"], 2.0, 2.0]
-    assert set(path["method"]) == {"PPO"}
+    assert path["step"].tolist() == [0, 2, 4] and path["share"].tolist() == [0, 0.5, 1]
+    assert path["place"].tolist() == ["step 0", "step 2", "step 4"] and set(path["method"]) == {"PPO"}
+    assert path["kl"].tolist() == [begin["kl"], 1.0, 2.0] and path["reward"].tolist() == [begin["reward"], 2.0, 2.0]
     assert begin["kl"] == pytest.approx(0, abs=1e-6)

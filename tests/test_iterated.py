@@ -23,13 +23,8 @@ from workbench.tasks import open_task
 FOLDER = Path(__file__).parent.parent / "notebooks"
 SMOKE = yaml.safe_load((FOLDER / "presets.yaml").read_text())["smoke"]
 SIZES = {"rounds": 2, "pairs": 12, "steps_per_round": 2, "evaluate_every": 1, "batch_size": 8, "label_epochs": 1}
-SIZES |= {
-    "label_steps": 4,
-    "label_batch_size": 6,
-    "reference_prompts": 16,
-    "evaluation_prompts": 8,
-    "target_agreement": 0.0,
-}
+SIZES |= {"label_steps": 4, "label_batch_size": 6, "reference_prompts": 16, "evaluation_prompts": 8}
+SIZES |= {"target_agreement": 0.0}
 LOOP = "rewards, trainer = {}, None"  # how the cell begins that does the work
 
 
@@ -115,9 +110,8 @@ def test_arms_differ_only_in_whose_answers_are_judged_and_when(fresh, sft, tmp_p
     assert asked[0][asked[0].batch == 1].equals(asked[1][asked[1].batch == 1])
     assert not asked[0][asked[0].batch == 2].chosen.equals(asked[1][asked[1].batch == 2].chosen)
     # no refit, and the same labels as the control has in the end: the same reward model
-    none, one_shot = (
-        load_file(run.path(f"reward_model_round{k}/model.safetensors")) for run, k in zip(runs[1:], (2, 1), strict=True)
-    )
+    folders = runs[1].path("reward_model_round2"), runs[2].path("reward_model_round1")
+    none, one_shot = (load_file(folder / "model.safetensors") for folder in folders)
     assert all(none[name].equal(one_shot[name]) for name in none)
     assert not runs[2].path("reward_model_round2").exists()
 
@@ -131,9 +125,8 @@ def test_the_path_of_a_run_is_counted_over_all_rounds(fresh):
     # the refit changes who judges, not what was said: gold and KL go on where they were
     assert rounds["gold_start"].tolist()[1] == rounds["gold_end"].tolist()[0]
     assert rounds["proxy_start"].tolist()[1] != rounds["proxy_end"].tolist()[0]
-    assert rounds["proxy_end"].tolist() == pytest.approx(
-        path.groupby("step")["proxy"].mean()[[2, 4]].tolist(), abs=1e-5
-    )
+    means = path.groupby("step")["proxy"].mean()
+    assert rounds["proxy_end"].tolist() == pytest.approx(means[[2, 4]].tolist(), abs=1e-5)
 
 
 def test_the_labels_of_a_run_teach_other_notebooks(fresh):
@@ -168,45 +161,34 @@ def test_every_arm_ends_with_all_batches_and_never_forgets_one(labels):
     assert (known[0] == known[-1]) == (labels == "one_shot")
 
 
-class Writer:
-    """Answers in place of a policy: different twice to every third prompt, alike to the others."""
+@pytest.fixture
+def asked(monkeypatch):
+    """Who was asked, with answers in place of a policy's: different twice to every third prompt, else alike."""
+    asked = []
 
-    def __init__(self, monkeypatch):
-        self.asked = []
-        monkeypatch.setattr(iterated, "_two_answers", self.two_answers)
-
-    def two_answers(self, policy, tokenizer, prompts, *settings):
-        self.asked += prompts
+    def two_answers(policy, tokenizer, prompts, *settings):
+        asked.extend(prompts)
         said = {prompt: ("yes", "yes" if int(prompt) % 3 else "no") for prompt in prompts}
         return [{"prompt": prompt, "completion": each, "finished": True} for prompt in prompts for each in said[prompt]]
 
-
-HOW = {"max_completion_length": 5, "temperature": 1.0, "seed": 0}
-
-
-def test_a_decided_policy_is_asked_more_prompts_until_there_are_enough_pairs(monkeypatch):
-    writer, prompts = Writer(monkeypatch), [str(number) for number in range(90)]
-    items = iterated.pairs_to_judge(None, None, prompts, wanted=12, **HOW)
-    assert [item["prompt"] for item in items] == [str(number) for number in range(0, 36, 3)]
-    assert 34 <= len(writer.asked) < 60 and writer.asked == prompts[: len(writer.asked)]
+    monkeypatch.setattr(iterated, "_two_answers", two_answers)
+    return asked
 
 
-def test_a_policy_with_too_few_pairs_gives_those_it_has(monkeypatch):
-    writer, prompts = Writer(monkeypatch), [str(number) for number in range(10)]
-    items = iterated.pairs_to_judge(None, None, prompts, wanted=12, **HOW)
-    assert [item["prompt"] for item in items] == ["0", "3", "6", "9"] and writer.asked == prompts
+def pairs_of(prompts, wanted):
+    how = {"max_completion_length": 5, "temperature": 1.0, "seed": 0}
+    return [item["prompt"] for item in iterated.pairs_to_judge(None, None, list(prompts), wanted=wanted, **how)]
 
 
-def test_a_policy_that_says_one_thing_only_is_refused_in_a_sentence(monkeypatch):
-    Writer(monkeypatch)
+def test_a_decided_policy_is_asked_more_prompts_until_there_are_enough_pairs_or_no_prompts(asked):
+    prompts = [str(number) for number in range(90)]
+    assert pairs_of(prompts, 12) == prompts[:36:3]
+    assert 34 <= len(asked) < 60 and asked == prompts[: len(asked)]
+    asked.clear()
+    assert pairs_of(prompts[:10], 12) == ["0", "3", "6", "9"] and asked == prompts[:10]
+    assert pairs_of("123", 1) == ["3"]  # the first of all are answered alike
     with pytest.raises(WorkbenchError, match="All 2 pairs of answers read the same"):
-        iterated.pairs_to_judge(None, None, ["1", "2"], wanted=2, **HOW)
-
-
-def test_prompts_that_are_answered_alike_first_of_all_end_nothing(monkeypatch):
-    Writer(monkeypatch)
-    items = iterated.pairs_to_judge(None, None, ["1", "2", "3"], wanted=1, **HOW)
-    assert [item["prompt"] for item in items] == ["3"]
+        pairs_of("12", 2)
 
 
 def test_labelers_who_decide_nothing_are_named_in_a_sentence(world, monkeypatch):
@@ -350,11 +332,10 @@ def test_the_proxy_begins_anew_where_a_reward_model_was_fitted():
     assert [line.showlegend for line in proxies] == [True, False]
     assert len(figure.layout.shapes) == 4  # two fits, in two panels
     assert figure.layout.title.text.startswith("<b>Gold reward goes from 1.50 to 2.00, about its highest")
-    assert all(
-        "<b>hi" not in text for trace in figure.data if trace.customdata is not None for text in trace.customdata
-    )
-    once = plot_rounds(means, round_table(PATH, REACH, {1: length}))
-    assert len(once.layout.shapes) == 2
+    assert not [
+        text for trace in figure.data if trace.customdata is not None for text in trace.customdata if "<b>" in text
+    ]
+    assert len(plot_rounds(means, round_table(PATH, REACH, {1: length})).layout.shapes) == 2
 
 
 @pytest.mark.parametrize(

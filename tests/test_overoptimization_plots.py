@@ -9,7 +9,6 @@ import pytest
 
 from workbench import WorkbenchError
 from workbench.studies.iterated.figures import plot_arms
-from workbench.studies.overoptimization import figures
 from workbench.studies.overoptimization import figures as plots
 
 HOSTILE = "<script>alert('x')</script>"
@@ -33,11 +32,9 @@ def means(frame):
     grouped = frame.groupby(["label", "optimiser", "kl"], sort=False)
     table = grouped[[name for name in ("proxy", "gold") if name in frame]].mean().reset_index()
     several = frame.groupby(["world", "seed"]).ngroups > 1
-    for name in ("proxy", "gold"):
-        if name in table:
-            table[f"{name}_low"], table[f"{name}_high"] = (
-                table[name] + end if several else math.nan for end in (-0.2, 0.2)
-            )
+    for name in set(table) & {"proxy", "gold"}:
+        for side, end in (("low", -0.2), ("high", 0.2)):
+            table[f"{name}_{side}"] = table[name] + end if several else math.nan
     return table.assign(runs=3)
 
 
@@ -55,9 +52,8 @@ def test_the_first_reward_model_is_drawn_with_its_mean_band_and_units(figure):
     assert len(drawn) == 2 * 2 * (1 + 3 + 1) and len(figure.data) == 2 * len(drawn)
     thick = [trace for trace in drawn if trace.name]
     assert [trace.name for trace in thick] == ["proxy", "gold"] * 2
-    assert list(thick[1].x) == [0, 1, 2] and thick[1].y[-1] == pytest.approx(
-        curves()["gold"].loc[lambda g: g.index % 3 == 2][:3].mean()
-    )
+    last = curves()["gold"].loc[lambda g: g.index % 3 == 2][:3].mean()
+    assert list(thick[1].x) == [0, 1, 2] and thick[1].y[-1] == pytest.approx(last)
     bands = [trace for trace in drawn if trace.fill == "toself"]
     assert len(bands) == 4 and bands[0].y[0] == pytest.approx(-0.2) and bands[0].hoverinfo == "skip"
     assert figure.layout.yaxis.title.text == "reward" and "√KL" in figure.layout.xaxis.title.text
@@ -83,16 +79,13 @@ def test_one_menu_shows_a_reward_model_and_the_other_brings_a_unit_forward(figur
     first, second = (np.array(button.args[0]["visible"]) for button in models.buttons)
     assert (first ^ second).all() and first.tolist() == [trace.visible is not False for trace in figure.data]
     assert "250 pairs" in models.buttons[1].args[1]["title.text"]
-    assert [button.label for button in units.buttons] == [
-        plots.MEAN,
-        *(f"world {w}, seed {s}" for w, s in ((0, 0), (0, 1), (1, 0))),
-    ]
+    named = [f"world {w}, seed {s}" for w, s in ((0, 0), (0, 1), (1, 0))]
+    assert [button.label for button in units.buttons] == [plots.MEAN, *named]
     view = units.buttons[3].args[0]
     chosen = [trace for trace, opacity in zip(figure.data, view["opacity"], strict=True) if opacity == 1]
     assert len(chosen) == 2 * 2 * 2 and all("world 1, seed 0" in trace.customdata[0] for trace in chosen)
-    assert all(
-        answer == "skip" for answer, opacity in zip(view["hoverinfo"], view["opacity"], strict=True) if opacity < 1
-    )
+    answers = zip(view["hoverinfo"], view["opacity"], strict=True)
+    assert all(answer == "skip" for answer, opacity in answers if opacity < 1)
 
 
 def test_one_unit_has_no_band_and_no_menu_of_units_and_without_gold_the_proxy_stays():
@@ -152,36 +145,27 @@ def test_laws_are_drawn_over_their_points_with_a_band_for_the_better_one():
 
 def sweep():
     rows = [
-        {
-            "optimiser": optimiser,
-            "world": world,
-            "seed": 0,
-            "pairs": pairs,
-            "peak_gold": 0.1 * world + pairs / 1000,
-            "peak_kl": 4.0,
-        }
+        {"optimiser": optimiser, "world": world, "pairs": pairs, "peak_gold": 0.1 * world + pairs / 1000}
         for optimiser in ("RL", "best of n")
         for world in (0, 1)
         for pairs in (250, 1000)
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).assign(seed=0, peak_kl=4.0)
 
 
 def test_sweeps_have_a_row_for_the_height_and_one_for_the_place():
     weights = sweep().rename(columns={"pairs": "weights"}).query("optimiser == 'best of n'")
-    figure = figures.plot_sweeps({"pairs": sweep(), "weights": weights})
+    figure = plots.plot_sweeps({"pairs": sweep(), "weights": weights})
     thick = [trace for trace in figure.data if trace.name]
     assert [trace.name for trace in figure.data if trace.showlegend is not False] == ["RL", "best of n"]
     assert list(thick[0].y) == pytest.approx([0.3, 1.05]) and list(thick[2].y) == [2.0, 2.0]
     assert len({trace.line.color for trace in thick if trace.name == "best of n"}) == 1  # in both columns
     title = figure.layout.title.text.replace("<br>", " ")
     assert "from 250 to 1,000 pairs 0.30 to 1.05 (RL) and 0.30 to 1.05 (best of n)" in title
-    assert (
-        figure.layout.yaxis.title.text == "gold at the peak"
-        and figure.layout.yaxis3.title.text == "√KL of the peak (√nats)"
-    )
+    axes = figure.layout.yaxis.title.text, figure.layout.yaxis3.title.text
+    assert axes == ("gold at the peak", "√KL of the peak (√nats)")
     with pytest.raises(WorkbenchError, match="at least one factor"):
-        figures.plot_sweeps({})
+        plots.plot_sweeps({})
 
 
 def effects(**columns):
@@ -190,32 +174,28 @@ def effects(**columns):
 
 
 def test_effects_have_their_intervals_and_a_title_that_counts_those_beyond_chance():
-    figure = figures.plot_effects(effects(), axis="gold")
+    figure = plots.plot_effects(effects(), axis="gold")
     assert "1 of 2 differences are beyond chance; most: min, 0.30" in figure.layout.title.text
     (dots,) = figure.data
-    assert list(dots.error_x.array) == pytest.approx([0.2, 0.2]) and list(dots.error_x.arrayminus) == pytest.approx(
-        [0.2, 0.2]
-    )
+    ends = [*dots.error_x.array, *dots.error_x.arrayminus]
+    assert ends == pytest.approx([0.2] * 4)
     assert "<script" not in str(dots.y) + str(dots.customdata) and figure.layout.xaxis.title.text == "gold"
     assert list(dots.marker.symbol) == ["circle", "circle-open"]
-    none = figures.plot_effects(effects(significant=False), axis="gold")  # not even where an interval leaves out 0
+    none = plots.plot_effects(effects(significant=False), axis="gold")  # not even where an interval leaves out 0
     assert "None of 2 differences is beyond chance" in none.layout.title.text
-
-
-def test_effects_of_a_single_unit_say_that_there_is_no_interval():
-    figure = figures.plot_effects(effects(low=math.nan, high=math.nan, significant=False), axis="gold")
-    assert "One unit only" in figure.layout.title.text and "2 differences in a single unit" in figure.layout.title.text
+    single = plots.plot_effects(effects(low=math.nan, high=math.nan, significant=False), axis="gold")
+    assert "One unit only" in single.layout.title.text and "2 differences in a single unit" in single.layout.title.text
 
 
 def test_a_priced_run_stands_beside_the_path_of_the_free_one():
     free = pd.DataFrame({"kl": [0.0, 4.0], "gold": [0.0, 1.0], "gold_low": [-0.1, 0.9], "gold_high": [0.1, 1.1]})
     ends = pd.DataFrame({"level": ["ppo_kl0.5"], "kl": [1.0], "gold": [0.8], "gold_low": [0.7], "gold_high": [1.0]})
-    figure = figures.plot_stopping(free, ends, "t")
+    figure = plots.plot_stopping(free, ends, "t")
     band, line, marker = figure.data[:3]
     assert band.fill == "toself" and list(line.x) == [0, 2]
     assert (marker.name, marker.x[0], marker.y[0]) == ("ppo_kl0.5", 1.0, 0.8)
     assert marker.error_y.array[0] == pytest.approx(0.2) and marker.error_y.arrayminus[0] == pytest.approx(0.1)
-    alone = figures.plot_stopping(free.assign(gold_low=math.nan, gold_high=math.nan), ends, "t")
+    alone = plots.plot_stopping(free.assign(gold_low=math.nan, gold_high=math.nan), ends, "t")
     assert "One unit" in alone.layout.title.text
 
 
@@ -229,31 +209,23 @@ def signals(falls=(True, False)):
 
 
 def test_every_measured_signal_has_a_panel_with_its_threshold():
-    figure = figures.plot_signals(signals(), {"kl": 15.0, "length": math.inf, "absent": 1.0})
+    figure = plots.plot_signals(signals(), {"kl": 15.0, "length": math.inf, "absent": 1.0})
     panels = [note.text for note in figure.layout.annotations]
     assert panels == ["drift of length (tokens)", "KL alone (nats)", "gold reward, unseen"]
     assert [shape.y0 for shape in figure.layout.shapes] == [15.0]
     assert [trace.name for trace in figure.data if trace.showlegend] == ["falls", "never falls"]
     assert "Gold falls in 1 of 2 runs" in figure.layout.title.text
-
-
-def test_signals_of_runs_whose_gold_is_unknown_are_drawn_all_the_same():
     unknown = signals(falls=(math.nan, math.nan)).drop(columns="gold")
-    figure = figures.plot_signals(unknown, {})
+    figure = plots.plot_signals(unknown, {})
     assert [trace.name for trace in figure.data if trace.showlegend] == ["gold unknown"]
     assert "whether their gold falls is not known" in figure.layout.title.text
 
 
 def test_alarms_show_shares_of_verdicts_and_leads_of_runs_that_fell():
-    alarms = pd.DataFrame(
-        {
-            "run": ["a", "b", "a", "b"],
-            "signal": ["kl", "kl", "length", "length"],
-            "verdict": ["in time", "quiet", "late", "false alarm"],
-            "lead_steps": [5.0, math.nan, -10.0, math.nan],
-        }
-    )
-    figure = figures.plot_alarms(alarms, "t")
+    rows = [("a", "kl", "in time", 5.0), ("b", "kl", "quiet", math.nan)]
+    rows += [("a", "length", "late", -10.0), ("b", "length", "false alarm", math.nan)]
+    alarms = pd.DataFrame(rows, columns=["run", "signal", "verdict", "lead_steps"])
+    figure = plots.plot_alarms(alarms, "t")
     bars = {trace.name: dict(zip(trace.y, trace.x, strict=True)) for trace in figure.data if trace.type == "bar"}
     assert bars["in time"] == {"drift of length": 0, "KL alone": 0.5} and bars["late"]["drift of length"] == 0.5
     leads = {trace.y[0]: trace.x[0] for trace in figure.data if trace.type == "scatter" and len(trace.x)}
@@ -265,13 +237,13 @@ def test_alarms_show_shares_of_verdicts_and_leads_of_runs_that_fell():
     [
         (lambda table: plots.plot_pushes(table, table), "plot_pushes"),
         (lambda table: plots.plot_laws(table, table, table), "plot_laws"),
-        (lambda table: figures.plot_sweeps({"pairs": table}), "plot_sweeps"),
-        (lambda table: figures.plot_effects(table, axis="x"), "plot_effects"),
-        (lambda table: figures.plot_score_paths(table, "t"), "plot_score_paths"),
-        (lambda table: figures.plot_stopping(table, table, "t"), "plot_stopping"),
+        (lambda table: plots.plot_sweeps({"pairs": table}), "plot_sweeps"),
+        (lambda table: plots.plot_effects(table, axis="x"), "plot_effects"),
+        (lambda table: plots.plot_score_paths(table, "t"), "plot_score_paths"),
+        (lambda table: plots.plot_stopping(table, table, "t"), "plot_stopping"),
         (lambda table: plot_arms(table), "plot_arms"),
-        (lambda table: figures.plot_signals(table, {}), "plot_signals"),
-        (lambda table: figures.plot_alarms(table, "t"), "plot_alarms"),
+        (lambda table: plots.plot_signals(table, {}), "plot_signals"),
+        (lambda table: plots.plot_alarms(table, "t"), "plot_alarms"),
     ],
 )
 def test_empty_tables_and_other_tables_get_a_sentence(draw, name):
@@ -284,7 +256,7 @@ def test_empty_tables_and_other_tables_get_a_sentence(draw, name):
 def test_chosen_reward_models_of_a_unit_or_the_means_are_drawn_by_the_chosen_score():
     def drawn(pushed=LABELS, by="RL", unit=None, score="gold", gold=True):
         table, chosen = curves(gold=gold), {"pushed": pushed, "by": by, "unit": unit, "score": score}
-        figure = figures.plot_chosen_pushes(table, means(table), **chosen)
+        figure = plots.plot_chosen_pushes(table, means(table), **chosen)
         return figure, {trace.name: trace for trace in figure.data if trace.name}
 
     assert list(drawn()[1]) == ["4000 pairs", "250 pairs &lt;b&gt;"]

@@ -36,29 +36,14 @@ def metrics(*, gold=True):
 
 
 def samples():
-    return pd.DataFrame(
-        {
-            "kind": ["qa"] * 6 + ["math"] * 6,
-            "gold": np.linspace(-1, 1, 12),
-            "proxy": np.linspace(0, 1, 12),
-            "prompt": "user : hi assistant :",
-            "completion": HOSTILE,
-        }
-    )
+    scores = {"gold": np.linspace(-1, 1, 12), "proxy": np.linspace(0, 1, 12)}
+    said = {"kind": ["qa"] * 6 + ["math"] * 6, "prompt": "user : hi assistant :", "completion": HOSTILE}
+    return pd.DataFrame(said | scores)
 
 
 def points():
-    return pd.DataFrame(
-        {
-            "run": ["sft", HOSTILE],
-            "method": ["SFT", "PPO"],
-            "kl": [0.0, 4.0],
-            "gold": [0.4, 0.7],
-            "gold_se": [0.02, 0.03],
-            "proxy": [0.0, 1.5],
-            "completion": ["fine", HOSTILE],
-        }
-    )
+    rows = [("sft", "SFT", 0.0, 0.4, 0.02, 0.0, "fine"), (HOSTILE, "PPO", 4.0, 0.7, 0.03, 1.5, HOSTILE)]
+    return pd.DataFrame(rows, columns=["run", "method", "kl", "gold", "gold_se", "proxy", "completion"])
 
 
 CALIBRATION = pd.DataFrame(
@@ -68,16 +53,9 @@ ACCURACY = pd.DataFrame(
     {"group": ["all", "qa"], "measured_against": "labels", "accuracy": [0.7, 0.6], "accuracy_se": [0.01, 0.02]}
 )
 SIZES = pd.DataFrame(
-    {
-        "model": ["small", "large", HOSTILE],
-        "start": ["sft", "sft", "scratch"],
-        "parameters": [40_000, 120_000, 120_000],
-        "policy_parameters": 120_000,
-        "measured_against": "gold",
-        "accuracy": [0.6, 0.7, 0.55],
-        "accuracy_se": 0.02,
-    }
-)
+    [("small", "sft", 40_000, 0.6), ("large", "sft", 120_000, 0.7), (HOSTILE, "scratch", 120_000, 0.55)],
+    columns=["model", "start", "parameters", "accuracy"],
+).assign(policy_parameters=120_000, measured_against="gold", accuracy_se=0.02)
 CURVE = best_of_n_curve(
     [[1.0, 2.0, 3.0, 4.0], [2.0, 1.0, 0.0, 4.0]], [[0.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 0.0]], [1, 2, 4]
 )
@@ -92,101 +70,57 @@ GAINS = pd.DataFrame(
     {"run": ["ppo", HOSTILE], "kl": [1.5, 0.6], "gain": [0.4, -0.1], "gain_se": [0.05, 0.1], "greedy_gain": [0.2, 0.1]}
 )
 SHARES = pd.DataFrame(
-    {
-        "labeler": ["ada", "bob", "eve"] * 2,
-        "feature": ["words"] * 3 + ["gold"] * 3,
-        "share": [0.5, 0.6, 0.5, 0.8, 0.2, 0.9],
-        "share_se": 0.02,
-        "pairs": [10, 20, 30] * 2,
-    }
-)
-SUMMARY = pd.DataFrame(
-    {
-        "labeler": ["ada", "bob", HOSTILE],
-        "judgements": [10, 20, 30],
-        "agreement": [0.7, 0.8, np.nan],
-        "agreement_low": [0.6, 0.7, np.nan],
-        "agreement_high": [0.85, 0.9, np.nan],
-        "prefers_first": [0.5, 0.4, 0.55],
-        "prefers_first_low": [0.4, 0.3, 0.5],
-        "prefers_first_high": [0.6, 0.5, 0.6],
-    }
-)
+    {"labeler": ["ada", "bob", "eve"] * 2, "feature": ["words"] * 3 + ["gold"] * 3, "pairs": [10, 20, 30] * 2}
+).assign(share=[0.5, 0.6, 0.5, 0.8, 0.2, 0.9], share_se=0.02)
+MEASURED = {"agreement": [0.7, 0.8, np.nan], "agreement_low": [0.6, 0.7, np.nan], "agreement_high": [0.85, 0.9, np.nan]}
+MEASURED |= {
+    f"prefers_first{end}": values
+    for end, values in zip(("", "_low", "_high"), ([0.5, 0.4, 0.55], [0.4, 0.3, 0.5], [0.6, 0.5, 0.6]), strict=True)
+}
+SUMMARY = pd.DataFrame({"labeler": ["ada", "bob", HOSTILE], "judgements": [10, 20, 30], **MEASURED})
 MASK = pd.DataFrame(np.kron(np.eye(2, dtype=int), np.tri(2, dtype=int)) > 0, columns=["a", "b", "c", "<eos>"])
 
 # panels' titles, or labelers' names, say what the vertical axis is
 NAMED_OTHERWISE = {"plot_training_panels", "plot_agreement_matrix", "plot_gains", "plot_labeler_measures"}
-FIGURES = {
-    "plot_learning_curve": lambda frame: plots.plot_learning_curve(frame, ["proxy", "gold"], title="t"),
-    "plot_training_panels": lambda frame: plots.plot_training_panels(frame, ["proxy", "gold", "kl"], title="t"),
-    "plot_reward_kl_path": plots.plot_reward_kl_path,
-    "plot_reward_distributions": plots.plot_reward_distributions,
-    "plot_calibration": plots.plot_calibration,
-    "plot_accuracy_bars": plots.plot_accuracy_bars,
-    "plot_accuracy_by_size": plots.plot_accuracy_by_size,
-    "plot_gold_components": plots.plot_gold_components,
-    "plot_best_of_n": plots.plot_best_of_n,
-    "plot_agreement_matrix": lambda frame: plots.plot_agreement_matrix(frame, SUMMARY),
-    "plot_frontier": plots.plot_frontier,
-    "plot_gains": plots.plot_gains,
-    "plot_sharpening_control": plots.plot_sharpening_control,
-    "plot_choice_shares": plots.plot_choice_shares,
-    "plot_attention_mask": plots.plot_attention_mask,
-    "plot_labeler_measures": plots.plot_labeler_measures,
+FIGURES = {  # name: how it is drawn, a table of it
+    "plot_learning_curve": (lambda frame: plots.plot_learning_curve(frame, ["proxy", "gold"], title="t"), metrics()),
+    "plot_training_panels": (
+        lambda frame: plots.plot_training_panels(frame, ["proxy", "gold", "kl"], title="t"),
+        metrics(),
+    ),
+    "plot_reward_kl_path": (plots.plot_reward_kl_path, metrics()),
+    "plot_reward_distributions": (plots.plot_reward_distributions, samples()),
+    "plot_calibration": (plots.plot_calibration, CALIBRATION),
+    "plot_accuracy_bars": (plots.plot_accuracy_bars, ACCURACY),
+    "plot_accuracy_by_size": (plots.plot_accuracy_by_size, SIZES),
+    "plot_gold_components": (plots.plot_gold_components, COMPONENTS),
+    "plot_best_of_n": (plots.plot_best_of_n, CURVE),
+    "plot_agreement_matrix": (lambda frame: plots.plot_agreement_matrix(frame, SUMMARY), MATRIX),
+    "plot_frontier": (plots.plot_frontier, points()),
+    "plot_gains": (plots.plot_gains, GAINS),
+    "plot_sharpening_control": (plots.plot_sharpening_control, SHARPENING),
+    "plot_choice_shares": (plots.plot_choice_shares, SHARES),
+    "plot_attention_mask": (plots.plot_attention_mask, MASK),
+    "plot_labeler_measures": (plots.plot_labeler_measures, SUMMARY),
 }
-TABLES = dict(
-    zip(
-        FIGURES,
-        [
-            metrics(),
-            metrics(),
-            metrics(),
-            samples(),
-            CALIBRATION,
-            ACCURACY,
-            SIZES,
-            COMPONENTS,
-            CURVE,
-            MATRIX,
-            points(),
-            GAINS,
-            SHARPENING,
-            SHARES,
-            MASK,
-            SUMMARY,
-        ],
-        strict=True,
-    )
-)
 
 
 def legend(figure):
     return [trace.name for trace in figure.data if trace.name and trace.showlegend is not False]
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_every_figure_has_a_title_named_axes_and_its_own_ground_on_light_and_dark_pages(name):
-    figure = FIGURES[name](TABLES[name])
-    assert figure.layout.title.text
+@pytest.mark.parametrize(("name", "draw", "table"), [(name, *given) for name, given in FIGURES.items()])
+def test_every_figure_has_a_title_named_axes_its_own_ground_and_a_sentence_for_other_tables(name, draw, table):
+    figure = draw(table)
+    assert figure.layout.title.text and figure.layout.uirevision
     assert figure.layout.paper_bgcolor == figure.layout.plot_bgcolor == GROUND
-    assert figure.layout.uirevision
     assert "$" not in figure.to_json().replace("$schema", "")
-    if name not in NAMED_OTHERWISE:
-        assert figure.layout.yaxis.title.text
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_an_empty_table_gets_a_sentence(name):
+    assert name in NAMED_OTHERWISE or figure.layout.yaxis.title.text
     with pytest.raises(WorkbenchError, match=f"{name} got a table without rows"):
-        FIGURES[name](TABLES[name].iloc[:0])
-
-
-@pytest.mark.parametrize(
-    "name", [name for name in FIGURES if name not in ("plot_agreement_matrix", "plot_attention_mask")]
-)
-def test_a_table_of_something_else_gets_a_sentence_with_the_columns_it_has(name):
-    with pytest.raises(WorkbenchError, match=r"needs the columns .* the table has \['banana'\]"):
-        FIGURES[name](pd.DataFrame({"banana": [1.0]}))
+        draw(table.iloc[:0])
+    if name not in ("plot_agreement_matrix", "plot_attention_mask"):
+        with pytest.raises(WorkbenchError, match=r"needs the columns .* the table has \['banana'\]"):
+            draw(pd.DataFrame({"banana": [1.0]}))
 
 
 @pytest.mark.parametrize("missing", [metrics(gold=False), metrics().assign(gold=np.nan)])
@@ -281,9 +215,8 @@ def test_error_bars_are_95_percent_intervals():
         plots.plot_accuracy_by_size(SIZES.iloc[:1]),
         plots.plot_sharpening_control(SHARPENING),
     ):
-        assert figure.data[0].error_y.array[0] == pytest.approx(
-            {"scatter": 0.0392, "bar": 0.0196}[figure.data[0].type], rel=1e-4
-        )
+        expected = {"scatter": 0.0392, "bar": 0.0196}[figure.data[0].type]
+        assert figure.data[0].error_y.array[0] == pytest.approx(expected, rel=1e-4)
 
 
 def test_error_bars_of_few_runs_are_students():
@@ -395,12 +328,10 @@ def test_the_menu_of_selections_shows_one_matrix_at_a_time_on_one_scale():
 
 
 def test_a_gain_within_chance_is_not_counted_as_one():
-    gains = pd.DataFrame(
-        {"run": ["a", "b", "c"], "kl": 1.0, "gain": [0.3, 0.01, -0.2], "gain_se": [0.1, 0.02, 0.01], "greedy_gain": 0.1}
-    )
+    gains = pd.DataFrame({"run": ["a", "b", "c"], "gain": [0.3, 0.01, -0.2], "gain_se": [0.1, 0.02, 0.01]})
+    gains = gains.assign(kl=1.0, greedy_gain=0.1)
     assert "1 of 3 gain at temperature 1 beyond their own 95% interval; most: a" in title_of(plots.plot_gains(gains))
-    unknown = plots.plot_gains(gains.drop(columns="gain_se"))
-    assert "2 of 3 gain at temperature 1; most: a" in title_of(unknown)
+    assert "2 of 3 gain at temperature 1; most: a" in title_of(plots.plot_gains(gains.drop(columns="gain_se")))
 
 
 def test_more_methods_than_colours_differ_in_dash_and_symbol_or_in_pattern():
@@ -415,22 +346,16 @@ def test_more_methods_than_colours_differ_in_dash_and_symbol_or_in_pattern():
     assert len({(look["dash"], look["symbol"]) for look in looks(40)}) == 40
 
 
-@pytest.mark.parametrize(
-    ("folder", "said"),
-    [
-        ("ppo_kl0.15", "PPO, KL price 0.15"),
-        ("best_of_n", "best of n"),
-        ("grpo_kl0", "GRPO, KL price 0"),
-        ("kto", "KTO"),
-        ("ensemble_mean", "ensemble mean"),
-        ("scratch_llama-32x1", "scratch llama-32x1"),
-        ("method 3", "method 3"),
-        ("klaus", "klaus"),
-        (HOSTILE, HOSTILE),
-    ],
-)
-def test_folders_of_experiments_are_called_as_one_says_them(folder, said):
-    assert spoken(folder) == said
+def test_folders_of_experiments_are_called_as_one_says_them():
+    called = {
+        "ppo_kl0.15": "PPO, KL price 0.15",
+        "best_of_n": "best of n",
+        "grpo_kl0": "GRPO, KL price 0",
+        "kto": "KTO",
+    }
+    called |= {"ensemble_mean": "ensemble mean", "scratch_llama-32x1": "scratch llama-32x1"}
+    called |= {name: name for name in ("method 3", "klaus", HOSTILE)}
+    assert {folder: spoken(folder) for folder in called} == called
 
 
 def test_titles_wrap_before_plotlys_buttons_also_where_there_are_no_blanks():

@@ -13,7 +13,6 @@ from workbench.studies.iterated.figures import plot_arms
 from workbench.studies.measurements import runs_below
 from workbench.studies.overoptimization import findings
 from workbench.studies.overoptimization import tables as study_levels
-from workbench.studies.overoptimization.findings import hacked_samples
 from workbench.studies.overoptimization.tables import read_study
 
 WHO = {"main": "05_reward_model", "policy": "02_sft"}
@@ -69,8 +68,6 @@ def test_planted_laws_are_recovered_and_the_right_one_fits_better(curves):
     drawn = lines[(lines["optimiser"] == "RL") & lines["better"]]
     assert drawn["predicted"].to_numpy() == pytest.approx(law(drawn["kl"].to_numpy(), 0.6), abs=0.03)
 
-
-def test_too_few_points_are_no_law(curves):
     few = curves[curves["step"] <= 5]
     assert findings.fitted_laws(few[few["optimiser"] == "RL"])[1].empty
 
@@ -199,9 +196,7 @@ def test_effects_of_ensembles_are_named_by_optimiser_and_members(study, models):
 def test_ensembles_of_a_pool_are_compared_with_the_mean_of_their_members(study, models):
     sets = study_levels.member_sets(models, WHO["main"])
     table = findings.pool_ensembles(study, sets, policy=WHO["policy"], coef=0.5)
-    row = table[
-        (table["world"] == 1) & (table["seed"] == 0) & (table["members"] == "split") & (table["how"] == "min")
-    ].iloc[0]
+    row = table.query("world == 1 and seed == 0 and members == 'split' and how == 'min'").iloc[0]
     run = "07_best_of_n_world1_seed0"
     own = study.peaks[(study.peaks["run"] == run) & study.peaks["reward_model"].isin(["05_reward_model", "05_split"])]
     pool = study.pools[run]
@@ -215,11 +210,8 @@ def test_only_runs_with_judges_are_watched_and_those_that_fall_are_known(study, 
     sets = study_levels.member_sets(models, WHO["main"])
     signals, outcomes = findings.watched(study, sets, **WHO, tolerance=0.05)
     assert {"disagreement", "split_gap", "length", "repetition", "kl"} <= set(signals)
-    assert signals.groupby("run")["falls"].first().groupby(lambda run: run.split("_world")[0]).all().to_dict() == {
-        "06_ppo_kl0": True,
-        "06_ppo_kl0.5": False,
-    }
-    assert len(outcomes) == 8
+    falls = signals.groupby("run")["falls"].first().groupby(lambda run: run.split("_world")[0]).all()
+    assert falls.to_dict() == {"06_ppo_kl0": True, "06_ppo_kl0.5": False} and len(outcomes) == 8
 
 
 def hacked_path():
@@ -234,42 +226,34 @@ def hacked_path():
 
 
 def test_each_way_of_hacking_is_shown_where_the_proxy_rose_and_gold_fell():
-    table = hacked_samples({"run": hacked_path()})
+    table = findings.hacked_samples({"run": hacked_path()})
     assert table["fell"].tolist() == ["repetition", "honest"]  # by their mean fall; helpful kept, style rose
     assert table["prompt"].tolist() == ["a", "b"] and table["after"].tolist() == ["no no no", "a lie"]
     assert table["component"].tolist() == [-1.5, -1.0] and table["proxy"].tolist() == [2.0, 1.0]
     assert table["gold"].tolist() == pytest.approx([-1.0, -0.6])
     assert table["where"].tolist() == pytest.approx([1.0, 1 / 3])
-    assert hacked_samples({"run": hacked_path()}, count=1)["fell"].tolist() == ["repetition"]
+    assert findings.hacked_samples({"run": hacked_path()}, count=1)["fell"].tolist() == ["repetition"]
 
 
 def test_a_gallery_without_hacking_components_or_runs_is_empty():
-    assert hacked_samples({}).empty
+    assert findings.hacked_samples({}).empty
     plain = hacked_path()
-    assert hacked_samples({"run": plain[[name for name in plain if not name.startswith("gold_")]]}).empty
-    assert hacked_samples({"run": plain.drop(columns="gold")}).empty
+    assert findings.hacked_samples({"run": plain[[name for name in plain if not name.startswith("gold_")]]}).empty
+    assert findings.hacked_samples({"run": plain.drop(columns="gold")}).empty
     honest = plain.assign(proxy=np.where(plain["step"] > 0, -1.0, 0.0))
-    assert hacked_samples({"run": honest}).empty
+    assert findings.hacked_samples({"run": honest}).empty
 
 
 def write_arm(folder, labels, unit, end, *, accuracy=0.6):
     """A run of 13 whose gold rises to 1 and goes to `end`."""
     rows = [
-        {
-            "step": step,
-            "row": row,
-            "prompt": f"p{row}",
-            "completion": "c",
-            "kl": kl,
-            "proxy": kl,
-            "gold": gold + 0.1 * row,
-        }
+        {"step": step, "row": row, "prompt": f"p{row}", "kl": kl, "proxy": kl, "gold": gold + 0.1 * row}
         for step, kl, gold in ((0, 0.0, 0.0), (15, 1.0, 1.0), (30, 4.0, end))
         for row in range(PROMPTS)
     ]
-    summary = {"last accuracy": accuracy} if accuracy else {"x": 1}
-    name = f"13_iterated_{labels}{unit}"
-    return finished(folder, name, {"labels": labels, "algorithm": "ppo"}, {"path": pd.DataFrame(rows)}, summary=summary)
+    summary, path = {"last accuracy": accuracy} if accuracy else {"x": 1}, pd.DataFrame(rows).assign(completion="c")
+    about = {"labels": labels, "algorithm": "ppo"}
+    return finished(folder, f"13_iterated_{labels}{unit}", about, {"path": path}, summary=summary)
 
 
 def test_fresh_labels_are_compared_with_the_control_of_their_unit(tmp_path):
