@@ -4,7 +4,6 @@ from tiny_models import tiny_model, word_tokenizer
 from transformers import AutoModelForTokenClassification
 
 from workbench.records import CompletionExample, PromptExample
-from workbench.trainers.algorithms import ALGORITHMS
 from workbench.trainers.policy_gradient import PolicyGradientConfig, PolicyGradientTrainer
 
 STARTS = ["user : what colour is the sky assistant :", "the grass", "user : thanks assistant :", "is red", "no"]
@@ -24,6 +23,13 @@ def texts_for_pretraining() -> list[CompletionExample]:
 
 def colourful(prompts, completions, *, finished, **columns) -> list[float]:
     return [0.25 + sum(text.split().count(word) for word in ("red", "green", "blue")) for text in completions]
+
+
+def constant(prompts, completions, *, finished, **columns) -> list[float]:
+    return [1.0] * len(prompts)
+
+
+UNPRICED = {"kl_coef": 0.0, "missing_eos_penalty": 0.0}  # the reward alone
 
 
 def tiny_critic(family="llama", seed=5):
@@ -58,24 +64,17 @@ def trainer_for(
     pretraining=(),
     **config,
 ) -> Watched:
-    config = {
-        "steps": 4,
-        "batch_size": 8,
-        "max_completion_length": 6,
-        "warmup_steps": 0,
-        "learning_rate": 1e-2,
-    } | config
-    if critic is None and ALGORITHMS[config.get("algorithm", "ppo")].has_critic:
-        critic = tiny_critic()
+    sizes = {"steps": 4, "batch_size": 8, "max_completion_length": 6, "warmup_steps": 0, "learning_rate": 1e-2}
+    config = PolicyGradientConfig(**sizes | config)
     return Watched(
         policy=policy or tiny_model(),
         reference=reference or tiny_model(),
-        critic=critic,
+        critic=tiny_critic() if critic is None and config.has_critic else critic,
         reward=reward,
         prompts=prompts_with() if prompts is None else prompts,
         held_out=prompts_with()[:3] if held_out is None else held_out,
         tokenizer=word_tokenizer(),
-        config=PolicyGradientConfig(**config),
+        config=config,
         monitors=monitors or {},
         pretraining=pretraining,
     )

@@ -10,15 +10,24 @@ import pytest
 import torch
 from policy_gradient_cases import (
     TEXTS,
-    colourful,
+    UNPRICED,
+    constant,
     plain_rows,
     prompts_with,
     texts_for_pretraining,
     tiny_critic,
     trainer_for,
 )
-from tiny_models import EOS, PAD, plain_logprobs, plain_next_logprobs, same_weights, tiny_model, weights_of
-from trainer_checks import continued_rows, rows_equal
+from tiny_models import (
+    EOS,
+    PAD,
+    assert_plain_logprobs,
+    plain_next_logprobs,
+    same_weights,
+    tiny_model,
+    weights_of,
+)
+from trainer_checks import assert_continues
 
 from workbench import NonFiniteLoss, WorkbenchError
 from workbench.models.sampling import masked_sample, sample
@@ -27,15 +36,11 @@ from workbench.models.tokens import collate
 from workbench.trainers import policy_gradient
 from workbench.trainers.algorithms import ALGORITHMS, algorithm_table
 from workbench.trainers.experience import Samples, joined, overlong_penalty
-from workbench.trainers.policy_gradient import PolicyGradientConfig
+from workbench.trainers.policy_gradient_config import PolicyGradientConfig, require_models
 
 GROUPED = [name for name, row in ALGORITHMS.items() if row.compares == "num_generations"]
 ONE_UPDATE = [name for name, row in ALGORITHMS.items() if not row.has_ratio]
 every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS)
-
-
-def constant(prompts, completions, *, finished, **columns):
-    return [1.0] * len(prompts)
 
 
 def small(**settings):
@@ -194,18 +199,9 @@ class PlainStep:
         """Gradient of the loss of a mini-batch at these weights."""
         self.policy.load_state_dict(weights)
         self.policy.zero_grad()
-        chosen = [self.rows.index(row) for row in plain_rows(part)]
-        losses = [
-            plain_losses(
-                self.algorithm,
-                self.logprobs(self.policy, i),
-                self.old[i],
-                self.reference[i],
-                self.advantages[i],
-                penalty,
-            )
-            for i in chosen
-        ]
+        known, losses = list(zip(self.old, self.reference, self.advantages, strict=True)), []
+        for i in [self.rows.index(row) for row in plain_rows(part)]:
+            losses.append(plain_losses(self.algorithm, self.logprobs(self.policy, i), *known[i], penalty))
         mean_length = np.mean([len(completion) for _, completion in self.rows])
         plain_total(self.algorithm, losses, mean_length=mean_length).backward()
         return {name: weight.grad.clone() for name, weight in self.policy.named_parameters()}
@@ -215,22 +211,11 @@ class PlainStep:
 def test_the_gradients_of_a_step_are_those_of_plain_fp64_arithmetic(algorithm):
     policy, reference, critic = tiny_model(), tiny_model(seed=1), tiny_critic()
     updates = 1 if algorithm in ONE_UPDATE else 2
-    trainer = trainer_for(
-        copy.deepcopy(policy),
-        reference,
-        critic=copy.deepcopy(critic) if ALGORITHMS[algorithm].has_critic else None,
-        algorithm=algorithm,
-        num_mini_batches=updates,
-        temperature=0.8,
-        gamma=0.9,
-        lam=0.8,
-        kl_coef=0.2,
-        missing_eos_penalty=0.7,
-        max_grad_norm=1e6,
-        mask_top_p=0.7,
-        learning_rate=3e-2,
-        **dict(zip(("cliprange", "cliprange_high"), CLIPS.get(algorithm, (0.05, 0.05)), strict=True)),
-    )
+    settings = dict(zip(("cliprange", "cliprange_high"), CLIPS.get(algorithm, (0.05, 0.05)), strict=True))
+    settings |= {"num_mini_batches": updates, "temperature": 0.8, "gamma": 0.9, "lam": 0.8, "kl_coef": 0.2}
+    settings |= {"missing_eos_penalty": 0.7, "max_grad_norm": 1e6, "mask_top_p": 0.7, "learning_rate": 3e-2}
+    given = copy.deepcopy(critic) if ALGORITHMS[algorithm].has_critic else None
+    trainer = trainer_for(copy.deepcopy(policy), reference, critic=given, algorithm=algorithm, **settings)
     seen = gradients_of(trainer)
     trainer.step()
     plain = PlainStep(algorithm, trainer, policy, reference, critic)
@@ -252,9 +237,8 @@ def test_the_gradients_of_the_critic_are_those_of_plain_fp64_arithmetic(algorith
     )  # fmt: skip
     seen = gradients_of(trainer, "critic")
     trainer.step()
-    worth = {
-        tuple(c): sample["reward"] for (_, c), sample in zip(plain_rows(trainer.seen), trainer.samples(), strict=True)
-    }
+    rewards = [sample["reward"] for sample in trainer.samples()]
+    worth = {tuple(c): reward for (_, c), reward in zip(plain_rows(trainer.seen), rewards, strict=True)}
     model, held = copy.deepcopy(critic).double(), 0
     start = copy.deepcopy(model)
     for (weights, ours), part in zip(seen, trainer.parts_seen, strict=True):
@@ -353,35 +337,16 @@ def test_the_first_update_starts_at_the_policy_that_sampled_and_at_the_reference
     assert trainer.policy_loss(part, mean_length=1.0)[2]["entropy"] > 0
 
 
-@every_algorithm
-def test_a_stopped_training_continues_bit_for_bit(algorithm, tmp_path):
+@pytest.mark.parametrize(("algorithm", "before"), [*((name, 3) for name in ALGORITHMS), ("ppo", 1)])
+def test_a_stopped_training_continues_bit_for_bit(algorithm, before, tmp_path):
     def coarse(prompts, completions, *, finished, **columns):  # groups are often alike, so that some are replaced
         return [float("red" in text) for text in completions]
 
-    grouped = {"kl_in": "loss", "missing_eos_penalty": 0.0} if algorithm in GROUPED else {}
-
-    def make():
-        return small(
-            algorithm=algorithm,
-            reward=coarse,
-            pretraining=texts_for_pretraining(),
-            batch_size=8,
-            kl_target=0.1,
-            kl_horizon=100,
-            penalty_target=1e-5,
-            entropy_coef=0.01,
-            ptx_coef=0.1,
-            resampling_rounds=2,
-            mask_refresh_every=2,
-            **grouped,
-        )
-
-    straight = make()
-    expected = [straight.step() for _ in range(4)]
-    rows, continued = continued_rows(make, tmp_path / "state.pt", before=3, after=1)
-    assert rows_equal(rows, expected)
-    assert same_weights(weights_of(continued.policy), weights_of(straight.policy))
-    assert continued.samples() == straight.samples()
+    settings = {"kl_in": "loss", "missing_eos_penalty": 0.0} if algorithm in GROUPED else {}
+    settings |= {"kl_target": 0.1, "kl_horizon": 100, "penalty_target": 1e-5, "entropy_coef": 0.01, "ptx_coef": 0.1}
+    settings |= {"resampling_rounds": 2, "mask_refresh_every": 2, "pretraining": texts_for_pretraining()}
+    settings |= {"algorithm": algorithm, "reward": coarse}
+    rows, _ = assert_continues(lambda: small(**settings), tmp_path, steps=4, before=before)
     if algorithm in GROUPED:
         assert max(row["sampling_rounds"] for row in rows) > 1
 
@@ -394,23 +359,10 @@ def test_it_learns_to_say_the_one_word_that_is_paid_for(algorithm):
     models = tiny_model(layers=1), tiny_model(layers=1)
     for model in models:
         model.lm_head.weight.data *= 0.1  # nearly every word is tried at the start
-    trainer = trainer_for(
-        *models,
-        algorithm=algorithm,
-        reward=red,
-        prompts=prompts_with(TEXTS * 2),
-        steps=40,
-        batch_size=32,
-        max_completion_length=1,
-        missing_eos_penalty=0.0,
-        kl_coef=0.0,
-        learning_rate=2e-2,
-        critic_learning_rate=1e-2,
-        cliprange=0.2,
-        penalty_target=0.01,
-        evaluate_every=1000,
-        mask_top_p=1.0,
-    )
+    settings = {"steps": 40, "batch_size": 32, "max_completion_length": 1, "evaluate_every": 1000, "mask_top_p": 1.0}
+    settings |= {"learning_rate": 2e-2, "critic_learning_rate": 1e-2, "cliprange": 0.2, "penalty_target": 0.01}
+    settings |= {"prompts": prompts_with(TEXTS * 2), **UNPRICED}
+    trainer = trainer_for(*models, algorithm=algorithm, reward=red, **settings)
     rows = [trainer.step() for _ in range(40)]
     assert rows[0]["reward"] < 0.4 and np.mean([row["reward"] for row in rows[-5:]]) > 0.9
 
@@ -477,15 +429,8 @@ def test_a_pass_of_the_critic_that_serves_twice_changes_no_update():
 
 
 def test_the_pretraining_gradient_is_that_of_the_mean_cross_entropy():
-    trainer = small(
-        algorithm="rloo",
-        reward=constant,
-        missing_eos_penalty=0.0,
-        kl_coef=0.0,
-        ptx_coef=0.5,
-        pretraining=texts_for_pretraining(),
-        max_grad_norm=1e6,
-    )
+    settings = {"ptx_coef": 0.5, "pretraining": texts_for_pretraining(), "max_grad_norm": 1e6, **UNPRICED}
+    trainer = small(algorithm="rloo", reward=constant, **settings)
     plain = copy.deepcopy(trainer.policy).double()
     order = copy.deepcopy(trainer.pretraining_batches)
     seen = gradients_of(trainer)
@@ -511,13 +456,7 @@ def test_pretraining_texts_are_held_on_to():
 
 
 def test_the_entropy_bonus_is_the_gradient_of_the_mean_entropy_and_raises_it():
-    settings = {
-        "algorithm": "rloo",
-        "reward": constant,
-        "missing_eos_penalty": 0.0,
-        "kl_coef": 0.0,
-        "max_grad_norm": 1e6,
-    }
+    settings = {"algorithm": "rloo", "reward": constant, "max_grad_norm": 1e6, **UNPRICED}
     trainer = small(entropy_coef=0.1, steps=9, **settings)
     plain, seen = copy.deepcopy(trainer.policy).double(), gradients_of(trainer)
     rows, entropies = [trainer.step()], []
@@ -552,18 +491,14 @@ def test_updates_end_where_the_policy_is_too_far_from_the_one_that_sampled():
 def test_the_exact_kl_is_that_of_the_whole_vocabulary_at_every_token(kl_in):
     policy, reference = tiny_model(), tiny_model(seed=1)
     settings = {"algorithm": "reinforce", "kl_estimator": "exact", "kl_in": kl_in, "temperature": 0.8, "gamma": 1.0}
-    trainer = trainer_for(
-        copy.deepcopy(policy), reference, kl_coef=0.5, reward=constant, missing_eos_penalty=0.0, **settings
-    )
+    settings |= {"kl_coef": 0.5, "reward": constant, "missing_eos_penalty": 0.0}
+    trainer = trainer_for(copy.deepcopy(policy), reference, **settings)
     row = trainer.step()
     sums, experience = [], trainer.seen
     for index, (prompt, completion) in enumerate(plain_rows(experience)):
         exact = []
-        for t in range(len(completion)):
-            ours, theirs = (
-                plain_next_logprobs(model, prompt + completion[:t], temperature=0.8)[1:]
-                for model in (policy, reference)
-            )
+        for state in [prompt + completion[:t] for t in range(len(completion))]:
+            ours, theirs = (plain_next_logprobs(model, state, temperature=0.8)[1:] for model in (policy, reference))
             exact.append((ours.exp() * (ours - theirs)).sum().item())
         sums.append(sum(exact))
         assert experience.kl[index][: len(exact)].tolist() == pytest.approx(exact, abs=1e-4)
@@ -646,9 +581,7 @@ def test_groups_of_equal_rewards_have_no_advantage_and_are_counted(algorithm):
 
 def by_prompt(prompts, completions, *, finished, **columns):
     """All completions of prompts that begin with "yes" earn alike."""
-    return [
-        0.0 if prompt.startswith("yes") else float(len(text)) for prompt, text in zip(prompts, completions, strict=True)
-    ]
+    return [len(text) * (not prompt.startswith("yes")) for prompt, text in zip(prompts, completions, strict=True)]
 
 
 def test_groups_that_teach_nothing_are_replaced_by_other_prompts():
@@ -660,21 +593,17 @@ def test_groups_that_teach_nothing_are_replaced_by_other_prompts():
         assert not any(sample["prompt"].startswith("yes") for sample in trainer.samples())
         assert [sample["reward"] for sample in trainer.samples()] == trainer.seen.scores.tolist()
         assert 1 < row["sampling_rounds"] <= 4 and 0 < row["equal_reward_groups"] < 1
-        start = copy.deepcopy(trainer.policy)
-        start.load_state_dict(weights_of(trainer.policy))
 
 
 def test_rows_of_several_rounds_are_what_their_policy_said():
     policy = tiny_model(layers=1)
-    trainer = small(
-        policy=copy.deepcopy(policy), algorithm="dapo", reward=by_prompt, batch_size=16, missing_eos_penalty=0.0
-    )
+    settings = {"algorithm": "dapo", "reward": by_prompt, "batch_size": 16, "missing_eos_penalty": 0.0}
+    trainer = small(policy=copy.deepcopy(policy), **settings)
     assert trainer.step()["sampling_rounds"] > 1
-    for index, (prompt, completion) in enumerate(plain_rows(trainer.seen)):
-        for model, logprobs in ((policy, trainer.seen.logprobs), (trainer.reference, trainer.seen.reference_logprobs)):
-            plain = plain_logprobs(model, prompt, completion)
-            assert logprobs[index][: len(completion)].tolist() == pytest.approx(plain, abs=1e-5)
-    assert len({len(prompt) for prompt, _ in plain_rows(trainer.seen)}) > 1
+    prompts, completions = zip(*plain_rows(trainer.seen), strict=True)
+    assert_plain_logprobs(trainer.seen.logprobs, policy, prompts, completions)
+    assert_plain_logprobs(trainer.seen.reference_logprobs, trainer.reference, prompts, completions)
+    assert len(set(map(len, prompts))) > 1
 
 
 def test_resampling_ends_after_its_last_round_and_the_batch_stays_whole():
@@ -712,9 +641,8 @@ def test_samples_of_two_rounds_are_joined_at_the_longer_widths():
 
 def test_nlpo_never_says_what_its_masking_policy_finds_unlikely_and_scores_as_it_samples():
     policy = tiny_model()
-    trainer = trainer_for(
-        copy.deepcopy(policy), tiny_model(seed=1), algorithm="nlpo", mask_top_p=0.6, mask_refresh_every=2, steps=4
-    )
+    settings = {"algorithm": "nlpo", "mask_top_p": 0.6, "mask_refresh_every": 2}
+    trainer = trainer_for(copy.deepcopy(policy), tiny_model(seed=1), **settings)
     masking, changed = policy, 0
     for step in range(1, 5):
         start = copy.deepcopy(trainer.policy)
@@ -749,42 +677,22 @@ def test_a_masking_policy_that_finds_everything_likely_changes_nothing():
 # Bad input
 
 
-def test_an_unknown_algorithm_is_refused_with_the_list_of_those_that_exist():
-    with pytest.raises(WorkbenchError, match=r"no algorithm 'pppo': choose one of reinforce, .*ppo.*gspo.*nlpo"):
-        PolicyGradientConfig(algorithm="pppo")
+REFUSED = [
+    ({"algorithm": "pppo"}, r"no algorithm 'pppo': choose one of reinforce, .*ppo.*gspo.*nlpo"),
+    *(({"algorithm": name, "num_generations": 1}, f"num_generations is 1 but {name} compares") for name in GROUPED),
+    *(({"algorithm": name, "num_ppo_epochs": 2}, f"is 2 but {name} has no ratio") for name in ONE_UPDATE),
+    ({"algorithm": "grpo", "batch_size": 10}, "batch_size is 10 but num_generations is 4"),
+    ({"algorithm": "grpo", "batch_size": 8, "num_mini_batches": 3}, "num_mini_batches is 3 .* at most 2"),
+    ({"num_mini_batches": 9, "batch_size": 8}, "num_mini_batches is 9 but batch_size is 8"),
+    ({"algorithm": "reinforce_baseline", "batch_size": 1}, "batch_size is 1 but reinforce_baseline compares"),
+    ({"kl_in": "advantage"}, "kl_in is 'advantage': choose one of reward, loss"),
+    ({"kl_estimator": "k4"}, "kl_estimator is 'k4': choose one of k1, k2, k3, k3_weighted, exact"),
+    ({"kl_target": 6.0, "kl_horizon": 63}, "kl_horizon is 63, less than the 64 completions .*give at least that"),
+    ({"kl_target": 6.0, "kl_coef": 0.0}, "kl_target needs a starting kl_coef"),
+]
 
 
-@pytest.mark.parametrize("algorithm", GROUPED)
-def test_a_group_of_one_is_refused(algorithm):
-    with pytest.raises(WorkbenchError, match=f"num_generations is 1 but {algorithm} compares"):
-        PolicyGradientConfig(algorithm=algorithm, num_generations=1)
-
-
-@pytest.mark.parametrize("algorithm", ONE_UPDATE)
-def test_two_updates_without_a_ratio_are_refused(algorithm):
-    with pytest.raises(WorkbenchError, match=f"is 2 but {algorithm} has no ratio"):
-        PolicyGradientConfig(algorithm=algorithm, num_ppo_epochs=2)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"algorithm": "grpo", "batch_size": 10}, "batch_size is 10 but num_generations is 4"),
-        ({"algorithm": "grpo", "batch_size": 8, "num_mini_batches": 3}, "num_mini_batches is 3 .* at most 2"),
-        ({"algorithm": "reinforce_baseline", "batch_size": 1}, "batch_size is 1 but reinforce_baseline compares"),
-        ({"kl_in": "advantage"}, "kl_in is 'advantage': choose one of reward, loss"),
-        ({"kl_estimator": "k4"}, "kl_estimator is 'k4': choose one of k1, k2, k3, k3_weighted, exact"),
-        ({"kl_stop": -1.0}, "kl_stop is -1"),
-        ({"entropy_coef": math.nan}, "entropy_coef is nan"),
-        ({"ptx_coef": -0.1}, "ptx_coef is -0.1"),
-        ({"mask_top_p": 1.5}, "mask_top_p is 1.5"),
-        ({"mask_top_p": 0.0}, "mask_top_p is 0"),
-        ({"soft_punish_cache": 41}, "soft_punish_cache is 41"),
-        ({"resampling_rounds": -1}, "resampling_rounds is -1"),
-        ({"cliprange_high": 0.0}, "cliprange_high is 0"),
-        ({"num_generations": 0}, "num_generations is 0"),
-    ],
-)
+@pytest.mark.parametrize(("settings", "message"), REFUSED)
 def test_settings_that_mean_nothing_are_named(settings, message):
     with pytest.raises(WorkbenchError, match=message):
         PolicyGradientConfig(**settings)
@@ -792,10 +700,7 @@ def test_settings_that_mean_nothing_are_named(settings, message):
 
 def test_what_is_missing_or_idle_is_named():
     with pytest.raises(WorkbenchError, match="ppo needs a critic but none was given"):
-        policy_gradient.PolicyGradientTrainer(
-            tiny_model(), tiny_model(seed=1), None, colourful, prompts_with(), prompts_with(), None,
-            PolicyGradientConfig(batch_size=8), monitors={},
-        )  # fmt: skip
+        require_models(tiny_model(), tiny_model(seed=1), None, PolicyGradientConfig())
     with pytest.raises(WorkbenchError, match="rloo has no critic but one was given"):
         trainer_for(algorithm="rloo", critic=tiny_critic())
     with pytest.raises(WorkbenchError, match=r"ptx_coef is 0\.1 but there are no pretraining texts"):
@@ -814,12 +719,15 @@ def test_a_policy_that_is_its_own_reference_is_refused():
         trainer_for(policy, half)
 
 
+def hold(model, tokens, logit):
+    """The model gives these tokens that logit from now on."""
+    model.lm_head.register_forward_hook(lambda module, inputs, logits: logits.index_fill(-1, tokens, logit))
+
+
 @every_algorithm
 def test_a_batch_without_a_single_end_is_learned_from(algorithm):
     trainer = small(algorithm=algorithm)
-    trainer.policy.lm_head.register_forward_hook(
-        lambda module, inputs, logits: logits.index_fill(-1, torch.tensor([EOS]), -50)
-    )
+    hold(trainer.policy, torch.tensor([EOS]), -50)
     row = trainer.step()
     assert row["finished"] == 0 and row["completion_length"] == 6
     assert all(math.isfinite(value) for name, value in row.items() if name != "explained_variance")
@@ -828,9 +736,7 @@ def test_a_batch_without_a_single_end_is_learned_from(algorithm):
 @every_algorithm
 def test_a_reference_that_excludes_what_was_said_is_named_and_nothing_moves(algorithm):
     trainer = small(algorithm=algorithm)
-    trainer.reference.lm_head.register_forward_hook(
-        lambda module, inputs, logits: logits.index_fill(-1, torch.arange(4, 20), -math.inf)
-    )
+    hold(trainer.reference, torch.arange(4, 20), -math.inf)
     weights = weights_of(trainer.policy)
     with pytest.raises(NonFiniteLoss, match="step 1") as caught:
         trainer.step()
@@ -858,14 +764,13 @@ def test_a_critic_that_breaks_stops_the_policy_too(algorithm, broken):
 
 
 def test_a_setting_left_open_is_the_algorithms_own_and_a_given_one_is_kept():
-    config = PolicyGradientConfig(algorithm="dapo")
-    row = ALGORITHMS["dapo"]
+    config, row = PolicyGradientConfig(algorithm="dapo"), ALGORITHMS["dapo"]
     assert (config.num_generations, config.cliprange_high, config.kl_in) == (row.num_generations, 0.28, "loss")
-    given = PolicyGradientConfig(
-        algorithm="dapo", kl_coef=0.0, cliprange_high=0.5, kl_in="reward", whiten_advantages=True
-    )
-    assert (given.kl_coef, given.cliprange_high, given.kl_in, given.whiten_advantages) == (0.0, 0.5, "reward", True)
+    given = {"kl_coef": 0.0, "cliprange_high": 0.5, "kl_in": "reward", "whiten_advantages": True}
+    config = PolicyGradientConfig(algorithm="dapo", **given)
+    assert {name: getattr(config, name) for name in given} == given
     assert PolicyGradientConfig(cliprange=0.1).cliprange_high == 0.1
+    assert PolicyGradientConfig(kl_target=0.0, kl_horizon=63, batch_size=64).kl_horizon == 63  # nothing adapts
 
 
 def test_the_table_names_every_algorithm_and_tells_any_two_apart():

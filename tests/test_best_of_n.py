@@ -1,24 +1,19 @@
 """The pool of samples: what is in it, in which order, and that it can be filled in pieces."""
 
-import math
 from collections import Counter
 
 import pytest
 import torch
+from policy_gradient_cases import STARTS, prompts_with
 from scipy import stats
 from tiny_models import EOS, every_completion, plain_logprobs, tiny_model, word_tokenizer
-from trainer_checks import continued_rows, rows_equal
+from trainer_checks import assert_continues
 
 from workbench import WorkbenchError
 from workbench.records import PromptExample
 from workbench.trainers.best_of_n import BestOfNConfig, BestOfNTrainer
 
-TEXTS = ["user : what colour is the sky assistant :", "the grass", "user : thanks assistant :", "is red", "no"]
-PROMPTS = [
-    PromptExample(prompt_ids=word_tokenizer()(text)["input_ids"], row={"prompt": text, "favourite": favourite})
-    for text, favourite in zip(TEXTS, ["red", "blue", "green", "yes", "no"], strict=True)
-]
-
+PROMPTS = prompts_with(STARTS[:5], favourite=["red", "blue", "green", "yes", "no"])
 UNWRITTEN = torch.tensor([0, 1, 0, 1] + [0] * 16)  # BOS and UNK leave no trace in a text
 
 
@@ -119,25 +114,12 @@ def test_the_seed_decides_the_pool():
 
 @pytest.mark.parametrize("before", [1, 2])
 def test_a_stopped_pool_is_filled_bit_for_bit(before, tmp_path):
-    straight = trainer_for()
-    expected = filled(straight)
-    rows, continued = continued_rows(trainer_for, tmp_path / "state.pt", before=before, after=3 - before)
-    assert rows_equal(rows, expected)
-    assert continued.pool == straight.pool
+    assert_continues(trainer_for, tmp_path, steps=3, before=before)
 
 
 def test_the_best_of_many_is_better_than_one_by_the_proxy():
     rows = filled(trainer_for(num_generations=40))
     assert all(row["best_proxy"] > row["proxy"] + 0.2 for row in rows)
-
-
-@pytest.mark.parametrize(
-    ("setting", "value"),
-    [("num_generations", 0), ("prompts_per_step", 0), ("temperature", 0.0), ("temperature", math.nan)],
-)
-def test_a_wrong_setting_is_named_with_its_value(setting, value):
-    with pytest.raises(WorkbenchError, match=f"{setting} is {value}"):
-        BestOfNConfig(**{setting: value})
 
 
 def test_without_a_proxy_there_are_samples_but_no_best():

@@ -5,22 +5,17 @@ import math
 import pandas as pd
 import pytest
 import torch
+from policy_gradient_cases import STARTS, prompts_with
 from scipy import stats
 from tiny_models import EOS, plain_logprobs, plain_next_logprobs, same_weights, tiny_model, weights_of, word_tokenizer
-from trainer_checks import continued_rows, rows_equal
+from trainer_checks import assert_continues
 
 from workbench import NonFiniteLoss, WorkbenchError
 from workbench.models.tokens import BAD_GOOD, QUANTILES, add_control_tokens
-from workbench.records import PromptExample
 from workbench.trainers import imitation
 from workbench.trainers.imitation import ImitationConfig, ImitationTrainer
 
-TEXTS = ["user : what colour is the sky assistant :", "the grass", "user : thanks assistant :", "is red", "no"]
-FAVOURITES = ["red", "blue", "green", "yes", "no"]
-PROMPTS = [
-    PromptExample(prompt_ids=word_tokenizer()(text)["input_ids"], row={"prompt": text, "favourite": favourite})
-    for text, favourite in zip(TEXTS, FAVOURITES, strict=True)
-]
+PROMPTS = prompts_with(STARTS[:5], favourite=["red", "blue", "green", "yes", "no"])
 QUANTILE_IDS = [20, 21, 22, 23, 24]
 
 
@@ -301,15 +296,7 @@ def test_the_reference_never_moves():
 @pytest.mark.parametrize("selection", sorted(imitation.SELECTIONS.keys() - {"conditional"}))
 @pytest.mark.parametrize("before", [1, 3])
 def test_a_stopped_training_continues_bit_for_bit(selection, before, tmp_path):
-    def made():
-        return trainer_for(selection, kl_coef=0.1)
-
-    straight = made()
-    expected = [straight.step() for _ in range(4)]
-    rows, continued = continued_rows(made, tmp_path / "state.pt", before=before, after=4 - before)
-    assert rows_equal(rows, expected)
-    assert same_weights(weights_of(continued.policy), weights_of(straight.policy))
-    assert continued.pool == straight.pool
+    assert_continues(lambda: trainer_for(selection, kl_coef=0.1), tmp_path, steps=4, before=before)
 
 
 # What is refused
@@ -328,15 +315,6 @@ def test_nothing_can_be_chosen_from_one(selection):
 
 def test_quark_may_take_one_completion_of_a_prompt():
     assert trainer_for("quark", num_generations=1).step()["step"] == 1
-
-
-@pytest.mark.parametrize(
-    ("setting", "value"),
-    [("learning_rate", -1e-3), ("kl_coef", -0.1), ("kl_coef", math.nan), ("steps", 0), ("temperature", 0.0)],
-)
-def test_a_wrong_setting_is_named_with_its_value(setting, value):
-    with pytest.raises(WorkbenchError, match=f"{setting} is {value}"):
-        ImitationConfig(**{setting: value})
 
 
 def test_fewer_prompts_than_a_round_takes_are_refused():

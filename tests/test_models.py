@@ -13,12 +13,15 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from tiny_models import (
+    COMPLETIONS,
     EOS,
     FAMILIES,
     PAD,
+    PROMPTS,
     UNK,
     plain_next_logprobs,
     same_weights,
+    saved,
     tiny_config,
     tiny_model,
     weights_of,
@@ -40,44 +43,26 @@ from workbench.models import (
     seeded,
     without_dropout,
 )
-from workbench.models.architectures import PRESETS
+from workbench.models.load import PRESETS
 from workbench.models.sampling import eos_token_ids
 from workbench.models.scoring import completion_logprobs, completion_values
 from workbench.models.tokens import collate
-
-PROMPTS = [[4, 6, 7, 8], [9], [10, 11, 4, 12, 13, 14]]
-COMPLETIONS = [[9, 10, EOS], [12, 13, 14, 15, EOS], [16]]
-
-
-def saved(model, tokenizer, folder) -> str:
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
-
 
 # Building
 
 
 def test_the_same_seed_builds_the_same_policy_and_leaves_the_global_generator_alone():
-    tokenizer = word_tokenizer()
     torch.manual_seed(5)
-    expected = torch.rand(1)
+    expected = torch.rand(3)
     torch.manual_seed(5)
-    first, second, other = (build_policy("llama-64x2", tokenizer, seed=seed) for seed in (1, 1, 2))
-    assert torch.equal(torch.rand(1), expected)
+    first, second, other = (build_policy("llama-64x2", word_tokenizer(), seed=seed) for seed in (1, 1, 2))
+    inside = []
+    for _ in range(2):
+        with seeded(9):
+            inside.append(torch.rand(1))
+    assert torch.equal(torch.rand(3), expected) and torch.equal(*inside)
     assert same_weights(weights_of(first), weights_of(second))
     assert not same_weights(weights_of(first), weights_of(other))
-
-
-def test_a_seeded_block_starts_the_generator_and_puts_it_back():
-    torch.manual_seed(3)
-    expected = torch.rand(2)
-    torch.manual_seed(3)
-    with seeded(9):
-        inside = torch.rand(1)
-    assert torch.equal(torch.rand(2), expected)
-    with seeded(9):
-        assert torch.equal(torch.rand(1), inside)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -107,28 +92,22 @@ def test_without_dropout_two_passes_agree_even_in_training_mode(family):
     assert torch.equal(completion_logprobs(model.train(), batch), completion_logprobs(model, batch))
 
 
-def test_a_frozen_model_has_nothing_to_train():
-    model = frozen(tiny_model())
-    assert not any(parameter.requires_grad for parameter in model.parameters())
+def test_a_frozen_model_has_nothing_to_train_and_one_without_adapters_merges_to_itself():
+    model = tiny_model()
+    assert merge_lora(model) is model
+    assert not any(parameter.requires_grad for parameter in frozen(model).parameters())
 
 
 # Tokenizers: padding is never EOS
 
 
-@pytest.mark.parametrize(
-    "special",
-    [
-        {"eos_token": "<eos>"},
-        {"eos_token": "<eos>", "pad_token": "<eos>"},
-        {"eos_token": "<eos>", "unk_token": "<unk>"},
-        {"eos_token": "<eos>", "unk_token": "<unk>", "pad_token": "<eos>"},
-        {"eos_token": "<eos>", "unk_token": "<eos>", "bos_token": "<eos>"},
-        {"eos_token": "<eos>", "unk_token": "<unk>", "pad_token": "<unk>"},
-        {"eos_token": "<eos>", "bos_token": "<bos>", "pad_token": "<bos>"},
-        {"eos_token": "<eos>", "unk_token": "<unk>", "pad_token": "sky"},
-    ],
-)
+UNPADDED = [{}, {"pad": "<eos>"}, {"unk": "<unk>"}, {"unk": "<unk>", "pad": "<eos>"}, {"unk": "<eos>", "bos": "<eos>"}]
+UNPADDED += [{"unk": "<unk>", "pad": "<unk>"}, {"bos": "<bos>", "pad": "<bos>"}, {"unk": "<unk>", "pad": "sky"}]
+
+
+@pytest.mark.parametrize("special", UNPADDED)
 def test_a_tokenizer_without_its_own_padding_gets_one_that_no_text_contains(special, tmp_path):
+    special = {f"{role}_token": token for role, token in ({"eos": "<eos>"} | special).items()}
     folder = saved(tiny_model(), word_tokenizer(**special), tmp_path)
     tokenizer, notes = load_tokenizer(folder)
     assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id)
@@ -145,13 +124,8 @@ def test_a_tokenizer_without_its_own_padding_gets_one_that_no_text_contains(spec
 
 def test_a_sound_tokenizer_is_left_alone(tmp_path):
     tokenizer, notes = load_tokenizer(saved(tiny_model(), word_tokenizer(), tmp_path))
-    assert notes == []
-    assert (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, len(tokenizer)) == (
-        PAD,
-        EOS,
-        UNK,
-        20,
-    )
+    assert notes == [] and len(tokenizer) == 20
+    assert (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id) == (PAD, EOS, UNK)
 
 
 def test_text_with_unknown_words_has_ordinary_logprobs_after_the_padding_is_mended(tmp_path):
@@ -201,16 +175,12 @@ def test_a_folder_without_weights_or_tokenizer_is_named(tmp_path):
         load_tokenizer(str(tmp_path))
 
 
-def test_damaged_weights_are_refused_in_a_sentence(tmp_path):
-    folder = saved(tiny_model(), word_tokenizer(), tmp_path)
-    weights = tmp_path / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(WorkbenchError, match="No model could be loaded from"):
-        load_policy(folder, word_tokenizer())
-
-
-def test_a_folder_that_is_no_model_is_refused_in_a_sentence(tmp_path):
+def test_a_folder_that_is_no_model_or_holds_damaged_weights_is_refused_in_a_sentence(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "no such family"}))
+    with pytest.raises(WorkbenchError, match="No model could be loaded from"):
+        load_policy(str(tmp_path), word_tokenizer())
+    weights = Path(saved(tiny_model(), word_tokenizer(), tmp_path)) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(WorkbenchError, match="No model could be loaded from"):
         load_policy(str(tmp_path), word_tokenizer())
 
@@ -237,54 +207,37 @@ def divided(part: str, by: float):
     return lambda held: {name: held[name] / by if part in name else held[name] for name in held}
 
 
-WRONG_WEIGHTS = {  # what was done to the weights, to the config, and what the sentence says of it
-    "prefix": (
-        renamed("model.", "module.model."),
-        {},
-        r"20 missing \(model\.emb.*; 20 unexpected \(module\.model\.emb",
-    ),
-    "renamed": (
-        renamed("up_proj", "up"),
-        {},
-        r"2 missing \(\S*0\.mlp\.up_proj\.weight, .*; 2 unexpected \(\S*mlp\.up\.w",
-    ),
-    "one fewer": (without("1.mlp.up"), {}, r"1 missing \(model\.layers\.1\.mlp\.up_proj\.weight\)"),
-    "layers to come": (renamed("", ""), {"num_hidden_layers": 3}, r"9 missing \(model\.layers\.2\.input_layernorm"),
-    "layers left": (renamed("", ""), {"num_hidden_layers": 1}, r"9 unexpected \(model\.layers\.1\.input_layernorm"),
-    "vocabulary": (
-        renamed("", ""),
-        {"vocab_size": 30},
-        r"of another shape \(.*embed_tokens\S+ \(20, 16\) for \(30, 16\)",
-    ),
-    "gpt2": (renamed("", ""), {"model_type": "gpt2"}, r"\d+ missing \(transformer\.h\.0.*; \d+ unexpected \(model\."),
-    "qwen2": (renamed("", ""), {"model_type": "qwen2"}, r"6 missing \(model\.layers\.0\.self_attn\.k_proj\.bias"),
-    "infinite": (divided("1.mlp.up", 0.0), {}, r"1 not finite \(model\.layers\.1\.mlp\.up_proj\.weight\)"),
-    "nan": (divided("embed", math.nan), {}, r"1 not finite \(model\.embed_tokens\.weight\)"),
-    "int8": (lambda held: {name: held[name].to(torch.int8) for name in held}, {}, "21 not stored as floating-point"),
+CHANGED = {  # what was done to the weights, and what the sentence says of it
+    "prefix": (renamed("model.", "module.model."), r"20 missing \(model\.emb.*; 20 unexpected \(module\.model\.emb"),
+    "renamed": (renamed("up_proj", "up"), r"2 missing \(\S*0\.mlp\.up_proj\.weight, .*; 2 unexpected \(\S*mlp\.up\.w"),
+    "one fewer": (without("1.mlp.up"), r"1 missing \(model\.layers\.1\.mlp\.up_proj\.weight\)"),
+    "infinite": (divided("1.mlp.up", 0.0), r"1 not finite \(model\.layers\.1\.mlp\.up_proj\.weight\)"),
+    "nan": (divided("embed", math.nan), r"1 not finite \(model\.embed_tokens\.weight\)"),
+    "int8": (lambda held: {name: held[name].to(torch.int8) for name in held}, "21 not stored as floating-point"),
 }
+OTHER_CONFIGS = {
+    "layers to come": ({"num_hidden_layers": 3}, r"9 missing \(model\.layers\.2\.input_layernorm"),
+    "layers left": ({"num_hidden_layers": 1}, r"9 unexpected \(model\.layers\.1\.input_layernorm"),
+    "vocabulary": ({"vocab_size": 30}, r"of another shape \(.*embed_tokens\S+ \(20, 16\) for \(30, 16\)"),
+    "gpt2": ({"model_type": "gpt2"}, r"\d+ missing \(transformer\.h\.0.*; \d+ unexpected \(model\."),
+    "qwen2": ({"model_type": "qwen2"}, r"6 missing \(model\.layers\.0\.self_attn\.k_proj\.bias"),
+}
+WRONG_WEIGHTS = {name: ({"weights": change}, says) for name, (change, says) in CHANGED.items()}
+WRONG_WEIGHTS |= {name: ({"config": config}, says) for name, (config, says) in OTHER_CONFIGS.items()}
+LOADERS = {"policy": load_policy, "critic": load_critic, "reward": partial(load_reward_model, start="sft")}
+WRONG_LOADS = [("policy", name) for name in WRONG_WEIGHTS]
+WRONG_LOADS += [(kind, name) for kind in ("critic", "reward") for name in ("renamed", "layers left", "nan")]
 
 
-SCALAR = {"critic": load_critic, "reward": partial(load_reward_model, start="sft")}
-WRONG_LOADS = [
-    *(pytest.param(load_policy, *wrong, id=f"policy-{name}") for name, wrong in WRONG_WEIGHTS.items()),
-    *(
-        pytest.param(load, *WRONG_WEIGHTS[name], id=f"{kind}-{name}")
-        for kind, load in SCALAR.items()
-        for name in ("renamed", "layers left", "nan")
-    ),
-]
-
-
-@pytest.mark.parametrize(("load", "weights", "config", "says"), WRONG_LOADS)
-def test_weights_that_are_not_those_of_the_config_are_refused_by_their_names(load, weights, config, says, tmp_path):
+@pytest.mark.parametrize(("kind", "name"), WRONG_LOADS)
+def test_weights_that_are_not_those_of_the_config_are_refused_by_their_names(kind, name, tmp_path):
+    change, says = WRONG_WEIGHTS[name]
     with pytest.raises(WorkbenchError, match=rf"The weights of \S+ are not those of .*{says}") as error:
-        load(changed(tmp_path, weights=weights, config=config), word_tokenizer())
+        LOADERS[kind](changed(tmp_path, **change), word_tokenizer())
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda whole: whole[: len(whole) // 2], lambda whole: b"", lambda whole: b"version"]
-)
+@pytest.mark.parametrize("damage", [lambda whole: whole[: len(whole) // 2], lambda _: b"", lambda _: b"version"])
 def test_a_damaged_or_missing_part_of_sharded_weights_is_refused(damage, tmp_path):
     tiny_model().save_pretrained(tmp_path, max_shard_size="4KB")
     part = sorted(tmp_path.glob("model-*.safetensors"))[1]
@@ -381,49 +334,37 @@ def test_adapters_without_their_model_are_refused(tmp_path):
 
 
 SMALL = {"vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+SMALL_T5 = {"vocab_size": 20, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "num_labels": 1}
 BOTH_WAYS = {
-    "masked": (transformers.RobertaForMaskedLM, transformers.RobertaConfig(**SMALL), load_policy),
-    "scores": (
-        transformers.DebertaV2ForSequenceClassification,
-        transformers.DebertaV2Config(**SMALL, num_labels=1),
-        load_reward_model,
-    ),
+    "masked": ("RobertaForMaskedLM", SMALL, load_policy),
+    "scores": ("DebertaV2ForSequenceClassification", SMALL | {"num_labels": 1}, load_reward_model),
     "from nothing": (
-        transformers.BertForSequenceClassification,
-        transformers.BertConfig(**SMALL, num_labels=1),
+        "BertForSequenceClassification",
+        SMALL | {"num_labels": 1},
         partial(load_reward_model, start="scratch"),
     ),
-    "two stacks": (
-        transformers.T5ForSequenceClassification,
-        transformers.T5Config(vocab_size=20, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, num_labels=1),
-        load_reward_model,
-    ),
+    "two stacks": ("T5ForSequenceClassification", SMALL_T5, load_reward_model),
 }
 
 
 @pytest.mark.parametrize("kind", BOTH_WAYS)
 def test_models_that_read_what_stands_behind_a_token_are_refused(kind, tmp_path):
-    build, config, load = BOTH_WAYS[kind]
-    folder = saved(build(config), word_tokenizer(), tmp_path)
+    name, sizes, load = BOTH_WAYS[kind]
+    build = getattr(transformers, name)
+    folder = saved(build(build.config_class(**sizes)), word_tokenizer(), tmp_path)
     with pytest.raises(WorkbenchError, match=r"is a \w+ that reads what stands behind a token too, .*give a decoder"):
         load(folder, word_tokenizer())
 
 
-def test_pickled_weights_are_read_only_when_asked(tmp_path):
+def test_pickled_weights_are_read_only_when_asked_which_needs_none(tmp_path):
     model = tiny_model()
     folder = saved(model, word_tokenizer(), tmp_path)
+    assert same_weights(weights_of(load_policy(folder, word_tokenizer(), allow_pickle=True)), weights_of(model))
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(WorkbenchError, match="allow_pickle"):
         load_policy(folder, word_tokenizer())
-    loaded = load_policy(folder, word_tokenizer(), allow_pickle=True)
-    assert same_weights(weights_of(loaded), weights_of(model))
-
-
-def test_allowing_pickles_does_not_need_one(tmp_path):
-    model = tiny_model()
-    loaded = load_policy(saved(model, word_tokenizer(), tmp_path), word_tokenizer(), allow_pickle=True)
-    assert same_weights(weights_of(loaded), weights_of(model))
+    assert same_weights(weights_of(load_policy(folder, word_tokenizer(), allow_pickle=True)), weights_of(model))
 
 
 def test_an_unknown_dtype_and_a_missing_device_are_named(tmp_path):
@@ -533,11 +474,6 @@ def test_adapters_start_as_the_policy_learn_alone_and_merge_into_it(family, tmp_
     assert type(loaded) is type(tiny_model(family)) and loaded.state_dict().keys() == before.keys()
 
 
-def test_a_policy_without_adapters_merges_to_itself():
-    model = tiny_model()
-    assert merge_lora(model) is model
-
-
 def test_the_tokenizers_eos_ends_a_completion_beside_the_models_own(tmp_path):
     model = tiny_model()
     model.generation_config.eos_token_id = 7
@@ -552,8 +488,6 @@ def test_a_hub_model_without_a_network_is_refused_at_once_unless_it_is_cached(mo
     with pytest.raises(WorkbenchError, match="'nobody/nothing' is no local folder and the Hub does not answer"):
         load_policy("nobody/nothing", word_tokenizer())
     assert time.monotonic() - started < 8
-    monkeypatch.setattr(
-        "workbench.models.load.snapshot_download", lambda name, local_files_only: str(tmp_path / "kept")
-    )
-    saved(tiny_model(), word_tokenizer(), tmp_path / "kept")
+    kept = saved(tiny_model(), word_tokenizer(), tmp_path / "kept")
+    monkeypatch.setattr("workbench.models.load.snapshot_download", lambda name, local_files_only: kept)
     assert same_weights(weights_of(load_policy("owner/name", word_tokenizer())), weights_of(tiny_model()))

@@ -13,7 +13,7 @@ import pytest
 from workbench import tasks
 from workbench.analysis import ensembles
 from workbench.feedback import session
-from workbench.models import architectures
+from workbench.models import load
 from workbench.pipeline.clean_notebook import cleaned
 from workbench.pipeline.notebooks import read_notebook
 from workbench.pipeline.recipes import SOURCES
@@ -150,11 +150,11 @@ def test_parameters_are_annotated_scalars_each_with_a_comment(notebook):
 
 def test_the_choices_that_parameters_cells_list_are_those_of_the_package():
     tables = {
-        "01_pretrain.preset": architectures.PRESETS,
+        "01_pretrain.preset": load.PRESETS,
         "03_preferences.labelers": session.WHO,
         "03_preferences.panel": tasks.PANELS,
         "03_preferences.kinds": session.COLLECTED,
-        "05_reward_model.preset": architectures.PRESETS,
+        "05_reward_model.preset": load.PRESETS,
         "05_reward_model.objective": reward_model.OBJECTIVES,
         "06_policy_gradient.ensemble": ensembles.ENSEMBLES,
         "06_policy_gradient.algorithm": algorithms.ALGORITHMS,

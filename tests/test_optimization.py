@@ -1,16 +1,20 @@
-"""One optimiser step against torch's own parts, hand arithmetic and invariants."""
+"""One optimiser step against torch's own parts, hand arithmetic and invariants; which examples come next."""
 
 import copy
 import math
 from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from workbench import NonFiniteLoss, WorkbenchError
+from workbench.trainers.best_of_n import BestOfNConfig
 from workbench.trainers.descent import (
     Descent,
+    EpochBatches,
     cosine_schedule,
     linear_schedule,
     make_optimizer,
@@ -18,6 +22,12 @@ from workbench.trainers.descent import (
     require_in,
     require_positive,
 )
+from workbench.trainers.direct_alignment import DirectAlignmentConfig
+from workbench.trainers.ilql import IlqlConfig
+from workbench.trainers.imitation import ImitationConfig
+from workbench.trainers.language_model import LanguageModelConfig
+from workbench.trainers.policy_gradient_config import PolicyGradientConfig
+from workbench.trainers.reward_model import RewardModelConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +44,9 @@ def small_model() -> nn.Module:
         return nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(3, 1))
 
 
-def descent(model, **changes) -> Descent:
-    return Descent(model, **({"learning_rate": 0.1, "steps": 10, "warmup_steps": 0} | changes))
+def descent(model, *, schedule=cosine_schedule, eps=1e-8, **changes) -> Descent:
+    config = SimpleNamespace(**({"learning_rate": 0.1, "warmup_steps": 0, "max_grad_norm": 1.0} | changes))
+    return Descent(model, config, steps=10, schedule=schedule, eps=eps)
 
 
 def take_step(descent: Descent, *, scale: float = 1.0, step: int = 1) -> float:
@@ -144,16 +155,46 @@ def test_a_restored_descent_continues_bit_for_bit():
         assert torch.equal(mine, other)
 
 
+NAN = math.nan
+WRONG = {
+    PolicyGradientConfig: {
+        "learning_rate": [-1e-3, NAN],
+        "critic_learning_rate": [0.0],
+        "batch_size": [0],
+        "lam": [NAN],
+    }
+    | {"steps": [-1], "temperature": [0.0], "max_completion_length": [0], "num_ppo_epochs": [0], "gamma": [1.5]}
+    | {"cliprange": [-0.2], "cliprange_high": [0.0], "kl_coef": [-0.1], "kl_stop": [-1.0], "num_generations": [0]}
+    | {"missing_eos_penalty": [-1.0], "entropy_coef": [NAN], "ptx_coef": [-0.1], "soft_punish_cache": [41]}
+    | {"mask_top_p": [1.5, 0.0], "resampling_rounds": [-1]},
+    ImitationConfig: {"learning_rate": [-1e-3], "kl_coef": [-0.1, NAN], "steps": [0], "temperature": [0.0]},
+    IlqlConfig: {"beta": [0.0], "expectile": [0.4, 1.1], "gamma": [1.5], "polyak": [0.0], "learning_rate": [-1.0]},
+    BestOfNConfig: {"num_generations": [0], "prompts_per_step": [0], "temperature": [0.0, NAN]},
+    partial(LanguageModelConfig, steps=1): {"learning_rate": [-1e-3, NAN], "batch_size": [0], "steps": [0]}
+    | {"evaluate_every": [0], "max_grad_norm": [0.0], "weight_decay": [-0.1]},
+    RewardModelConfig: {"learning_rate": [-1e-3, NAN], "batch_size": [0], "epochs": [0], "weight_decay": [2.0]}
+    | {"error_rate": [1.5], "lm_coef": [-0.1], "center_rewards_coefficient": [-0.1]},
+    DirectAlignmentConfig: {"learning_rate": [-1e-3, NAN], "batch_size": [0], "beta": [0.0, -0.1], "nll_coef": [-1.0]},
+}
+
+
+@pytest.mark.parametrize(("config", "setting"), [(config, name) for config, rows in WRONG.items() for name in rows])
+def test_a_wrong_setting_of_a_trainer_is_named_with_its_value(config, setting):
+    for value in WRONG[config][setting]:
+        with pytest.raises(WorkbenchError, match=f"{setting} is {value}"):
+            config(**{setting: value})
+
+
 @pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf")])
 def test_a_number_that_must_be_positive_is_named(value):
     with pytest.raises(WorkbenchError, match=f"learning_rate is {value}: give a finite number above 0"):
-        require_positive(batch_size=3, learning_rate=value)
+        require_positive(SimpleNamespace(batch_size=3, learning_rate=value), "batch_size", "learning_rate")
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
 def test_a_number_outside_its_range_is_named(value):
     with pytest.raises(WorkbenchError, match=f"gamma is {value}: give a number between 0 and 1"):
-        require_in(0, 1, lam=0.5, gamma=value)
+        require_in(0, 1, SimpleNamespace(lam=0.5, gamma=value), "lam", "gamma")
 
 
 def test_no_examples_are_refused_with_their_count():
@@ -161,3 +202,52 @@ def test_no_examples_are_refused_with_their_count():
         require_examples([], [1, 2])
     with pytest.raises(WorkbenchError, match="1 training and 0 held-out"):
         require_examples([1], [])
+
+
+# Every example once per epoch, in another order each time, resumable anywhere.
+
+
+LENGTHS = [3, 9, 4, 1, 7, 7, 2, 5, 8, 6, 3]
+
+
+def epoch(batches: EpochBatches) -> list[list[int]]:
+    return [batches.next() for _ in range(batches.per_epoch)]
+
+
+@pytest.mark.parametrize("lengths", [LENGTHS, [1] * 11])
+@pytest.mark.parametrize("batch_size", [1, 4, 11, 50])
+def test_each_epoch_uses_every_example_once(lengths, batch_size):
+    batches = EpochBatches(lengths, batch_size, seed=0)
+    for _ in range(3):
+        drawn = epoch(batches)
+        assert sorted(index for batch in drawn for index in batch) == list(range(11))
+        assert max(map(len, drawn)) == min(batch_size, 11)
+
+
+def test_each_epoch_is_a_new_permutation_and_the_seed_decides_it():
+    batches = EpochBatches([1] * 30, 5, seed=0)
+    first, second = epoch(batches), epoch(batches)
+    assert first != second
+    assert first == epoch(EpochBatches([1] * 30, 5, seed=0))
+    assert first != epoch(EpochBatches([1] * 30, 5, seed=1))
+
+
+@pytest.mark.parametrize("taken", range(9))
+def test_a_restored_cursor_continues_where_it_stood(taken):
+    batches = EpochBatches(LENGTHS, 3, seed=2)
+    for _ in range(taken):
+        batches.next()
+    restored = EpochBatches(LENGTHS, 3, seed=99)
+    restored.next()
+    restored.load_state_dict(batches.state_dict())
+    assert [restored.next() for _ in range(12)] == [batches.next() for _ in range(12)]
+
+
+def test_whole_batches_leave_out_other_examples_each_epoch():
+    batches = EpochBatches([1] * 11, 4, seed=0, whole=True)
+    left_out = set()
+    for _ in range(60):
+        drawn = [index for batch in (batches.next(), batches.next()) for index in batch]
+        assert len(set(drawn)) == 8
+        left_out |= set(range(11)) - set(drawn)
+    assert left_out == set(range(11))

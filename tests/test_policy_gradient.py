@@ -7,11 +7,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from policy_gradient_cases import TEXTS, colourful, plain_rows, prompts_with, tiny_critic, trainer_for
+from policy_gradient_cases import (
+    TEXTS,
+    UNPRICED,
+    colourful,
+    constant,
+    plain_rows,
+    prompts_with,
+    tiny_critic,
+    trainer_for,
+)
 from tiny_models import (
     EOS,
     FAMILIES,
-    PAD,
+    assert_plain_logprobs,
     every_completion,
     plain_logprobs,
     plain_next_logprobs,
@@ -20,16 +29,12 @@ from tiny_models import (
     weights_of,
     word_tokenizer,
 )
-from trainer_checks import continued_rows, rows_equal
 from transformers import AutoModelForTokenClassification
 
 from workbench import WorkbenchError
-from workbench.losses.policy import clipped_surrogate_loss
 from workbench.models import add_lora
 from workbench.models.scoring import completion_logprobs, completion_values
-from workbench.models.tokens import collate
 from workbench.records import PromptExample
-from workbench.trainers.policy_gradient import PolicyGradientConfig
 
 
 def learned_from(trainer):
@@ -41,33 +46,19 @@ def learned_from(trainer):
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_returns_hold_the_penalised_score_at_the_end_and_the_kl_price_of_every_token(temperature):
-    policy, reference = tiny_model(), tiny_model(seed=1)
-    trainer = trainer_for(
-        copy.deepcopy(policy),
-        reference,
-        temperature=temperature,
-        gamma=0.9,
-        lam=1.0,
-        kl_coef=0.2,
-        missing_eos_penalty=0.7,
-    )
+    models, prices = (tiny_model(), tiny_model(seed=1)), {"kl_coef": 0.2, "missing_eos_penalty": 0.7}
+    trainer = trainer_for(copy.deepcopy(models[0]), models[1], temperature=temperature, gamma=0.9, lam=1.0, **prices)
     trainer.step()
-    rollout, returns = trainer.seen, trainer.seen.returns
-    texts = word_tokenizer().batch_decode(
-        [completion for _, completion in plain_rows(rollout)], skip_special_tokens=True
-    )
+    rollout, returns, rows = trainer.seen, trainer.seen.returns, list(plain_rows(trainer.seen))
+    texts = word_tokenizer().batch_decode([completion for _, completion in rows], skip_special_tokens=True)
     scores = colourful(None, texts, finished=None)
-    for row, (prompt, completion) in enumerate(plain_rows(rollout)):
-        ours, theirs = (
-            np.array(plain_logprobs(model, prompt, completion, temperature=temperature))
-            for model in (policy, reference)
-        )
-        rewards = -0.2 * (ours - theirs)
-        rewards[-1] += scores[row] - 0.7 * (completion[-1] != EOS)
-        for start in range(len(completion)):
-            expected = sum(0.9**delay * reward for delay, reward in enumerate(rewards[start:]))
-            assert returns[row, start].item() == pytest.approx(expected, abs=1e-4)
-        assert returns[row, len(completion) :].abs().sum() == 0
+    for row, texts in enumerate(rows):
+        ours, theirs = (np.array(plain_logprobs(model, *texts, temperature=temperature)) for model in models)
+        rewards, length = -0.2 * (ours - theirs), len(texts[1])
+        rewards[-1] += scores[row] - 0.7 * (texts[1][-1] != EOS)
+        expected = [sum(0.9**delay * each for delay, each in enumerate(rewards[start:])) for start in range(length)]
+        assert returns[row, :length].tolist() == pytest.approx(expected, abs=1e-4)
+        assert returns[row, length:].abs().sum() == 0
     assert 0 < rollout.finished.sum() < 8
 
 
@@ -104,11 +95,8 @@ def test_whitened_rewards_have_variance_one_and_keep_their_mean():
 def test_kl_is_reported_as_a_sum_over_the_completion_with_its_standard_error_over_prompts():
     policy, reference = tiny_model(), tiny_model(seed=1)
     trainer = trainer_for(copy.deepcopy(policy), reference)
-    row = trainer.step()
-    sums = [
-        sum(plain_logprobs(policy, *texts)) - sum(plain_logprobs(reference, *texts))
-        for texts in plain_rows(trainer.seen)
-    ]
+    row, rows = trainer.step(), list(plain_rows(trainer.seen))
+    sums = [sum(plain_logprobs(policy, *texts)) - sum(plain_logprobs(reference, *texts)) for texts in rows]
     assert row["kl"] == pytest.approx(np.mean(sums), abs=1e-4)
     assert row["kl_se"] == pytest.approx(np.std(sums, ddof=1) / math.sqrt(8), abs=1e-4)
     assert row["reward"] == pytest.approx(trainer.seen.scores.mean().item())
@@ -118,21 +106,14 @@ def test_kl_is_reported_as_a_sum_over_the_completion_with_its_standard_error_ove
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_the_mean_kl_is_the_exact_one_within_its_error_and_not_negative(temperature):
-    policy, reference = tiny_model(vocab_size=8, layers=1), tiny_model(vocab_size=8, layers=1, seed=1)
-    prompt = [4, 5]
-    ours, theirs = (every_completion(model, prompt, 3, temperature=temperature) for model in (policy, reference))
+    sizes, prompt = {"vocab_size": 8, "layers": 1}, [4, 5]
+    models = tiny_model(**sizes), tiny_model(seed=1, **sizes)
+    ours, theirs = (every_completion(model, prompt, 3, temperature=temperature) for model in models)
     exact = sum(chance * math.log(chance / theirs[completion]) for completion, chance in ours.items())
     prompts = [PromptExample(prompt_ids=prompt, row={"prompt": "user assistant"})] * 2000
-    row = trainer_for(
-        policy,
-        reference,
-        critic=tiny_model(auto=AutoModelForTokenClassification, vocab_size=8, layers=1),
-        prompts=prompts,
-        batch_size=2000,
-        max_completion_length=3,
-        temperature=temperature,
-        kl_coef=0.0,
-    ).step()
+    critic = tiny_model(auto=AutoModelForTokenClassification, **sizes)
+    settings = {"batch_size": 2000, "max_completion_length": 3, "temperature": temperature, "kl_coef": 0.0}
+    row = trainer_for(*models, critic=critic, prompts=prompts, **settings).step()
     assert exact > 0.2 and row["kl_se"] < 0.1 * exact
     assert abs(row["kl"] - exact) < 3 * row["kl_se"]
     assert row["kl"] > -2 * row["kl_se"]
@@ -146,14 +127,8 @@ def test_a_policy_that_is_its_reference_has_no_kl():
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_first_update_has_ratio_one_and_no_kl_and_clips_nothing(family, temperature):
-    trainer = trainer_for(
-        tiny_model(family),
-        tiny_model(family),
-        critic=tiny_critic(family),
-        temperature=temperature,
-        num_mini_batches=1,
-        num_ppo_epochs=1,
-    )
+    models, settings = (tiny_model(family), tiny_model(family)), {"num_mini_batches": 1, "num_ppo_epochs": 1}
+    trainer = trainer_for(*models, critic=tiny_critic(family), temperature=temperature, **settings)
     row = trainer.step()
     ratio = (trainer.logprobs_seen[0] - trainer.parts_seen[0].logprobs).exp()
     torch.testing.assert_close(ratio, torch.ones_like(ratio), rtol=1e-5, atol=1e-5)
@@ -165,13 +140,7 @@ def test_later_mini_batches_compare_with_the_policy_that_sampled():
     trainer = trainer_for(num_mini_batches=2, num_ppo_epochs=3, learning_rate=3e-2, cliprange=0.05)
     row = trainer.step()
     assert row["approx_kl"] > 1e-3 and row["clip_fraction"] > 0.1
-    start = tiny_model()
-    for prompt, completion, logprobs in zip(
-        *zip(*plain_rows(trainer.seen), strict=True), trainer.seen.logprobs, strict=True
-    ):
-        assert logprobs[: len(completion)].tolist() == pytest.approx(
-            plain_logprobs(start, prompt, completion), abs=1e-5
-        )
+    assert_plain_logprobs(trainer.seen.logprobs, tiny_model(), *zip(*plain_rows(trainer.seen), strict=True))
 
 
 def test_entropy_is_that_of_the_next_token_averaged_over_counted_ones():
@@ -201,41 +170,6 @@ def test_losses_are_means_over_counted_tokens():
 # The gradient
 
 
-def test_the_expected_gradient_is_that_of_the_expected_reward():
-    """The policy-gradient theorem on one step, every token enumerated, against finite differences."""
-    model, prompt, tokens = tiny_model(layers=1), [4, 6, 7], [token for token in range(20) if token != PAD]
-    rewards = torch.randn(20, generator=torch.Generator().manual_seed(0))
-    batch = collate([prompt] * 19, [[token] for token in tokens], pad_id=PAD)
-    chance = plain_next_logprobs(model, prompt).exp()[1:].float()
-
-    def gradient(baseline):
-        model.zero_grad()
-        logprobs = completion_logprobs(model, batch)
-        advantages = (rewards[tokens] - baseline)[:, None]
-        losses = clipped_surrogate_loss(logprobs, logprobs.detach(), advantages)
-        (chance[:, None] * losses).sum().backward()
-        return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-
-    def expected_reward():
-        return (plain_next_logprobs(model, prompt).exp()[1:] * rewards[1:]).sum().item()
-
-    ours, shifted = gradient(0.0), gradient(3.0)
-    for name in ("lm_head.weight", "model.layers.0.mlp.down_proj.weight", "model.embed_tokens.weight"):
-        torch.testing.assert_close(ours[name], shifted[name], rtol=1e-3, atol=1e-5)  # a baseline changes nothing
-        parameter = dict(model.named_parameters())[name]
-        direction = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
-        values = []
-        for sign in (1, -1):
-            with torch.no_grad():
-                parameter += sign * 1e-3 * direction
-            values.append(expected_reward())
-            with torch.no_grad():
-                parameter -= sign * 1e-3 * direction
-        slope = (values[0] - values[1]) / 2e-3
-        assert (ours[name] * direction).sum().item() == pytest.approx(-slope, rel=1e-3, abs=1e-4)
-        assert abs(slope) > 1e-2
-
-
 def test_what_the_pad_slots_hold_changes_no_update():
     def after_update(disturb):
         trainer = trainer_for(num_ppo_epochs=2)
@@ -255,17 +189,10 @@ def test_what_the_pad_slots_hold_changes_no_update():
 
 
 def test_a_constant_reward_without_kl_or_penalty_leaves_no_advantage_for_a_perfect_critic():
-    critic = tiny_critic()
+    policy, critic = tiny_model(), tiny_critic()
     torch.nn.init.zeros_(critic.score.weight)
     torch.nn.init.ones_(critic.score.bias)
-    policy = tiny_model()
-    row = trainer_for(
-        policy,
-        critic=critic,
-        reward=lambda prompts, completions, *, finished, **columns: [1.0] * len(prompts),
-        kl_coef=0.0,
-        missing_eos_penalty=0.0,
-    ).step()
+    row = trainer_for(policy, critic=critic, reward=constant, **UNPRICED).step()
     assert row["value_loss"] == pytest.approx(0, abs=1e-9) and row["policy_grad_norm"] == pytest.approx(0, abs=1e-6)
     assert all(torch.allclose(value, weights_of(tiny_model())[name]) for name, value in weights_of(policy).items())
 
@@ -281,25 +208,12 @@ def test_it_learns_what_to_say_to_four_prompts(family):
     def hits(prompts, completions, *, finished, target):
         return [float(said == f" {wanted}") for said, wanted in zip(completions, target, strict=True)]
 
-    policy, reference = tiny_model(family), tiny_model(family)
-    for model in (policy, reference):
+    models = tiny_model(family), tiny_model(family)
+    for model in models:
         model.lm_head.weight.data *= 0.1  # nearly every word is tried at the start
-    trainer = trainer_for(
-        policy,
-        reference,
-        critic=tiny_critic(family),
-        reward=hits,
-        prompts=prompts,
-        steps=30,
-        batch_size=128,
-        max_completion_length=1,
-        missing_eos_penalty=0.0,
-        kl_coef=0.0,
-        learning_rate=2e-2,
-        critic_learning_rate=2e-2,
-        evaluate_every=1000,
-        held_out=prompts[:4],
-    )
+    settings = {"steps": 30, "batch_size": 128, "max_completion_length": 1, "evaluate_every": 1000, **UNPRICED}
+    settings |= {"learning_rate": 2e-2, "critic_learning_rate": 2e-2, "held_out": prompts[:4]}
+    trainer = trainer_for(*models, critic=tiny_critic(family), reward=hits, prompts=prompts, **settings)
     rows = [trainer.step() for _ in range(30)]
     assert rows[0]["reward"] < 0.3 and np.mean([row["reward"] for row in rows[-5:]]) > 0.95
     assert rows[-1]["held_out_reward"] > 0.7
@@ -314,15 +228,8 @@ def test_the_critic_learns_the_returns():
 
 def test_a_dear_kl_keeps_the_policy_near_the_reference():
     def final_kl(kl_coef):
-        trainer = trainer_for(
-            tiny_model(layers=1),
-            tiny_model(layers=1),
-            prompts=prompts_with(TEXTS * 3),
-            steps=30,
-            kl_coef=kl_coef,
-            batch_size=48,
-            learning_rate=5e-3,
-        )
+        models, settings = (tiny_model(layers=1), tiny_model(layers=1)), {"batch_size": 48, "learning_rate": 5e-3}
+        trainer = trainer_for(*models, prompts=prompts_with(TEXTS * 3), steps=30, kl_coef=kl_coef, **settings)
         return np.mean([trainer.step()["kl"] for _ in range(30)][-5:])
 
     assert final_kl(0.0) > 10 * abs(final_kl(2.0))
@@ -439,22 +346,6 @@ def test_a_reward_may_give_truth_values_and_whole_numbers(reward):
 # Stopping and failing
 
 
-@pytest.mark.parametrize("before", [1, 3])
-def test_a_stopped_training_continues_bit_for_bit(before, tmp_path):
-    def make():
-        return trainer_for(
-            reference=tiny_model(seed=1), kl_target=0.1, kl_horizon=100, num_ppo_epochs=2, steps=4, batch_size=5
-        )
-
-    straight = make()
-    expected = [straight.step() for _ in range(4)]
-    rows, continued = continued_rows(make, tmp_path / "state.pt", before=before, after=4 - before)
-    assert rows_equal(rows, expected)
-    assert same_weights(weights_of(continued.policy), weights_of(straight.policy))
-    assert same_weights(weights_of(continued.critic), weights_of(straight.critic))
-    assert continued.samples() == straight.samples()
-
-
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_reward_that_is_not_finite_is_named_and_moves_nothing(value):
     calls = []
@@ -471,37 +362,7 @@ def test_a_reward_that_is_not_finite_is_named_and_moves_nothing(value):
     assert same_weights(before[0], weights_of(trainer.policy)) and same_weights(before[1], weights_of(trainer.critic))
 
 
-@pytest.mark.parametrize(
-    ("setting", "value"),
-    [
-        ("learning_rate", -1e-3),
-        ("learning_rate", math.nan),
-        ("critic_learning_rate", 0.0),
-        ("batch_size", 0),
-        ("steps", -1),
-        ("temperature", 0.0),
-        ("max_completion_length", 0),
-        ("num_ppo_epochs", 0),
-        ("cliprange", -0.2),
-        ("gamma", 1.5),
-        ("lam", math.nan),
-        ("kl_coef", -0.1),
-        ("missing_eos_penalty", -1.0),
-    ],
-)
-def test_a_wrong_setting_is_named_with_its_value(setting, value):
-    with pytest.raises(WorkbenchError, match=f"{setting} is {value}"):
-        PolicyGradientConfig(**{setting: value})
-
-
-def test_settings_that_contradict_each_other_are_named():
-    with pytest.raises(WorkbenchError, match="num_mini_batches is 9 but batch_size is 8"):
-        PolicyGradientConfig(num_mini_batches=9, batch_size=8)
-    with pytest.raises(WorkbenchError, match=r"kl_horizon is 63, less than the 64 completions .*give at least that"):
-        PolicyGradientConfig(kl_target=6.0, kl_horizon=63, batch_size=64)
-    assert PolicyGradientConfig(kl_target=0.0, kl_horizon=63, batch_size=64).kl_horizon == 63  # nothing adapts
-    with pytest.raises(WorkbenchError, match="kl_target needs a starting kl_coef"):
-        PolicyGradientConfig(kl_target=6.0, kl_coef=0.0)
+def test_there_must_be_enough_prompts_and_some_held_out():
     with pytest.raises(WorkbenchError, match="16 prompts but batch_size is 17"):
         trainer_for(batch_size=17)
     with pytest.raises(WorkbenchError, match="16 training and 0 held-out"):
@@ -509,10 +370,8 @@ def test_settings_that_contradict_each_other_are_named():
 
 
 def test_completions_that_do_not_fit_the_context_are_refused():
-    short = {"context": 10}
-    trainer = trainer_for(
-        tiny_model(**short), tiny_model(**short), critic=tiny_model(auto=AutoModelForTokenClassification, **short)
-    )
+    critic = tiny_model(auto=AutoModelForTokenClassification, context=10)
+    trainer = trainer_for(tiny_model(context=10), tiny_model(context=10), critic=critic)
     with pytest.raises(WorkbenchError, match="positions but the model has 10"):
         for _ in range(2):
             trainer.step()

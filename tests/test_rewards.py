@@ -1,4 +1,4 @@
-"""The learned reward against the library's own scoring of one text at a time, and against scipy's optimiser."""
+"""The learned reward against the library's scoring of one text at a time and scipy's optimiser; ensembles."""
 
 import math
 from itertools import combinations
@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from scipy import optimize, special
-from tiny_models import EOS, FAMILIES, tiny_model, word_tokenizer
+from tiny_models import EOS, FAMILIES, saved, tiny_model, word_tokenizer
 from transformers import AutoModelForSequenceClassification
 
 from workbench import WorkbenchError
+from workbench.analysis.ensembles import ENSEMBLES, ensemble_scores, shared_errors
 from workbench.models import load_reward_model, load_tokenizer
 from workbench.models.rewards import (
     RIDGE,
@@ -32,6 +33,12 @@ FINISHED = [True, True, False, False, True, True, True, False, True]
 def reward_for(family="llama", *, max_length=24, batch_size=512) -> LearnedReward:
     model = tiny_model(family, auto=AutoModelForSequenceClassification)
     return LearnedReward(model, word_tokenizer(), max_length=max_length, batch_size=batch_size)
+
+
+def reloaded(reward: LearnedReward, folder) -> LearnedReward:
+    """The same reward from the folder in which it was saved."""
+    tokenizer, _ = load_tokenizer(saved(reward.model, reward.tokenizer, folder))
+    return LearnedReward(load_reward_model(str(folder), tokenizer), tokenizer, max_length=24)
 
 
 def ids_of(text: str) -> list[int]:
@@ -80,11 +87,9 @@ def test_reference_samples_score_mean_zero_and_std_one_also_from_the_saved_folde
     assert (scores.mean().item(), scores.std().item()) == pytest.approx((0, 1), abs=1e-5)
     assert said == pytest.approx({"reward_mean": raw.mean().item(), "reward_std": raw.std().item()})
     assert torch.equal(reward.raw(PROMPTS, COMPLETIONS, finished=FINISHED), raw)  # the training unit stays
-    reward.model.save_pretrained(tmp_path)
-    reward.tokenizer.save_pretrained(tmp_path)
-    tokenizer, _ = load_tokenizer(str(tmp_path))
-    loaded = LearnedReward(load_reward_model(str(tmp_path), tokenizer), tokenizer, max_length=24)
-    assert loaded(PROMPTS, COMPLETIONS, finished=FINISHED) == pytest.approx(scores.tolist(), abs=1e-6)
+    assert reloaded(reward, tmp_path)(PROMPTS, COMPLETIONS, finished=FINISHED) == pytest.approx(
+        scores.tolist(), abs=1e-6
+    )
 
 
 def test_a_reward_model_that_does_not_vary_is_refused():
@@ -101,14 +106,7 @@ def test_a_reward_model_that_does_not_vary_is_refused():
 # " is" ends a step, for want of a full stop
 STEPPED = [" red is blue is", " is is", " red green", "", " is yes", ""]
 ENDED = [True, True, False, True, False, False]
-STEP_LENGTHS = [
-    [2, 3],
-    [1, 2],
-    [2],
-    [1],
-    [1, 1],
-    [0],
-]  # EOS belongs to the last step, and so does a mark right before it
+STEP_LENGTHS = [[2, 3], [1, 2], [2], [1], [1, 1], [0]]  # EOS belongs to the last step, and so does a mark before it
 
 
 def process_reward() -> LearnedReward:
@@ -172,18 +170,14 @@ def test_a_pessimistic_reward_is_the_least_that_the_confidence_ellipsoid_allows(
     theta = reward.model.score.weight[0].detach().double().numpy()
     make_pessimistic(reward.model, GROUP_PROMPTS, GROUPS, radius=RADIUS, batch_size=3)
     raw = reward.raw(PROMPTS[:4], COMPLETIONS[:4], finished=FINISHED[:4])
-    limit = {
-        "type": "ineq",
-        "fun": lambda step: RADIUS**2 - step @ sigma @ step,
-        "jac": lambda step: -2 * sigma @ step,
-    }
+    limit = {"fun": lambda step: RADIUS**2 - step @ sigma @ step, "jac": lambda step: -2 * sigma @ step}
     for prompt, completion, done, value in zip(PROMPTS, COMPLETIONS, FINISHED, raw, strict=False):
         offset = plain_feature(reward.model, ids_of(prompt) + ids_of(completion) + [EOS] * done) - centre
         found = optimize.minimize(
             lambda step, o=offset: (theta + step) @ o,
             np.zeros(len(theta)),
             jac=lambda step, o=offset: o,
-            constraints=[limit],
+            constraints=[limit | {"type": "ineq"}],
             options={"ftol": 1e-12, "maxiter": 500},
         )
         assert value.item() == pytest.approx(found.fun, rel=1e-4, abs=1e-4)
@@ -205,11 +199,7 @@ def test_doubts_travel_with_the_folder(tmp_path):
     make_pessimistic(reward.model, GROUP_PROMPTS, GROUPS, radius=RADIUS)
     normalise(reward, PROMPTS, COMPLETIONS, finished=FINISHED)
     scores = reward(PROMPTS, COMPLETIONS, finished=FINISHED)
-    reward.model.save_pretrained(tmp_path)
-    reward.tokenizer.save_pretrained(tmp_path)
-    tokenizer, _ = load_tokenizer(str(tmp_path))
-    loaded = LearnedReward(load_reward_model(str(tmp_path), tokenizer), tokenizer, max_length=24)
-    assert loaded(PROMPTS, COMPLETIONS, finished=FINISHED) == pytest.approx(scores, abs=1e-6)
+    assert reloaded(reward, tmp_path)(PROMPTS, COMPLETIONS, finished=FINISHED) == pytest.approx(scores, abs=1e-6)
 
 
 def test_a_new_training_starts_without_the_old_doubts():
@@ -224,11 +214,8 @@ def test_a_new_training_starts_without_the_old_doubts():
 def test_weights_that_lost_their_doubts_are_refused(tmp_path):
     reward = reward_for()
     reward.model.config.pessimism = RADIUS
-    reward.model.save_pretrained(tmp_path)
-    reward.tokenizer.save_pretrained(tmp_path)
-    tokenizer, _ = load_tokenizer(str(tmp_path))
     with pytest.raises(WorkbenchError, match="pessimistic, but its weights hold no doubt_root"):
-        LearnedReward(load_reward_model(str(tmp_path), tokenizer), tokenizer, max_length=24)
+        reloaded(reward, tmp_path)
 
 
 def test_pessimism_needs_a_radius_and_comparisons():
@@ -276,3 +263,104 @@ def test_two_reward_models_of_one_name_are_refused(tmp_path):
         members()[0].model.save_pretrained(tmp_path / place / "same")
     with pytest.raises(WorkbenchError, match="two rewards 'same'"):
         rewards_named(f"{tmp_path}/one/same,{tmp_path}/two/same", word_tokenizer(), max_length=24)
+
+
+# Ensembles against hand-made tables, members whose errors are planted, and what must hold of any ensemble.
+
+
+SCORES = np.array([[1.0, 0.0, -2.0], [3.0, 0.0, 4.0], [2.0, 0.0, 1.0]])  # 3 members, 3 completions
+
+
+@pytest.mark.parametrize(
+    "how, expected",
+    [
+        ("mean", [2.0, 0.0, 1.0]),
+        ("min", [1.0, 0.0, -2.0]),
+        ("uncertainty", [2 - 0.5 * 2 / 3, 0.0, 1 - 0.5 * 6.0]),  # variances over the three members: 2/3, 0 and 6
+    ],
+)
+def test_ensembles_of_three_members_by_hand(how, expected):
+    assert ensemble_scores(SCORES, how) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("how", ENSEMBLES)
+def test_equal_members_are_one_their_order_does_not_matter_and_none_exceeds_its_most_hopeful_member(how):
+    assert ensemble_scores(SCORES[:1], how) == pytest.approx(SCORES[0])
+    assert ensemble_scores(SCORES[[0, 0, 0]], how, coef=9.0) == pytest.approx(SCORES[0])
+    scores = np.random.default_rng(0).normal(size=(4, 50))
+    assert ensemble_scores(scores, how) == pytest.approx(ensemble_scores(scores[::-1], how))
+    assert (ensemble_scores(scores, how) <= scores.max(axis=0)).all()
+
+
+def test_doubt_costs_in_proportion_to_its_weight():
+    assert ensemble_scores(SCORES, "uncertainty", coef=0.0) == pytest.approx(ensemble_scores(SCORES, "mean"))
+    costs = [ensemble_scores(SCORES, "mean") - ensemble_scores(SCORES, "uncertainty", coef=coef) for coef in (0.1, 0.4)]
+    assert costs[1] == pytest.approx(4 * costs[0])
+
+
+@pytest.mark.parametrize(
+    ("scores", "how", "coef", "message"),
+    [
+        (SCORES, "median", 1, "ensemble 'median' is not known: choose one of mean, min, uncertainty"),
+        (SCORES[0], "mean", 1, r"shape \(3,\)"),
+        (SCORES * np.nan, "mean", 1, "NaN"),
+        (SCORES, "uncertainty", -1, "weight of the uncertainty is -1"),
+    ],
+)
+def test_wrong_ensembles_get_a_sentence(scores, how, coef, message):
+    with pytest.raises(WorkbenchError, match=message):
+        ensemble_scores(scores, how, coef=coef)
+
+
+def planted(shared: float, *, prompts=400, samples=64, seed=0):
+    """Gold and two members: half gold, half errors of which the share `shared` of the variance is in common."""
+    rng = np.random.default_rng(seed)
+    gold, common, *own = rng.normal(size=(4, prompts, samples))
+    members = [
+        math.sqrt(0.5) * gold + math.sqrt(0.5) * (math.sqrt(shared) * common + math.sqrt(1 - shared) * part)
+        for part in own
+    ]
+    scale = rng.uniform(0.5, 3, size=(prompts, 1))  # prompts differ in level and spread, which must not matter
+    return {"a": members[0] * scale + 5 * scale, "b": 2 * members[1] - 7}, gold * scale
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.3, 0.9, 1.0])
+def test_planted_errors_in_common_are_found(shared):
+    row = shared_errors(*planted(shared)).iloc[0]
+    assert (row["first"], row["second"]) == ("a", "b")
+    assert row["errors_given_gold"] == pytest.approx(shared, abs=0.02)
+    # errors z - g: variance 2 - 2r, covariance r_ab - 2r + 1, with r = sqrt(.5) and r_ab = .5 + .5 shared
+    r = math.sqrt(0.5)
+    assert row["errors"] == pytest.approx((0.5 + 0.5 * shared - 2 * r + 1) / (2 - 2 * r), abs=0.02)
+
+
+def test_members_that_err_independently_still_seem_to_share_errors_unless_gold_is_regressed_out():
+    row = shared_errors(*planted(0.0)).iloc[0]
+    assert row["errors"] == pytest.approx((1 - math.sqrt(0.5)) / 2, abs=0.02) and abs(row["errors_given_gold"]) < 0.02
+
+
+def test_every_pair_of_members_has_a_row():
+    scores, gold = planted(0.5, prompts=20)
+    table = shared_errors(scores | {"c": scores["a"]}, gold)
+    assert list(zip(table["first"], table["second"], strict=True)) == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert table["errors"].tolist()[1] == pytest.approx(1.0)
+
+
+def test_prompts_without_an_order_are_left_out():
+    scores, gold = planted(0.5, prompts=30)
+    expected = shared_errors({name: values[1:] for name, values in scores.items()}, gold[1:])
+    gold[0] = 0.1 + 0.2
+    assert shared_errors(scores, gold).equals(expected)
+
+
+def test_where_nothing_varies_the_correlations_are_said_to_be_missing():
+    table = shared_errors({"a": np.ones((2, 3)), "b": np.ones((2, 3))}, np.ones((2, 3)))
+    assert table[["errors", "errors_given_gold"]].isna().all(axis=None)
+
+
+def test_a_single_member_and_unequal_samples_get_a_sentence():
+    scores, gold = planted(0.5, prompts=4)
+    with pytest.raises(WorkbenchError, match="at least 2"):
+        shared_errors({"a": scores["a"]}, gold)
+    with pytest.raises(WorkbenchError, match="same samples"):
+        shared_errors({"a": scores["a"], "b": scores["b"][:, :5]}, gold)

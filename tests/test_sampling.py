@@ -1,4 +1,4 @@
-"""Sampling against exact enumeration, plain re-scoring and the library's own greedy search."""
+"""Sampling against exact enumeration, plain re-scoring and the library's own greedy search; decoding token by token."""
 
 import math
 
@@ -7,10 +7,23 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
-from tiny_models import BOS, EOS, FAMILIES, PAD, every_completion, plain_logprobs, tiny_model, word_tokenizer
+from tiny_models import (
+    BOS,
+    EOS,
+    FAMILIES,
+    PAD,
+    assert_plain_logprobs,
+    every_completion,
+    tiny_config,
+    tiny_model,
+    word_tokenizer,
+)
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import workbench.models.sampling
 from workbench import WorkbenchError
+from workbench.models import add_lora
+from workbench.models.decoding import Decoder, ShortDecoder, decoder_of
 from workbench.models.sampling import COMPACT_BELOW, completion_texts, eos_token_ids, inverse_cdf, sample
 from workbench.models.scoring import completion_logprobs
 from workbench.models.tokens import collate
@@ -24,9 +37,8 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def completions_of(rollout) -> list[list[int]]:
-    return [
-        row[: int(mask.sum())].tolist() for row, mask in zip(rollout.completions, rollout.completion_mask, strict=True)
-    ]
+    lengths = rollout.completion_mask.sum(1).tolist()
+    return [row[:length].tolist() for row, length in zip(rollout.completions, lengths, strict=True)]
 
 
 # What is drawn
@@ -37,14 +49,8 @@ def test_whole_completions_come_with_their_exact_probability(temperature):
     model, prompt, count = tiny_model(vocab_size=6, layers=1), [4, 5], 20_000
     exact = every_completion(model, prompt, 3, temperature=temperature)
     assert sum(exact.values()) == pytest.approx(1)
-    rollout = sample(
-        model,
-        [prompt] * count,
-        max_completion_length=3,
-        temperature=temperature,
-        generator=generator(),
-        batch_size=4000,
-    )
+    limits = {"max_completion_length": 3, "temperature": temperature, "batch_size": 4000}
+    rollout = sample(model, [prompt] * count, generator=generator(), **limits)
     drawn = list(map(tuple, completions_of(rollout)))
     assert set(drawn) <= set(exact)
     common = [completion for completion, chance in exact.items() if chance * count >= 5]
@@ -67,14 +73,12 @@ def test_logprobs_are_those_of_the_enumerated_completions():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sampled_logprobs_are_those_of_scoring_the_same_tokens_again(family, temperature, decoder):
     model = tiny_model(family)
-    rollout = sample(
-        model, PROMPTS * 8, max_completion_length=9, temperature=temperature, generator=generator(), batch_size=16
-    )
+    limits = {"max_completion_length": 9, "temperature": temperature, "batch_size": 16}
+    rollout = sample(model, PROMPTS * 8, generator=generator(), **limits)
     again = completion_logprobs(model, rollout, temperature=temperature)
     torch.testing.assert_close(rollout.logprobs, again, rtol=1e-5, atol=1e-5)
-    for row in range(5):
-        plain = plain_logprobs(model, PROMPTS[row], completions_of(rollout)[row], temperature=temperature)
-        assert rollout.logprobs[row][rollout.completion_mask[row]].tolist() == pytest.approx(plain, abs=1e-5)
+    said = completions_of(rollout)[:5]
+    assert_plain_logprobs(rollout.logprobs[:5], model, PROMPTS, said, temperature=temperature)
 
 
 def test_the_row_ends_at_its_first_eos_which_counts_and_only_padding_follows():
@@ -114,9 +118,8 @@ def test_padding_is_never_said_even_by_a_model_that_wants_nothing_else():
     for temperature in (1.0, 0.3, 0.0):
         rollout = sample(model, PROMPTS * 20, max_completion_length=6, temperature=temperature, generator=generator())
         assert not (rollout.completions[rollout.completion_mask] == PAD).any()
-        torch.testing.assert_close(
-            rollout.logprobs, completion_logprobs(model, rollout, temperature=temperature or 1.0), rtol=1e-4, atol=1e-4
-        )
+        again = completion_logprobs(model, rollout, temperature=temperature or 1.0)
+        torch.testing.assert_close(rollout.logprobs, again, rtol=1e-4, atol=1e-4)
 
 
 def test_any_of_several_eos_ids_ends_a_row():
@@ -217,18 +220,11 @@ def test_an_argument_that_would_bend_the_distribution_is_refused_by_name(argumen
 def test_greedy_is_the_librarys_greedy_search(family):
     model, length = tiny_model(family, seed=2), 10
     rollout = sample(model, PROMPTS, max_completion_length=length, temperature=0.0)
-    for prompt, completion, logprobs in zip(PROMPTS, completions_of(rollout), rollout.logprobs, strict=True):
-        expected = model.generate(
-            torch.tensor([prompt]),
-            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-            do_sample=False,
-            max_new_tokens=length,
-            suppress_tokens=[PAD],
-        )[0, len(prompt) :].tolist()
-        assert completion == expected
-        assert logprobs[: len(completion)].tolist() == pytest.approx(
-            plain_logprobs(model, prompt, completion), abs=1e-5
-        )
+    for prompt, completion in zip(PROMPTS, completions_of(rollout), strict=True):
+        given = {"inputs": torch.tensor([prompt]), "attention_mask": torch.ones(1, len(prompt), dtype=torch.long)}
+        expected = model.generate(**given, do_sample=False, max_new_tokens=length, suppress_tokens=[PAD])
+        assert completion == expected[0, len(prompt) :].tolist()
+    assert_plain_logprobs(rollout.logprobs, model, PROMPTS, completions_of(rollout))
 
 
 # Inverse cumulative distribution
@@ -281,9 +277,8 @@ TEXTS = (["a"] * 3, ["x", "y", "z"])
 
 def said(given):
     """What a reward that returns `given` is taken to say of three completions."""
-    return scores_of({"proxy": lambda prompts, completions, *, finished: given}, TEXTS, {"finished": [True] * 3})[
-        "proxy"
-    ]
+    proxy = {"proxy": lambda prompts, completions, *, finished: given}
+    return scores_of(proxy, TEXTS, {"finished": [True] * 3})["proxy"]
 
 
 @pytest.mark.parametrize(
@@ -330,3 +325,99 @@ def test_whatever_holds_finite_numbers_is_a_list_of_scores(given):
 def test_what_is_no_finite_number_for_every_completion_names_the_reward_and_the_row(given, says):
     with pytest.raises(WorkbenchError, match=f"^The reward proxy .*{says}.*: return a .*number"):
         said(given)
+
+
+# Token by token against passes over whole rows, the short way and the library's.
+
+
+PADDED = torch.tensor([[PAD, PAD, 9], [4, 6, 7], [PAD, 10, 11]])
+MASK = torch.tensor([[False, False, True], [True, True, True], [False, True, True]])
+INDEX = [1, 0, 2, 1, 0, 1]
+SPECIAL = {"pad_token_id": PAD, "bos_token_id": 1, "eos_token_id": EOS, "vocab_size": 20}
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "initializer_range": 0.4}
+
+
+def other_model(family, **sizes):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SPECIAL, **sizes)).eval()
+
+
+def spoken(decoder, seed: int = 0) -> tuple[list[torch.Tensor], list[list[list[int]]]]:
+    """Logits of every step of a run in which rows leave at random, and the rows that they follow."""
+    source = torch.Generator().manual_seed(seed)
+    rows = [PADDED[place][MASK[place]].tolist() for place in INDEX]
+    logits, read = [decoder.read_prompts(PADDED, MASK, torch.tensor(INDEX))], [rows]
+    for kept in (None, [0, 5, 2, 3, 4], None, [0, 4, 2], [2], None):
+        if kept is not None:
+            decoder.keep(torch.tensor(kept))
+            rows = [rows[place] for place in kept]
+        tokens = torch.randint(4, 20, (len(rows),), generator=source)
+        rows = [[*row, token] for row, token in zip(rows, tokens.tolist(), strict=True)]
+        logits.append(decoder.read(tokens))
+        read.append(rows)
+    return logits, read
+
+
+@torch.no_grad()
+def assert_right(model, decoder) -> None:
+    for logits, rows in zip(*spoken(decoder), strict=True):
+        expected = torch.stack([model(input_ids=torch.tensor([row])).logits[0, -1] for row in rows])
+        torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [Decoder, ShortDecoder])
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_what_is_said_step_by_step_is_said_at_once(family, kind):
+    model = tiny_model(family)
+    assert type(decoder_of(model, steps=6)) is ShortDecoder
+    assert_right(model, kind(model, steps=6))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_adapters_take_the_short_way_too(family):
+    model = add_lora(tiny_model(family), rank=2)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.5)
+    decoder = decoder_of(model.eval(), steps=6)
+    assert type(decoder) is ShortDecoder
+    assert_right(model, decoder)
+
+
+@pytest.mark.parametrize("family", ["bloom", "mistral"])
+@torch.no_grad()
+def test_other_architectures_take_the_librarys_way(family):
+    more = {"num_key_value_heads": 1, "intermediate_size": 24, "sliding_window": 4} if family == "mistral" else {}
+    model = other_model(family, **SIZES, **more)
+    decoder = decoder_of(model, steps=6)
+    assert type(decoder) is Decoder
+    assert_right(model, decoder)
+
+
+@torch.no_grad()
+def test_a_family_member_with_windows_takes_the_librarys_way():
+    config = tiny_config("qwen2")
+    config.sliding_window, config.layer_types = 4, ["sliding_attention", "full_attention"]
+    model = AutoModelForCausalLM.from_config(config).eval()
+    decoder = decoder_of(model, steps=6)
+    assert type(decoder) is Decoder
+    assert_right(model, decoder)
+
+
+@torch.no_grad()
+def test_a_family_member_that_was_rebuilt_takes_the_librarys_way():
+    model = tiny_model()
+    attention = model.model.layers[1].self_attn
+    attention.register_forward_hook(lambda module, inputs, output: (2 * output[0], output[1]))
+    decoder = decoder_of(model, steps=6)
+    assert type(decoder) is Decoder
+    assert_right(model, decoder)
+
+
+def test_a_model_that_forgets_is_refused():
+    model = other_model("mamba", hidden_size=16, num_hidden_layers=2, state_size=4)
+    with pytest.raises(WorkbenchError, match="MambaForCausalLM says other things token by token"):
+        decoder_of(model, steps=6)

@@ -1,8 +1,20 @@
 """What is read off models against plain unpadded passes, one row at a time: whatever is shared, packed or left out."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from tiny_models import EOS, FAMILIES, PAD, plain_logprobs, plain_next_logprobs, tiny_config, tiny_model
+from tiny_models import (
+    COMPLETIONS,
+    EOS,
+    FAMILIES,
+    PAD,
+    PROMPTS,
+    assert_plain_logprobs,
+    plain_next_logprobs,
+    tiny_config,
+    tiny_model,
+)
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -25,8 +37,6 @@ from workbench.models.scoring import (
 from workbench.models.tokens import collate, collate_groups
 from workbench.records import Sequences
 
-PROMPTS = [[4, 6, 7, 8], [9], [10, 11, 4, 12, 13, 14]]
-COMPLETIONS = [[9, 10, EOS], [12, 13, 14, 15, EOS], [16]]
 GROUPS = [
     [[9, 10, EOS], [12, 13, 14, 15, EOS], [16, EOS], [5]],
     [[EOS], [16, 17, 18], [4, 4], [6, 7, 8, EOS]],
@@ -83,10 +93,7 @@ def gradients(model, result) -> torch.Tensor:
 def test_logprobs_are_those_of_plain_unpadded_passes(family):
     model = tiny_model(family)
     logprobs = completion_logprobs(model, collate(PROMPTS, COMPLETIONS, pad_id=PAD))
-    for row, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
-        expected = plain_logprobs(model, prompt, completion)
-        assert logprobs[row, : len(completion)].tolist() == pytest.approx(expected, abs=1e-5)
-        assert logprobs[row, len(completion) :].abs().sum() == 0
+    assert_plain_logprobs(logprobs, model, PROMPTS, COMPLETIONS)
 
 
 @pytest.mark.parametrize("garbage", [0, 1])
@@ -109,12 +116,8 @@ def test_a_token_that_is_masked_in_the_prompt_is_as_if_it_were_not_there(family)
     model = tiny_model(family)
     batch = collate([[17, 4, 6, 7], [17, 9]], [[9, 10, EOS], [12]], pad_id=PAD)
     told = batch.tokens == 17
-    hidden = Sequences(
-        tokens=batch.tokens, attention_mask=batch.attention_mask & ~told, completion_mask=batch.completion_mask
-    )
-    logprobs = completion_logprobs(model, hidden)
-    assert logprobs[0].tolist() == pytest.approx(plain_logprobs(model, [4, 6, 7], [9, 10, EOS]), abs=1e-5)
-    assert logprobs[1, :1].tolist() == pytest.approx(plain_logprobs(model, [9], [12]), abs=1e-5)
+    logprobs = completion_logprobs(model, replace(batch, attention_mask=batch.attention_mask & ~told))
+    assert_plain_logprobs(logprobs, model, [[4, 6, 7], [9]], [[9, 10, EOS], [12]])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -122,12 +125,10 @@ def test_values_are_those_before_each_token(family):
     critic = tiny_model(family, auto=AutoModelForTokenClassification)
     with torch.no_grad():
         values = completion_values(critic, collate(PROMPTS, COMPLETIONS, pad_id=PAD))
-        for row, (prompt, completion) in enumerate(zip(PROMPTS, COMPLETIONS, strict=True)):
-            for index in range(len(completion)):
+        for row, prompt, completion in zip(values, PROMPTS, COMPLETIONS, strict=True):
+            for index, value in enumerate(row[: len(completion)].tolist()):
                 seen = torch.tensor([prompt + completion[:index]])
-                assert values[row, index].item() == pytest.approx(
-                    critic(input_ids=seen).logits[0, -1, 0].item(), abs=1e-5
-                )
+                assert value == pytest.approx(critic(input_ids=seen).logits[0, -1, 0].item(), abs=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -138,9 +139,8 @@ def test_states_are_those_after_the_prompt_and_after_each_token(family):
         assert states.shape == (4, 6, 16)
         for row, (prompt, completion) in enumerate(zip([*PROMPTS, [4]], [*COMPLETIONS, []], strict=True)):
             alone = model.base_model(input_ids=torch.tensor([prompt + completion])).last_hidden_state[0]
-            torch.testing.assert_close(
-                states[row, : len(completion) + 1], alone[len(prompt) - 1 :], rtol=1e-5, atol=1e-5
-            )
+            counted = states[row, : len(completion) + 1]
+            torch.testing.assert_close(counted, alone[len(prompt) - 1 :], rtol=1e-5, atol=1e-5)
 
 
 def test_positions_count_attended_tokens():
@@ -152,8 +152,7 @@ def test_temperature_divides_the_logits():
     model, batch = tiny_model(), collate(PROMPTS, COMPLETIONS, pad_id=PAD)
     for temperature in (0.5, 0.7, 2.0):
         logprobs = completion_logprobs(model, batch, temperature=temperature)
-        expected = plain_logprobs(model, PROMPTS[1], COMPLETIONS[1], temperature=temperature)
-        assert logprobs[1].tolist() == pytest.approx(expected, abs=1e-5)
+        assert_plain_logprobs(logprobs, model, PROMPTS, COMPLETIONS, temperature=temperature)
 
 
 def test_padding_has_no_probability_and_the_rest_has_all_of_it():
@@ -260,8 +259,7 @@ def test_a_long_prompt_costs_what_it_costs_once(family):
     slots = slots_read(model)
     logprobs = completion_logprobs(model, collate_groups([prompt], [completions], pad_id=PAD), group_size=8)
     assert slots == [30 + 8 * 2]  # the last token of a completion predicts nothing
-    for row, completion in enumerate(completions):
-        assert logprobs[row].tolist() == pytest.approx(plain_logprobs(model, prompt, completion), abs=1e-5)
+    assert_plain_logprobs(logprobs, model, [prompt] * 8, completions)
 
 
 def test_rows_that_are_no_groups_are_refused():
@@ -286,26 +284,19 @@ def test_little_is_computed_on_padding_and_nothing_changes(family):
     logprobs = completion_logprobs(model, collate(prompts, completions, pad_id=PAD))
     needed = sum(map(sum, sizes)) - len(sizes)
     assert needed <= slots[0] <= 1.1 * needed
-    for row in range(0, 40, 7):
-        expected = plain_logprobs(model, prompts[row], completions[row])
-        assert logprobs[row, : len(completions[row])].tolist() == pytest.approx(expected, abs=1e-5)
+    assert_plain_logprobs(logprobs[::7], model, prompts[::7], completions[::7])
 
 
 # Any causal model
 
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "initializer_range": 0.4}
+GROUPED_HEADS = {**SIZES, "num_key_value_heads": 1, "intermediate_size": 24}
 OTHERS = {
     "bloom": SIZES,  # positions by distance in the row: no trees
     "mamba": {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4},  # recurrent: no attention at all
-    "mistral": {**SIZES, "num_key_value_heads": 1, "intermediate_size": 24, "sliding_window": 4},
-    "gemma2": {
-        **SIZES,
-        "num_key_value_heads": 1,
-        "intermediate_size": 24,
-        "head_dim": 8,
-        "final_logit_softcapping": 3.0,
-    },
+    "mistral": {**GROUPED_HEADS, "sliding_window": 4},
+    "gemma2": {**GROUPED_HEADS, "head_dim": 8, "final_logit_softcapping": 3.0},
     "opt": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 24, "init_std": 0.4}
     | {"word_embed_proj_dim": 16, "max_position_embeddings": 48},
 }
@@ -318,9 +309,8 @@ def test_other_architectures_read_the_same_shared_or_not(family):
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **special, **OTHERS[family])).eval()
     logprobs = completion_logprobs(model, collate_groups(PROMPTS, GROUPS, pad_id=PAD), group_size=4)
-    rows = [(prompt, completion) for prompt, group in zip(PROMPTS, GROUPS, strict=True) for completion in group]
-    for row, (prompt, completion) in zip(logprobs, rows, strict=True):
-        assert row[: len(completion)].tolist() == pytest.approx(plain_logprobs(model, prompt, completion), abs=1e-5)
+    prompts = [prompt for prompt in PROMPTS for _ in range(4)]
+    assert_plain_logprobs(logprobs, model, prompts, [completion for group in GROUPS for completion in group])
 
 
 @pytest.mark.parametrize("obedience", ["deaf", "refusing"])

@@ -1,5 +1,6 @@
 """Models of a few thousand weights, a tokenizer of twenty words, and what they say, computed the slow and plain way."""
 
+import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -9,6 +10,8 @@ SPECIAL = ["<pad>", "<bos>", "<eos>", "<unk>"]
 TEXT = "user assistant : the sky is red green blue grass yes no what colour please thanks"
 WORDS = [*SPECIAL, *TEXT.split()]
 FAMILIES = ("llama", "qwen2", "gpt2")
+PROMPTS = [[4, 6, 7, 8], [9], [10, 11, 4, 12, 13, 14]]
+COMPLETIONS = [[9, 10, EOS], [12, 13, 14, 15, EOS], [16]]
 
 
 def word_tokenizer(**special_tokens: str) -> PreTrainedTokenizerFast:
@@ -44,6 +47,13 @@ def tiny_model(family: str = "llama", *, auto=AutoModelForCausalLM, seed: int = 
     return model
 
 
+def saved(model, tokenizer, folder) -> str:
+    """The folder in which a model and its tokenizer were saved, as an earlier run leaves them."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
 def unsayable(model) -> list[int]:
     """Ids that the model can read but never say."""
     return [PAD, *getattr(model.config, "control_token_ids", ())]
@@ -63,6 +73,14 @@ def plain_logprobs(model, prompt: list[int], completion: list[int], *, temperatu
         plain_next_logprobs(model, prompt + completion[:index], temperature=temperature)[token].item()
         for index, token in enumerate(completion)
     ]
+
+
+def assert_plain_logprobs(rows, model, prompts, completions, *, temperature: float = 1.0, tolerance: float = 1e-5):
+    """Rows of log-probabilities are those of passes over unpadded rows, and 0 behind each completion."""
+    for row, prompt, completion in zip(rows, prompts, completions, strict=True):
+        plain = plain_logprobs(model, prompt, completion, temperature=temperature)
+        assert row[: len(completion)].tolist() == pytest.approx(plain, abs=tolerance)
+        assert row[len(completion) :].abs().sum() == 0
 
 
 def every_completion(model, prompt: list[int], length: int, *, temperature: float = 1.0) -> dict[tuple, float]:

@@ -314,12 +314,7 @@ def simpo_loss(
 
 
 def orpo_loss(
-    chosen_logprobs: Tensor,
-    rejected_logprobs: Tensor,
-    chosen_lengths: Tensor,
-    rejected_lengths: Tensor,
-    *,
-    beta: float,
+    chosen_logprobs: Tensor, rejected_logprobs: Tensor, chosen_lengths: Tensor, rejected_lengths: Tensor, *, beta: float
 ) -> Tensor:
     """`beta` times the logistic loss of the log odds ratio, (B,) nats; to be added to `nll_loss`.
 

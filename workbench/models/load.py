@@ -18,13 +18,13 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedTokenizerFast,
 )
 from transformers.activations import NewGELUActivation
 from transformers.utils import find_adapter_config_file
 
 from workbench import WorkbenchError
-from workbench.models.architectures import preset_config
 from workbench.models.chat_templates import end_ids, turn_of
 from workbench.models.scoring import scalar_head
 from workbench.models.tokens import control_token_ids
@@ -32,6 +32,40 @@ from workbench.models.value_guided import ValueGuidedPolicy  # noqa: F401  known
 from workbench.runs.files import file_and_function, resolve
 from workbench.runs.hub import hub_answers
 from workbench.runs.resume import quiet
+
+PRESETS = {
+    "llama-32x1": {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4},
+    "llama-64x2": {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
+    "llama-96x3": {"model_type": "llama", "hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4},
+    "qwen2-64x2": {"model_type": "qwen2", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
+    "gpt2-64x2": {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4},
+}
+
+
+def preset_config(preset: str, tokenizer, context: int) -> PretrainedConfig:
+    """The configuration of PRESETS[preset] for `tokenizer`, `context` tokens; WorkbenchError for an unknown preset."""
+    if preset not in PRESETS:
+        raise WorkbenchError(f"There is no model preset {preset!r}: choose one of {', '.join(PRESETS)}.")
+    if context < 2:
+        raise WorkbenchError(f"context is {context}: give at least 2 tokens, one to read and one to predict.")
+    sizes = dict(PRESETS[preset])
+    family = sizes.pop("model_type")
+    if family == "gpt2":
+        sizes |= {"n_positions": context, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    else:
+        sizes |= {"intermediate_size": sizes["hidden_size"] * 8 // 3 // 8 * 8, "max_position_embeddings": context}
+        sizes |= {"num_key_value_heads": sizes["num_attention_heads"]}
+    return AutoConfig.for_model(
+        family,
+        vocab_size=len(tokenizer),
+        tie_word_embeddings=True,
+        initializer_range=0.05,  # 1/sqrt(width) is .1-.125 at these widths; .02 trains several times more slowly
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        **sizes,
+    )
+
 
 HEADS = ("lm_head", "embed_out", "score", "classifier")  # last layers: a folder has the one of what it was trained as
 NO_WEIGHTS = re.compile(r"doubt_|.*(inv_freq|masked_bias|attn\.bias|position_ids)$")  # our own, and buffers of old
@@ -127,16 +161,8 @@ def load_reward_model(
     """
     if preset and start != "scratch":
         raise WorkbenchError(f"preset is {preset!r}, but start {start!r} takes its size from {source!r}: set it to ''.")
-    return _load_scalar(
-        AutoModelForSequenceClassification,
-        source,
-        tokenizer,
-        start=start,
-        preset=preset,
-        seed=seed,
-        device=device,
-        dtype=dtype,
-    )
+    settings = {"start": start, "seed": seed, "device": device, "dtype": dtype}
+    return _load_scalar(AutoModelForSequenceClassification, source, tokenizer, **settings, preset=preset)
 
 
 def load_critic(source: str, tokenizer, *, start: str = "sft", seed: int = 0, device="cpu", dtype="float32"):
@@ -145,12 +171,10 @@ def load_critic(source: str, tokenizer, *, start: str = "sft", seed: int = 0, de
     `source` is the SFT policy or the reward model it starts from; `start` "scratch" takes only the configuration.
     WorkbenchError where its tokenizer is not the policy's, whose token ids it is to read.
     """
-    critic = _load_scalar(
-        AutoModelForTokenClassification, source, tokenizer, start=start, seed=seed, device=device, dtype=dtype
-    )
-    nn.init.zeros_(scalar_head(critic).weight)
-    if scalar_head(critic).bias is not None:
-        nn.init.zeros_(scalar_head(critic).bias)
+    settings = {"start": start, "seed": seed, "device": device, "dtype": dtype}
+    critic = _load_scalar(AutoModelForTokenClassification, source, tokenizer, **settings)
+    for weight in scalar_head(critic).parameters():
+        nn.init.zeros_(weight)
     return critic
 
 
@@ -202,7 +226,7 @@ def _load_scalar(
             with _explained(source):
                 config = AutoConfig.from_pretrained(_model_folder(source), num_labels=1, trust_remote_code=False)
                 if preset:
-                    config = preset_config(preset, tokenizer, _context(config))
+                    config = preset_config(preset, tokenizer, model_context(config))
                     _note_tokens(config, tokenizer, config.vocab_size)
                     config.num_labels = 1
                 model = _quicker(auto_class.from_config(config)).to(device=device, dtype=getattr(torch, dtype))
@@ -308,7 +332,8 @@ def _explained(source: str, problem: str = "No model could be loaded from", cure
                 f"{source!r} needs Python code that comes with it (auto_map in its settings), which is never run here: "
                 "give one of a kind that transformers has."
             ) from error
-        raise WorkbenchError(f"{problem} {source!r} ({_first_line(error)}): {cure}.") from error
+        (said,) = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        raise WorkbenchError(f"{problem} {source!r} ({said[:160]}): {cure}.") from error
 
 
 def _require_all_weights(model, found: dict, source: str) -> bool:
@@ -435,16 +460,9 @@ def _tokenizer_class(folder: str):
     return PreTrainedTokenizerFast if generic else AutoTokenizer
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-
-
 def model_context(model) -> int:
-    """The longest sequence the model can read, in tokens; 0 where its config does not say."""
-    return _context(model.config)
-
-
-def _context(config) -> int:
+    """The longest sequence that a model, or one of that config, can read, in tokens; 0 where nothing says."""
+    config = getattr(model, "config", model)
     return int(getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 0) or 0)
 
 

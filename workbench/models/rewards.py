@@ -21,7 +21,7 @@ from workbench.analysis.ensembles import ensemble_scores
 from workbench.models.chat_templates import Messages, rendered, turn_of
 from workbench.models.load import frozen, load_own_tokenizer, load_reward_model, model_context
 from workbench.models.scoring import completion_states, scalar_head
-from workbench.models.tokens import collate, collate_groups, cut_prompt, encode_texts
+from workbench.models.tokens import batches_by_length, collate, collate_groups, cut_prompt, encode_texts
 from workbench.records import Sequences
 from workbench.runs.files import file_and_function, resolve, shown
 
@@ -72,10 +72,9 @@ class LearnedReward:
         prompts = [own.get(text, text) for text in prompts] if own else list(prompts)
         read = encode_texts(self.tokenizer, prompts, list(completions), list(finished))
         prompt_ids, completion_ids = zip(*map(self._cut, *read), strict=True) if prompts else ((), ())
-        order = sorted(range(len(prompts)), key=lambda row: len(prompt_ids[row]) + len(completion_ids[row]))
+        lengths = [len(prompt) + len(completion) for prompt, completion in zip(prompt_ids, completion_ids, strict=True)]
         scores = torch.zeros(len(prompts))
-        for start in range(0, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size]
+        for rows in batches_by_length(lengths, self.batch_size):
             ids = [prompt_ids[row] for row in rows], [completion_ids[row] for row in rows]
             batch = collate(*ids, pad_id=self.tokenizer.pad_token_id)
             scores[rows] = raw_rewards(self.model, batch.to(self.model.device)).cpu()

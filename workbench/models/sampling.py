@@ -13,7 +13,9 @@ from torch import Tensor
 from workbench import WorkbenchError
 from workbench.models.chat_templates import end_ids, turn_of
 from workbench.models.decoding import decoder_of
+from workbench.models.load import model_context
 from workbench.models.scoring import BANNED_LOGIT, ban_unsayable
+from workbench.models.tokens import batches_by_length
 from workbench.records import PromptExample, Rollout, Sequences
 
 COMPACT_BELOW = 0.95  # finished rows leave the batch once fewer than this share of its rows are alive
@@ -82,18 +84,21 @@ def _sample(
         raise WorkbenchError(f"temperature is {temperature}: give a number >= 0, and a generator unless it is 0.")
     if max_completion_length < 1:
         raise WorkbenchError(f"max_completion_length is {max_completion_length}: give at least 1 token.")
-    _check_context(model, max(map(len, prompt_ids)) + max_completion_length)
+    needed = max(map(len, prompt_ids)) + max_completion_length
+    if 0 < (context := model_context(model)) < needed:
+        raise WorkbenchError(
+            f"Prompt and completion need {needed} positions but the model has {context}: "
+            "lower max_prompt_length or max_completion_length."
+        )
     count, device = len(prompt_ids), model.device
     uniforms = torch.zeros(max_completion_length, count)
     if temperature > 0:
         uniforms = torch.rand(max_completion_length, count, generator=generator)
-    order = sorted(range(count), key=lambda row: len(prompt_ids[row]))  # rows of one length meet in one batch
-    parts = []
-    for start in range(0, count, batch_size):
-        index = order[start : start + batch_size]
+    batches, parts = batches_by_length([len(prompt) for prompt in prompt_ids], batch_size), []
+    for index in batches:
         chosen = [prompt_ids[row] for row in index], uniforms[:, index].to(device), temperature
         parts.append(_sample_batch(model, decoder(model, steps=max_completion_length), *chosen))
-    back = torch.tensor(order).argsort().to(device)
+    back = torch.tensor([row for rows in batches for row in rows]).argsort().to(device)
     tokens, completion_mask, logprobs, allowed = (torch.cat(columns)[back] for columns in zip(*parts, strict=True))
     ends = torch.isin(tokens, eos_token_ids(model).to(device)) & completion_mask
     prompts, prompt_mask = _left_padded(prompt_ids, model.config.pad_token_id)
@@ -255,12 +260,3 @@ def _left_padded(prompt_ids: list[list[int]], pad: int) -> tuple[Tensor, Tensor]
         tokens[row, width - len(ids) :] = torch.tensor(ids)
         mask[row, width - len(ids) :] = True
     return tokens, mask
-
-
-def _check_context(model, needed: int) -> None:
-    context = int(getattr(model.config, "max_position_embeddings", 0) or 0)
-    if context and needed > context:
-        raise WorkbenchError(
-            f"Prompt and completion need {needed} positions but the model has {context}: "
-            "lower max_prompt_length or max_completion_length."
-        )

@@ -187,6 +187,12 @@ def length_bucketed_batches(lengths: list[int], batch_size: int, *, generator: t
     return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
 
+def batches_by_length(lengths: list[int], batch_size: int) -> list[list[int]]:
+    """Every index once, the shortest first: for what does not depend on the order, and so little is padded."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
 def collate(prompt_ids: list[list[int]], completion_ids: list[list[int]], *, pad_id: int) -> Sequences:
     """B prompts left-padded to P and their completions right-padded to R tokens: Sequences of (B, P+R) and (B, R).
 

@@ -238,11 +238,7 @@ ALGORITHMS = {
         **_PPO,
     ),
     "rloo": Algorithm(
-        paper="Ahmadian et al. 2024",
-        baseline=others_of_the_prompt,
-        aggregate=completion_sum,
-        **_GROUP,
-        **_ONE_UPDATE,
+        paper="Ahmadian et al. 2024", baseline=others_of_the_prompt, aggregate=completion_sum, **_GROUP, **_ONE_UPDATE
     ),
     "grpo": Algorithm(
         paper="Shao et al. 2024",

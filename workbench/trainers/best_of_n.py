@@ -24,8 +24,7 @@ class BestOfNConfig:
     seed: int = 0  # samples
 
     def __post_init__(self):
-        require_positive(num_generations=self.num_generations, prompts_per_step=self.prompts_per_step)
-        require_positive(temperature=self.temperature, max_completion_length=self.max_completion_length)
+        require_positive(self, "num_generations", "prompts_per_step", "temperature", "max_completion_length")
 
 
 class BestOfNTrainer(Stateful):

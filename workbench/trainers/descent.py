@@ -1,7 +1,6 @@
 """One optimiser step, learning-rate schedules, and what makes a configuration valid."""
 
 import math
-from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -12,16 +11,18 @@ from workbench import NonFiniteLoss, WorkbenchError
 from workbench.models.tokens import length_bucketed_batches
 
 
-def require_positive(**values: float) -> None:
-    """Raises WorkbenchError for the first value that is not a finite number above 0, by its name."""
-    for name, value in values.items():
+def require_positive(config, *names: str) -> None:
+    """Raises WorkbenchError for the first of these settings that is not a finite number above 0, by its name."""
+    for name in names:
+        value = getattr(config, name)
         if not (math.isfinite(value) and value > 0):
             raise WorkbenchError(f"{name} is {value}: give a finite number above 0.")
 
 
-def require_in(low: float, high: float, **values: float) -> None:
-    """Raises WorkbenchError for the first value outside [low, high], by its name; NaN is outside."""
-    for name, value in values.items():
+def require_in(low: float, high: float, config, *names: str) -> None:
+    """Raises WorkbenchError for the first of these settings outside [low, high], by its name; NaN is outside."""
+    for name in names:
+        value = getattr(config, name)
         if not low <= value <= high:
             raise WorkbenchError(f"{name} is {value}: give a number between {low} and {high}.")
 
@@ -57,24 +58,15 @@ def linear_schedule(step: int, total: int, *, warmup: int) -> float:
 class Descent:
     """A model, its optimiser and its place in the schedule; `step(loss)` moves all three.
 
-    `schedule(step, total, warmup=...)` gives the share of `learning_rate`; `steps` counts optimiser steps.
+    `config` has a `learning_rate`, `warmup_steps`, a `max_grad_norm` and maybe a `weight_decay`; `steps` counts
+    optimiser steps, and `schedule(step, total, warmup=...)` gives the share of the rate.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        learning_rate: float,
-        steps: int,
-        schedule: Callable[..., float] = cosine_schedule,
-        warmup_steps: int = 10,
-        weight_decay: float = 0.0,
-        eps: float = 1e-8,
-        max_grad_norm: float = 1.0,
-    ):
-        self.model, self.peak, self.steps, self.schedule = model, learning_rate, steps, schedule
-        self.warmup_steps, self.max_grad_norm = warmup_steps, max_grad_norm
-        self.optimizer = make_optimizer(model, learning_rate=learning_rate, weight_decay=weight_decay, eps=eps)
+    def __init__(self, model: nn.Module, config, *, steps: int, schedule=cosine_schedule, eps: float = 1e-8):
+        self.model, self.peak, self.steps, self.schedule = model, config.learning_rate, steps, schedule
+        self.warmup_steps, self.max_grad_norm = config.warmup_steps, config.max_grad_norm
+        decay = getattr(config, "weight_decay", 0.0)
+        self.optimizer = make_optimizer(model, learning_rate=self.peak, weight_decay=decay, eps=eps)
         self.done = 0  # optimiser steps taken
 
     @property
@@ -210,6 +202,11 @@ class Stateful:
 
     parts: tuple[str, ...] = ("descent", "batches")
     step_number: int = 0
+
+    @property
+    def due(self) -> bool:
+        """Whether this step measures on held-out examples: every `evaluate_every`-th does, and the last one."""
+        return self.step_number % self.config.evaluate_every == 0 or self.step_number == self.total_steps
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that makes the next step what it would have been."""

@@ -12,6 +12,7 @@ from workbench.losses import direct
 from workbench.losses.reductions import log_ratio, per_token
 from workbench.models.load import model_context, without_dropout
 from workbench.models.scoring import completion_logprobs
+from workbench.models.tokens import batches_by_length
 from workbench.records import LabelledExample, Sequences
 from workbench.trainers.descent import Descent, EpochBatches, Stateful, require_examples, require_in, require_positive
 from workbench.trainers.feedback_kinds import Objective, Tensors, require_kind
@@ -55,67 +56,39 @@ class Loss(Objective):
         }
 
 
+_BETA, _NOISY = {"beta": 0.1}, {"beta": 0.1, "label_smoothing": 0.1}
+_KTO = {"beta": 0.5, "desirable_weight": 1.0, "undesirable_weight": 1.0}
+_APO, _F_DPO = "D'Oosterlinck et al. 2024", "Wang et al. 2023"
+
 LOSSES = {
-    "dpo": Loss(title="DPO", loss=direct.dpo_loss, settings={"beta": 0.1}, paper="Rafailov et al. 2023"),
+    "dpo": Loss(title="DPO", loss=direct.dpo_loss, settings=_BETA, paper="Rafailov et al. 2023"),
     "conservative_dpo": Loss(
-        title="conservative DPO",
-        loss=direct.conservative_dpo_loss,
-        settings={"beta": 0.1, "label_smoothing": 0.1},
-        paper="Mitchell 2023",
+        title="conservative DPO", loss=direct.conservative_dpo_loss, settings=_NOISY, paper="Mitchell 2023"
     ),
-    "robust_dpo": Loss(
-        title="robust DPO",
-        loss=direct.robust_dpo_loss,
-        settings={"beta": 0.1, "label_smoothing": 0.1},
-        paper="Chowdhury et al. 2024",
-    ),
-    "ipo": Loss(title="IPO", loss=direct.ipo_loss, settings={"beta": 0.1}, paper="Azar et al. 2023"),
+    "robust_dpo": Loss(title="robust DPO", loss=direct.robust_dpo_loss, settings=_NOISY, paper="Chowdhury et al. 2024"),
+    "ipo": Loss(title="IPO", loss=direct.ipo_loss, settings=_BETA, paper="Azar et al. 2023"),
     "ipo_normalised": Loss(
         title="IPO per token", loss=direct.ipo_normalised_loss, settings={"beta": 1.0}, paper="Azar et al. 2023"
     ),
-    "hinge": Loss(
-        title="hinge on DPO's reward", loss=direct.hinge_loss, settings={"beta": 0.1}, paper="Liu et al. 2023"
-    ),
+    "hinge": Loss(title="hinge on DPO's reward", loss=direct.hinge_loss, settings=_BETA, paper="Liu et al. 2023"),
     "slic": Loss(title="SLiC", loss=direct.slic_loss, settings={"delta": 1.0}, nll_coef=10.0, paper="Zhao et al. 2023"),
-    "kto": Loss(
-        title="KTO",
-        loss=direct.kto_loss,
-        settings={"beta": 0.5, "desirable_weight": 1.0, "undesirable_weight": 1.0},
-        data="labelled",
-        paper="Ethayarajh et al. 2024",
-    ),
+    "kto": Loss(title="KTO", loss=direct.kto_loss, settings=_KTO, data="labelled", paper="Ethayarajh et al. 2024"),
     "orpo": Loss(title="ORPO", loss=direct.orpo_loss, settings={"beta": 1.0}, nll_coef=1.0, paper="Hong et al. 2024"),
     "simpo": Loss(
         title="SimPO", loss=direct.simpo_loss, settings={"beta": 2.0, "gamma": 1.0}, paper="Meng et al. 2024"
     ),
-    "cpo": Loss(title="CPO", loss=direct.cpo_loss, settings={"beta": 0.1}, nll_coef=1.0, paper="Xu et al. 2024"),
-    "apo_zero": Loss(
-        title="APO-zero", loss=direct.apo_zero_loss, settings={"beta": 0.1}, paper="D'Oosterlinck et al. 2024"
-    ),
-    "apo_down": Loss(
-        title="APO-down",
-        loss=direct.apo_down_loss,
-        settings={"beta": 0.1},
-        learning_rate=5e-5,  # it lowers chosen completions without end: at 2e-4 the policy leaves the language
-        paper="D'Oosterlinck et al. 2024",
+    "cpo": Loss(title="CPO", loss=direct.cpo_loss, settings=_BETA, nll_coef=1.0, paper="Xu et al. 2024"),
+    "apo_zero": Loss(title="APO-zero", loss=direct.apo_zero_loss, settings=_BETA, paper=_APO),
+    "apo_down": Loss(  # it lowers chosen completions without end: at 2e-4 the policy leaves the language
+        title="APO-down", loss=direct.apo_down_loss, settings=_BETA, learning_rate=5e-5, paper=_APO
     ),
     "rrhf": Loss(
         title="RRHF", loss=direct.rrhf_loss, settings={}, nll_coef=10.0, data="rankings", paper="Yuan et al. 2023"
     ),
-    "f_dpo_forward_kl": Loss(
-        title="f-DPO, forward KL", loss=direct.forward_kl_dpo_loss, settings={"beta": 0.1}, paper="Wang et al. 2023"
-    ),
-    "f_dpo_js": Loss(
-        title="f-DPO, Jensen-Shannon",
-        loss=direct.jensen_shannon_dpo_loss,
-        settings={"beta": 0.1},
-        paper="Wang et al. 2023",
-    ),
+    "f_dpo_forward_kl": Loss(title="f-DPO, forward KL", loss=direct.forward_kl_dpo_loss, settings=_BETA, paper=_F_DPO),
+    "f_dpo_js": Loss(title="f-DPO, Jensen-Shannon", loss=direct.jensen_shannon_dpo_loss, settings=_BETA, paper=_F_DPO),
     "f_dpo_alpha": Loss(
-        title="f-DPO, alpha-divergence",
-        loss=direct.alpha_dpo_loss,
-        settings={"beta": 0.1, "alpha": 0.5},
-        paper="Wang et al. 2023",
+        title="f-DPO, alpha-divergence", loss=direct.alpha_dpo_loss, settings=_BETA | {"alpha": 0.5}, paper=_F_DPO
     ),
     "sft_chosen": Loss(
         title="fine-tuning on chosen", loss=direct.nll_loss, settings={}, paper="control without any comparison"
@@ -153,14 +126,13 @@ class DirectAlignmentConfig:
         for name, default in self.objective.defaults.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, default)
-        require_positive(epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate)
-        require_positive(max_grad_norm=self.max_grad_norm, evaluate_every=self.evaluate_every)
-        require_in(0, 1e6, nll_coef=self.nll_coef)
-        for name, value in self.settings.items():
+        require_positive(self, "epochs", "batch_size", "learning_rate", "max_grad_norm", "evaluate_every")
+        require_in(0, 1e6, self, "nll_coef")
+        for name in self.settings:
             if name in RANGES:
-                require_in(*RANGES[name], **{name: value})
+                require_in(*RANGES[name], self, name)
             else:
-                require_positive(**{name: value})
+                require_positive(self, name)
         if "reference_point" in self.objective.inputs and self.batch_size < 2:
             raise WorkbenchError(
                 f"batch_size is {self.batch_size}, but the loss {self.loss!r} compares each completion with others of "
@@ -246,13 +218,7 @@ class DirectAlignmentTrainer(Stateful):
         self.held_out_references = RememberedLogprobs(self.reference, count=len(held_out), group_size=self.group_size)
         self.batches = EpochBatches(list(map(self.kind.length, examples)), config.batch_size, seed=config.seed)
         self.total_steps = config.epochs * self.batches.per_epoch
-        self.descent = Descent(
-            policy,
-            learning_rate=config.learning_rate,
-            steps=self.total_steps,
-            warmup_steps=config.warmup_steps,
-            max_grad_norm=config.max_grad_norm,
-        )
+        self.descent = Descent(policy, config, steps=self.total_steps)
 
     def step(self) -> dict[str, float | None]:
         """One optimiser step; `margin` is the mean reward of better completions less that of worse ones.
@@ -269,13 +235,12 @@ class DirectAlignmentTrainer(Stateful):
         loss = self._losses(scored, examples, common).mean()
         learning_rate = self.descent.learning_rate
         grad_norm = self.descent.step(loss, trainer_step=self.step_number, batch=batch)
-        due = self.step_number % self.config.evaluate_every == 0 or self.step_number == self.total_steps
         return {
             "step": self.step_number,
             "loss": loss.item(),
             **{name: value.item() for name, value in common.items()},
             **self._reward_statistics(self._rewards(scored), examples),
-            "held_out_accuracy": _defined_mean(self.held_out_accuracies()) if due else None,
+            "held_out_accuracy": _defined_mean(self.held_out_accuracies()) if self.due else None,
             "grad_norm": grad_norm,
             "learning_rate": learning_rate,
         }
@@ -287,10 +252,8 @@ class DirectAlignmentTrainer(Stateful):
     @torch.no_grad()
     def held_out_rewards(self) -> Tensor:
         """Implied rewards of the completions of each held-out example, (N, K) on the CPU."""
-        rewards, lengths = torch.empty(len(self.held_out), self.group_size), list(map(self.kind.length, self.held_out))
-        order = sorted(range(len(lengths)), key=lengths.__getitem__)
-        for start in range(0, len(order), self.config.batch_size):
-            indices = order[start : start + self.config.batch_size]
+        rewards = torch.empty(len(self.held_out), self.group_size)
+        for indices in batches_by_length(list(map(self.kind.length, self.held_out)), self.config.batch_size):
             batch = self._collated([self.held_out[index] for index in indices])
             rewards[indices] = self._rewards(self._scored(batch, indices, self.held_out_references)).cpu()
         return rewards

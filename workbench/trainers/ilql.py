@@ -34,12 +34,12 @@ class IlqlConfig:
     seed: int = 0  # first weights of the heads, order of the examples
 
     def __post_init__(self):
-        require_positive(beta=self.beta, epochs=self.epochs, batch_size=self.batch_size)
-        require_positive(learning_rate=self.learning_rate, max_grad_norm=self.max_grad_norm, polyak=self.polyak)
-        require_positive(evaluate_every=self.evaluate_every)
-        require_in(0.5, 1, expectile=self.expectile)
-        require_in(0, 1, gamma=self.gamma, polyak=self.polyak)
-        require_in(0, 1e6, conservatism=self.conservatism)
+        require_positive(
+            self, "beta", "epochs", "batch_size", "learning_rate", "max_grad_norm", "polyak", "evaluate_every"
+        )
+        require_in(0.5, 1, self, "expectile")
+        require_in(0, 1, self, "gamma", "polyak")
+        require_in(0, 1e6, self, "conservatism")
 
     @property
     def title(self) -> str:
@@ -72,13 +72,7 @@ class IlqlTrainer(Stateful):
         lengths = [len(example.prompt_ids) + len(example.completion_ids) for example in examples]
         self.batches = EpochBatches(lengths, config.batch_size, seed=config.seed)
         self.total_steps = config.epochs * self.batches.per_epoch
-        self.descent = Descent(
-            self.policy,
-            learning_rate=config.learning_rate,
-            steps=self.total_steps,
-            warmup_steps=config.warmup_steps,
-            max_grad_norm=config.max_grad_norm,
-        )
+        self.descent = Descent(self.policy, config, steps=self.total_steps)
 
     def step(self) -> dict[str, float | None]:
         """One optimiser step; losses per token, `chosen_reward` and `rejected_reward` the expected ones of the last."""
@@ -90,13 +84,12 @@ class IlqlTrainer(Stateful):
         learning_rate = self.descent.learning_rate
         grad_norm = self.descent.step(loss, trainer_step=self.step_number, batch=batch)
         self._follow()
-        due = self.step_number % self.config.evaluate_every == 0 or self.step_number == self.total_steps
         return {
             "step": self.step_number,
             "loss": loss.item(),
             **{name: value.item() for name, value in losses.items()},
             **self._told_apart(last_values, examples),
-            "held_out_accuracy": self.held_out_accuracies().mean().item() if due else None,
+            "held_out_accuracy": self.held_out_accuracies().mean().item() if self.due else None,
             "grad_norm": grad_norm,
             "learning_rate": learning_rate,
         }

@@ -92,11 +92,19 @@ class ImitationConfig:
 
     def __post_init__(self):
         tokens = find_selection(self.selection).control_tokens
-        require_positive(steps=self.steps, prompts_per_step=self.prompts_per_step, batch_size=self.batch_size)
-        require_positive(num_generations=self.num_generations, updates_per_step=self.updates_per_step)
-        require_positive(learning_rate=self.learning_rate, max_grad_norm=self.max_grad_norm)
-        require_positive(temperature=self.temperature, max_completion_length=self.max_completion_length)
-        require_in(0, 1e6, kl_coef=self.kl_coef, missing_eos_penalty=self.missing_eos_penalty)
+        require_positive(
+            self,
+            "steps",
+            "prompts_per_step",
+            "batch_size",
+            "num_generations",
+            "updates_per_step",
+            "learning_rate",
+            "max_grad_norm",
+            "temperature",
+            "max_completion_length",
+        )
+        require_in(0, 1e6, self, "kl_coef", "missing_eos_penalty")
         if self.num_generations == 1 and not tokens:
             raise WorkbenchError(
                 f"num_generations is 1, so {self.selection!r} has nothing to choose from: give at least 2."
@@ -140,13 +148,7 @@ class ImitationTrainer(Stateful):
         self.pool: list[dict[str, Any]] = []  # what is learned from: prompt_ids, completion_ids, score
         self.last_samples: list[dict[str, Any]] = []
         self.total_steps = config.steps
-        self.descent = Descent(
-            policy,
-            learning_rate=config.learning_rate,
-            steps=config.steps * config.updates_per_step,
-            warmup_steps=config.warmup_steps,
-            max_grad_norm=config.max_grad_norm,
-        )
+        self.descent = Descent(policy, config, steps=config.steps * config.updates_per_step)
 
     def step(self) -> dict[str, float]:
         """Sample, score, select, imitate; `kl` in nats per sampled completion, `loss` in nats per token."""

@@ -92,11 +92,14 @@ class PolicyGradientTrainer(Stateful):
         """Whatever moves during training, and the names of what has to be saved of it."""
         config = self.config
         self.kl_coef, self.penalty_coef, self.masking = config.kl_coef, config.penalty_coef, None
-        self.policy_descent = _descent(self.policy, config.learning_rate, config)
+        # Huang et al. 2022: Adam's usual eps of 1e-8 makes early PPO updates erratic
+        settings = {"steps": config.steps * config.updates_per_step, "schedule": linear_schedule, "eps": 1e-5}
+        self.policy_descent = Descent(self.policy, config, **settings)
         self.descents = [self.policy_descent]
         self.parts = ("policy_descent", "batches", "generator", "kl_coef", "penalty_coef")
         if self.critic is not None:
-            self.critic_descent = _descent(without_dropout(self.critic), config.critic_learning_rate, config)
+            own = replace(config, learning_rate=config.critic_learning_rate)
+            self.critic_descent = Descent(without_dropout(self.critic), own, **settings)
             self.descents.append(self.critic_descent)
             self.parts += ("critic_descent",)
         if self.algorithm.masked:
@@ -119,7 +122,7 @@ class PolicyGradientTrainer(Stateful):
         if self.config.penalty_target > 0:
             row["penalty_coef"] = self.penalty_coef
         row |= self.update(experience)
-        if self.step_number % self.config.evaluate_every == 0 or self.step_number == self.config.steps:
+        if self.due:
             row |= self.evaluate()
         self._adapt(row["kl"])
         return row
@@ -336,15 +339,3 @@ class PolicyGradientTrainer(Stateful):
             )
         if self.algorithm.masked and self.step_number % config.mask_refresh_every == 0:
             self.masking.load_state_dict(self.policy.state_dict())
-
-
-def _descent(model, learning_rate: float, config: PolicyGradientConfig) -> Descent:
-    return Descent(
-        model,
-        learning_rate=learning_rate,
-        steps=config.steps * config.updates_per_step,
-        schedule=linear_schedule,
-        warmup_steps=config.warmup_steps,
-        eps=1e-5,  # Huang et al. 2022: Adam's usual 1e-8 makes early PPO updates erratic
-        max_grad_norm=config.max_grad_norm,
-    )

@@ -8,6 +8,11 @@ from workbench.trainers.algorithms import SAMPLED_KL, Algorithm, find_algorithm
 from workbench.trainers.descent import require_in, require_positive
 
 CHOICES = {"kl_in": ("reward", "loss"), "kl_estimator": (*SAMPLED_KL, "exact")}
+POSITIVE = ("steps", "batch_size", "num_generations", "learning_rate", "critic_learning_rate", "temperature")
+POSITIVE += ("max_completion_length", "num_ppo_epochs", "num_mini_batches", "cliprange", "cliprange_high", "kl_horizon")
+POSITIVE += ("cliprange_value", "penalty_coef", "max_grad_norm", "evaluate_every", "mask_top_p", "mask_refresh_every")
+NOT_NEGATIVE = ("kl_coef", "kl_target", "missing_eos_penalty", "kl_stop", "penalty_target", "entropy_coef")
+NOT_NEGATIVE += ("ptx_coef", "resampling_rounds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,19 +61,10 @@ class PolicyGradientConfig:
         own = {field.name: getattr(row, field.name) for field in fields(self) if getattr(self, field.name) is None}
         for name, value in own.items():
             object.__setattr__(self, name, self.cliprange if value is None else value)
-        require_positive(steps=self.steps, batch_size=self.batch_size, num_generations=self.num_generations)
-        require_positive(learning_rate=self.learning_rate, critic_learning_rate=self.critic_learning_rate)
-        require_positive(temperature=self.temperature, max_completion_length=self.max_completion_length)
-        require_positive(num_ppo_epochs=self.num_ppo_epochs, num_mini_batches=self.num_mini_batches)
-        require_positive(cliprange=self.cliprange, cliprange_high=self.cliprange_high, kl_horizon=self.kl_horizon)
-        require_positive(cliprange_value=self.cliprange_value, penalty_coef=self.penalty_coef)
-        require_positive(max_grad_norm=self.max_grad_norm, evaluate_every=self.evaluate_every)
-        require_positive(mask_top_p=self.mask_top_p, mask_refresh_every=self.mask_refresh_every)
-        require_in(0, 1, gamma=self.gamma, lam=self.lam, mask_top_p=self.mask_top_p)
-        require_in(0, 1e6, kl_coef=self.kl_coef, kl_target=self.kl_target, missing_eos_penalty=self.missing_eos_penalty)
-        require_in(0, 1e6, kl_stop=self.kl_stop, penalty_target=self.penalty_target, entropy_coef=self.entropy_coef)
-        require_in(0, 1e6, ptx_coef=self.ptx_coef, resampling_rounds=self.resampling_rounds)
-        require_in(0, self.max_completion_length, soft_punish_cache=self.soft_punish_cache)
+        require_positive(self, *POSITIVE)
+        require_in(0, 1, self, "gamma", "lam", "mask_top_p")
+        require_in(0, 1e6, self, *NOT_NEGATIVE)
+        require_in(0, self.max_completion_length, self, "soft_punish_cache")
         _require_choices(self)
         _require_fitting(self, row)
 

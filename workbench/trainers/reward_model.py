@@ -22,7 +22,7 @@ from workbench.models.examples import Examples
 from workbench.models.load import without_dropout
 from workbench.models.rewards import raw_rewards
 from workbench.models.scoring import ban_unsayable, completion_states, token_logprobs
-from workbench.models.tokens import collate_pairs
+from workbench.models.tokens import batches_by_length, collate_pairs
 from workbench.records import PairExample, Sequences
 from workbench.trainers.descent import Descent, EpochBatches, Stateful, require_examples, require_in, require_positive
 from workbench.trainers.feedback_kinds import Objective, Tensors
@@ -110,10 +110,9 @@ class RewardModelConfig:
     seed: int = 0  # order of the examples
 
     def __post_init__(self):
-        require_positive(epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate)
-        require_positive(max_grad_norm=self.max_grad_norm, evaluate_every=self.evaluate_every)
-        require_in(0, 1, weight_decay=self.weight_decay, error_rate=self.error_rate)
-        require_in(0, float("inf"), center_rewards_coefficient=self.center_rewards_coefficient, lm_coef=self.lm_coef)
+        require_positive(self, "epochs", "batch_size", "learning_rate", "max_grad_norm", "evaluate_every")
+        require_in(0, 1, self, "weight_decay", "error_rate")
+        require_in(0, float("inf"), self, "center_rewards_coefficient", "lm_coef")
         known = objective_named(self.objective).settings
         for name in ("center_rewards_coefficient", "lm_coef", "error_rate"):
             if getattr(self, name) and name not in known:
@@ -145,14 +144,7 @@ class RewardModelTrainer(Stateful):
         lengths = list(map(self.kind.length, self.examples))
         self.batches = EpochBatches(lengths, config.batch_size, seed=config.seed)
         self.total_steps = config.epochs * self.batches.per_epoch
-        self.descent = Descent(
-            reward_model,
-            learning_rate=config.learning_rate,
-            steps=self.total_steps,
-            warmup_steps=config.warmup_steps,
-            weight_decay=config.weight_decay,
-            max_grad_norm=config.max_grad_norm,
-        )
+        self.descent = Descent(reward_model, config, steps=self.total_steps)
 
     @property
     def progress_keys(self) -> tuple[str, ...]:
@@ -171,8 +163,7 @@ class RewardModelTrainer(Stateful):
         learning_rate = self.descent.learning_rate
         grad_norm = self.descent.step(loss + added, trainer_step=self.step_number, batch=batch)
         fit = self.kind.fit(given)
-        due = self.step_number % self.config.evaluate_every == 0 or self.step_number == self.total_steps
-        held_out = self.evaluate(self.held_out) if due else dict.fromkeys(["loss", *fit])
+        held_out = self.evaluate(self.held_out) if self.due else dict.fromkeys(["loss", *fit])
         return {
             "step": self.step_number,
             "loss": loss.item(),
@@ -187,9 +178,7 @@ class RewardModelTrainer(Stateful):
     @torch.no_grad()
     def evaluate(self, examples: list) -> dict[str, float]:
         """Loss and fit on examples such as `held_out`."""
-        examples = sorted(
-            examples, key=self.kind.length
-        )  # neither depends on the order; batches of like lengths do less
+        examples = sorted(examples, key=self.kind.length)  # batches of like lengths do less, and the order is nothing
         size = self.config.batch_size
         parts = [self._forward(examples[start : start + size])[2] for start in range(0, len(examples), size)]
         given = self.kind.arguments({"rewards": torch.cat(parts)}, examples)
@@ -201,11 +190,9 @@ class RewardModelTrainer(Stateful):
 
         Whatever the objective: a completion's reward is `rewards.raw_rewards`.
         """
-        margins, size = torch.zeros(len(pairs)), self.config.batch_size
+        margins = torch.zeros(len(pairs))
         longest = [len(p.prompt_ids) + max(len(p.chosen_ids), len(p.rejected_ids)) for p in pairs]
-        order = sorted(range(len(pairs)), key=longest.__getitem__)
-        for start in range(0, len(order), size):
-            rows = order[start : start + size]
+        for rows in batches_by_length(longest, self.config.batch_size):
             batch = collate_pairs([pairs[row] for row in rows], self.model.config.pad_token_id).to(self.model.device)
             chosen, rejected = raw_rewards(self.model, batch, group_size=2).view(-1, 2).unbind(1)
             margins[rows] = (chosen - rejected).cpu()
