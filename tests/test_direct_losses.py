@@ -13,27 +13,21 @@ import torch
 from workbench.losses import direct
 
 TRL = json.loads((Path(__file__).parent / "oracles" / "trl_direct.json").read_text())
-WITH_REFERENCE = [
-    (direct.dpo_loss, {"beta": 0.5}),
-    (direct.conservative_dpo_loss, {"beta": 0.5, "label_smoothing": 0.2}),
-    (direct.robust_dpo_loss, {"beta": 0.5, "label_smoothing": 0.2}),
-    (direct.ipo_loss, {"beta": 0.5}),
-    (direct.ipo_normalised_loss, {"beta": 0.5}),
-    (direct.hinge_loss, {"beta": 0.5}),
-    (direct.apo_zero_loss, {"beta": 0.5}),
-    (direct.apo_down_loss, {"beta": 0.5}),
-    (direct.forward_kl_dpo_loss, {"beta": 0.5}),
-    (direct.jensen_shannon_dpo_loss, {"beta": 0.5}),
-    (direct.alpha_dpo_loss, {"beta": 0.5, "alpha": 0.3}),
-]
-WITHOUT_REFERENCE = [
-    (direct.cpo_loss, {"beta": 0.5}),
-    (direct.simpo_loss, {"beta": 2.0, "gamma": 0.7}),
-    (direct.orpo_loss, {"beta": 0.4}),
-    (direct.slic_loss, {"delta": 1.0}),
-    (direct.nll_loss, {}),
-]
-EVERY_PAIR_LOSS = [pytest.param(*row, id=row[0].__name__) for row in WITH_REFERENCE + WITHOUT_REFERENCE]
+BETA = {"beta": 0.5}
+PAIR_LOSSES = {
+    **dict.fromkeys(
+        ("dpo_loss", "ipo_loss", "ipo_normalised_loss", "hinge_loss", "apo_zero_loss", "apo_down_loss"), BETA
+    ),
+    **dict.fromkeys(("forward_kl_dpo_loss", "jensen_shannon_dpo_loss", "cpo_loss"), BETA),
+    "conservative_dpo_loss": {"beta": 0.5, "label_smoothing": 0.2},
+    "robust_dpo_loss": {"beta": 0.5, "label_smoothing": 0.2},
+    "alpha_dpo_loss": {"beta": 0.5, "alpha": 0.3},
+    "simpo_loss": {"beta": 2.0, "gamma": 0.7},
+    "orpo_loss": {"beta": 0.4},
+    "slic_loss": {"delta": 1.0},
+    "nll_loss": {},
+}
+EVERY_PAIR_LOSS = [pytest.param(vars(direct)[name], row, id=name) for name, row in PAIR_LOSSES.items()]
 
 
 def inputs_of(loss, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -105,13 +99,7 @@ def test_dpo_starts_at_log_two():
 def test_dpo_of_a_hand_example():
     # chosen -4 vs -6 under the reference: +2; rejected -9 vs -8: -1; difference 3, times beta .1 = .3
     # chosen -7 vs -5: -2; rejected -3 vs -6: +3; difference -5, times .1 = -.5
-    loss = direct.dpo_loss(
-        torch.tensor([-4.0, -7.0]),
-        torch.tensor([-9.0, -3.0]),
-        torch.tensor([-6.0, -5.0]),
-        torch.tensor([-8.0, -6.0]),
-        beta=0.1,
-    )
+    loss = direct.dpo_loss(*torch.tensor([[-4.0, -7.0], [-9.0, -3.0], [-6.0, -5.0], [-8.0, -6.0]]), beta=0.1)
     assert loss.tolist() == pytest.approx([negative_log_sigmoid("0.3"), negative_log_sigmoid("-0.5")], rel=1e-5)
 
 
@@ -185,9 +173,8 @@ def test_simpo_is_even_where_the_margin_per_token_is_gamma_over_beta():
 def test_cpo_is_dpo_with_a_uniform_reference():
     logprobs = torch.tensor([-4.0, -7.0]), torch.tensor([-9.0, -3.0])
     uniform = torch.full((2,), -11.0)
-    torch.testing.assert_close(
-        direct.cpo_loss(*logprobs, beta=0.3), direct.dpo_loss(*logprobs, uniform, uniform, beta=0.3)
-    )
+    expected = direct.dpo_loss(*logprobs, uniform, uniform, beta=0.3)
+    torch.testing.assert_close(direct.cpo_loss(*logprobs, beta=0.3), expected)
 
 
 @pytest.mark.parametrize("logprobs", [("-0.00002", "-3"), ("-0.69", "-0.7"), ("-40", "-0.0001"), ("-60", "-90")])
@@ -248,10 +235,8 @@ def test_rrhf_is_the_sum_over_couples_found_one_by_one():
     losses = direct.rrhf_loss(logprobs, lengths, torch.tensor(rankings))
     for row, ranking in enumerate(rankings):
         means = [logprobs[row, k].item() / lengths[row, k].item() for k in range(4)]
-        expected = 0.0
-        for place, better in enumerate(ranking):
-            for worse in ranking[place + 1 :]:
-                expected += max(0.0, means[worse] - means[better])
+        couples = itertools.combinations(ranking, 2)
+        expected = sum(max(0.0, means[worse] - means[better]) for better, worse in couples)
         assert losses[row].item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -327,10 +312,8 @@ def test_other_divergences_on_exact_preferences_end_where_their_own_optimum_is(n
     # Karush-Kuhn-Tucker: beta f'(policy / reference) - reward is the same for every completion
     generator, loss, settings = DIVERGENCES[name]
     policy = converged(loss, beta=3.0, **settings)
-    multipliers = [
-        3 * slope(generator, ratio) - reward
-        for ratio, reward in zip((policy / REFERENCE).tolist(), REWARDS.tolist(), strict=True)
-    ]
+    rows = zip((policy / REFERENCE).tolist(), REWARDS.tolist(), strict=True)
+    multipliers = [3 * slope(generator, ratio) - reward for ratio, reward in rows]
     assert multipliers == pytest.approx([multipliers[0]] * 6, abs=1e-3)
 
 

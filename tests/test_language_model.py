@@ -20,27 +20,16 @@ from workbench.models.packing import (
 from workbench.records import CompletionExample
 from workbench.trainers.language_model import LanguageModelConfig, LanguageModelTrainer
 
-DEMONSTRATIONS = [
-    CompletionExample(prompt_ids=prompt, completion_ids=completion)
-    for prompt, completion in [
-        ([4, 6, 7, 8], [9, 10, EOS]),
-        ([11], [12, 13, 14, 15, EOS]),
-        ([5, 5, 12], [EOS]),
-        ([4, 6, 7], [13, 9, EOS]),
-    ]
-]
+TALKS = [([4, 6, 7, 8], [9, 10, EOS]), ([11], [12, 13, 14, 15, EOS]), ([5, 5, 12], [EOS]), ([4, 6, 7], [13, 9, EOS])]
+DEMONSTRATIONS = [CompletionExample(prompt_ids=prompt, completion_ids=completion) for prompt, completion in TALKS]
 DOCUMENTS = [[4, 5, 6, 7, EOS], [5, 8, 9, EOS], [6, 4, 4, 10, 11, EOS], [7, 12, EOS]]
 
 
 def sft_trainer(model=None, examples=DEMONSTRATIONS, held_out=DEMONSTRATIONS[:3], **config):
-    config = {"steps": 6, "batch_size": 3, "learning_rate": 1e-2, "warmup_steps": 2, "evaluate_every": 4} | config
+    sizes = {"steps": 6, "batch_size": 3, "learning_rate": 1e-2, "warmup_steps": 2, "evaluate_every": 4}
+    read = {"collate": collate_demonstrations, "lengths": token_lengths(examples)}
     return LanguageModelTrainer(
-        model or tiny_model(),
-        examples,
-        held_out,
-        LanguageModelConfig(**config),
-        collate=collate_demonstrations,
-        lengths=token_lengths(examples),
+        model or tiny_model(), examples, held_out, LanguageModelConfig(**sizes | config), **read
     )
 
 
@@ -90,12 +79,10 @@ def test_the_prompt_teaches_nothing():
     loss = target_losses(trainer.model, collate_demonstrations(DEMONSTRATIONS, PAD)).sum()
     logits_gradient = torch.autograd.grad(loss, trainer.model.lm_head.weight)[0]
     shifted = tiny_model()
-    hidden = [
-        shifted.model(input_ids=torch.tensor([example.prompt_ids + example.completion_ids])).last_hidden_state[0]
-        for example in DEMONSTRATIONS
-    ]
     expected = torch.zeros_like(logits_gradient)
-    for states, example in zip(hidden, DEMONSTRATIONS, strict=True):
+    for example in DEMONSTRATIONS:
+        ids = torch.tensor([example.prompt_ids + example.completion_ids])
+        states = shifted.model(input_ids=ids).last_hidden_state[0]
         for index, token in enumerate(example.completion_ids, start=len(example.prompt_ids) - 1):
             error = shifted.lm_head(states[index]).softmax(-1) - torch.nn.functional.one_hot(torch.tensor(token), 20)
             expected += error[:, None] * states[index]
@@ -112,10 +99,8 @@ def test_it_learns_four_demonstrations_by_heart(family):
 
 def test_it_learns_four_packed_documents_by_heart():
     rows = pack_documents(DOCUMENTS, 12)
-    config = LanguageModelConfig(steps=80, batch_size=4, learning_rate=2e-2)
-    trainer = LanguageModelTrainer(
-        tiny_model(), rows, rows, config, collate=collate_packed, lengths=token_lengths(rows)
-    )
+    config, read = LanguageModelConfig(steps=80, batch_size=4, learning_rate=2e-2), {"collate": collate_packed}
+    trainer = LanguageModelTrainer(tiny_model(), rows, rows, config, lengths=token_lengths(rows), **read)
     losses = [trainer.step()["loss"] for _ in range(80)]
     assert losses[0] > 2 and losses[-1] < 0.1  # every document starts with a token that tells which it is
 

@@ -73,15 +73,12 @@ def test_an_unmoved_policy_pays_minus_the_advantage():
 
 def test_policy_and_value_losses_are_those_of_trl():
     frozen, arguments = trl_tensors("losses"), TRL["arguments"]
-    mask = frozen["mask"]
-    policy = clipped_surrogate_loss(
-        frozen["logprobs"], frozen["old_logprobs"], frozen["advantages"], cliprange=arguments["cliprange"]
-    )
-    value = clipped_value_loss(
-        frozen["values"], frozen["old_values"], frozen["returns"], cliprange_value=arguments["cliprange_value"]
-    )
-    torch.testing.assert_close(policy[mask].mean(), frozen["policy_loss"], rtol=1e-5, atol=1e-7)
-    torch.testing.assert_close(value[mask].mean(), frozen["value_loss"], rtol=1e-5, atol=1e-7)
+    policy = (frozen[name] for name in ("logprobs", "old_logprobs", "advantages"))
+    value = (frozen[name] for name in ("values", "old_values", "returns"))
+    policy = clipped_surrogate_loss(*policy, cliprange=arguments["cliprange"])
+    value = clipped_value_loss(*value, cliprange_value=arguments["cliprange_value"])
+    for losses, theirs in ((policy, "policy_loss"), (value, "value_loss")):
+        torch.testing.assert_close(losses[frozen["mask"]].mean(), frozen[theirs], rtol=1e-5, atol=1e-7)
 
 
 def test_the_value_loss_stops_its_gradient_once_the_value_went_far_enough_towards_the_return():
@@ -164,15 +161,14 @@ MASK = torch.tensor([[position < len(text) for position in range(3)] for text in
 
 def text_logprobs(parameters: torch.Tensor) -> torch.Tensor:
     """Log-probability of every token of every text, (texts, 3), NaN where a text has ended."""
-    table = parameters.log_softmax(-1)
-    rows = [
-        [
-            table[PREFIXES.index(text[:at]), "Eab".index(text[at])] if at < len(text) else table.new_tensor(math.nan)
-            for at in range(3)
-        ]
-        for text in TEXTS
+    table, rows = parameters.log_softmax(-1), torch.full((len(TEXTS), 3), math.nan, dtype=parameters.dtype)
+    places = [
+        (row, at, PREFIXES.index(text[:at]), "Eab".index(text[at]))
+        for row, text in enumerate(TEXTS)
+        for at in range(len(text))
     ]
-    return torch.stack([torch.stack(row) for row in rows])
+    row, at, prefix, token = torch.tensor(places).T
+    return rows.index_put((row, at), table[prefix, token])
 
 
 def text_chances(parameters: torch.Tensor) -> torch.Tensor:
@@ -180,10 +176,8 @@ def text_chances(parameters: torch.Tensor) -> torch.Tensor:
     return torch.where(MASK, text_logprobs(parameters), 0).sum(1).exp()
 
 
-def policy_parameters(seed: int, scale: float = 1.0) -> torch.Tensor:
-    return (
-        scale * torch.randn(len(PREFIXES), 3, generator=torch.Generator().manual_seed(seed)).double()
-    ).requires_grad_()
+def policy_parameters(seed: int) -> torch.Tensor:
+    return torch.randn(len(PREFIXES), 3, generator=torch.Generator().manual_seed(seed)).double().requires_grad_()
 
 
 def gradient(value: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
@@ -205,21 +199,21 @@ def test_the_texts_are_all_there_are():
     assert text_chances(policy_parameters(0)).sum().item() == pytest.approx(1, abs=1e-12)
 
 
-@pytest.mark.parametrize("baseline", [0.0, 5.0])
-def test_the_reinforce_gradient_is_that_of_the_expected_reward_whatever_the_baseline(baseline):
-    parameters = policy_parameters(0)
-    losses = policy_gradient_loss(text_logprobs(parameters), (REWARDS - baseline)[:, None].expand(-1, 3))
-    found = expected_loss_gradient(losses, parameters, parameters)
-    torch.testing.assert_close(found, -expected_reward_gradient(parameters), rtol=1e-9, atol=1e-12)
+BEFORE_IT_MOVED = {
+    "reinforce": lambda logprobs, advantages: policy_gradient_loss(logprobs, advantages),
+    "reinforce, baseline": lambda logprobs, advantages: policy_gradient_loss(logprobs, advantages - 5.0),
+    "clipped": lambda logprobs, advantages: clipped_surrogate_loss(logprobs, logprobs.detach(), advantages),
+    "penalised": lambda logprobs, advantages: kl_penalised_surrogate_loss(
+        logprobs, logprobs.detach(), advantages, beta=0.7
+    ),
+}
 
 
-@pytest.mark.parametrize(
-    "loss", [clipped_surrogate_loss, partial(kl_penalised_surrogate_loss, beta=0.7)], ids=["clipped", "penalised"]
-)
-def test_before_the_policy_moved_a_surrogate_has_the_gradient_of_the_expected_reward(loss):
-    parameters = policy_parameters(1)
-    logprobs = text_logprobs(parameters)
-    losses = loss(logprobs, logprobs.detach(), REWARDS[:, None].expand(-1, 3))
+@pytest.mark.parametrize("loss", BEFORE_IT_MOVED)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_before_the_policy_moved_a_loss_has_the_gradient_of_the_expected_reward_whatever_the_baseline(loss, seed):
+    parameters = policy_parameters(seed)
+    losses = BEFORE_IT_MOVED[loss](text_logprobs(parameters), REWARDS[:, None].expand(-1, 3))
     found = expected_loss_gradient(losses, parameters, parameters)
     torch.testing.assert_close(found, -expected_reward_gradient(parameters), rtol=1e-9, atol=1e-12)
 
@@ -246,9 +240,8 @@ def test_advantages_within_a_group_have_the_gradient_of_the_expected_reward_over
     pairs = torch.cartesian_prod(torch.arange(len(TEXTS)), torch.arange(len(TEXTS))).flatten()
     chance = (chances[:, None] * chances[None]).flatten()
     for estimator, share in ((leave_one_out, 1.0), (group_centered, 1 / 2)):  # the centred one is (G - 1) / G of it
-        losses = policy_gradient_loss(
-            text_logprobs(parameters)[pairs], estimator(REWARDS[pairs], 2)[:, None].expand(-1, 3)
-        )
+        advantages = estimator(REWARDS[pairs], 2)[:, None].expand(-1, 3)
+        losses = policy_gradient_loss(text_logprobs(parameters)[pairs], advantages)
         per_pair = torch.where(MASK[pairs], losses, 0).sum(1).view(-1, 2).mean(1)
         found = gradient((chance * per_pair).sum(), parameters)
         torch.testing.assert_close(found, share * exact, rtol=1e-9, atol=1e-12)
@@ -290,10 +283,8 @@ def test_the_penalised_surrogate_subtracts_the_kl_of_the_old_policy_from_the_new
 def test_the_sequence_ratio_is_the_root_of_the_ratio_of_the_texts_probabilities_and_so_is_its_gradient():
     new, old = policy_parameters(7), policy_parameters(8)
     lengths = MASK.sum(1).double()
-    logprobs = text_logprobs(new)
-    losses = sequence_ratio_loss(
-        logprobs, text_logprobs(old).detach(), REWARDS[:, None].expand(-1, 3), MASK, cliprange=1.0, cliprange_high=1e9
-    )
+    given = text_logprobs(new), text_logprobs(old).detach(), REWARDS[:, None].expand(-1, 3), MASK
+    losses = sequence_ratio_loss(*given, cliprange=1.0, cliprange_high=1e9)
     roots = (text_chances(new) / text_chances(old)) ** (1 / lengths)
     expected = -(REWARDS * roots)
     torch.testing.assert_close(losses[MASK], expected[:, None].expand(-1, 3)[MASK], rtol=1e-9, atol=1e-12)
@@ -336,10 +327,7 @@ def test_a_completion_without_tokens_weighs_nothing_and_is_no_nan():
 
 
 def test_the_token_mean_of_a_batch_is_the_mean_of_its_mini_batches_at_the_batchs_mean_length():
-    values, mask = (
-        random_logits(30)[..., 0],
-        torch.tensor([[True] * 4, [True, True, False, False], [True] + [False] * 3]),
-    )
+    values, mask = random_logits(30)[..., 0], torch.arange(4) < torch.tensor([[4], [2], [1]])
     length = mask.sum().item() / len(mask)
     parts = [constant_length(values[[i]], mask[[i]], length=length) for i in range(3)]
     torch.testing.assert_close(torch.stack(parts).mean(), masked_mean(values, mask))

@@ -88,12 +88,8 @@ def test_hopeless_pairs_have_a_finite_loss_and_gradient():
 
 
 def test_a_sure_preference_is_bradley_terry_on_that_side():
-    torch.testing.assert_close(
-        soft_preference_loss(CHOSEN, REJECTED, torch.ones(3)), bradley_terry_loss(CHOSEN, REJECTED)
-    )
-    torch.testing.assert_close(
-        soft_preference_loss(CHOSEN, REJECTED, torch.zeros(3)), bradley_terry_loss(REJECTED, CHOSEN)
-    )
+    for preference, sides in ((torch.ones(3), (CHOSEN, REJECTED)), (torch.zeros(3), (REJECTED, CHOSEN))):
+        torch.testing.assert_close(soft_preference_loss(CHOSEN, REJECTED, preference), bradley_terry_loss(*sides))
 
 
 @pytest.mark.parametrize("preference", [0.0, 0.2, 0.5, 1.0])
@@ -102,18 +98,15 @@ def test_a_graded_preference_is_scikit_learns_log_loss_at_the_same_odds(preferen
     margins = (CHOSEN - REJECTED).double()
     loss = soft_preference_loss(CHOSEN.double(), REJECTED.double(), torch.full((3,), preference, dtype=torch.float64))
     for margin, value in zip(margins, loss, strict=True):
-        probability = special.expit(margin.item())
-        expected = metrics.log_loss(
-            [1, 0], [probability] * 2, sample_weight=[preference, 1 - preference], labels=[0, 1]
-        )
+        probabilities, weights = [special.expit(margin.item())] * 2, [preference, 1 - preference]
+        expected = metrics.log_loss([1, 0], probabilities, sample_weight=weights, labels=[0, 1])
         assert value.item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_tie_is_least_costly_where_both_rewards_are_equal():
     tie = torch.full((3,), 0.5)
-    first, second = gradient(
-        lambda a, b: soft_preference_loss(a, b, tie), torch.tensor([0.0, 1.0, -1.0]), torch.zeros(3)
-    )
+    rewards = torch.tensor([0.0, 1.0, -1.0]), torch.zeros(3)
+    first, second = gradient(lambda a, b: soft_preference_loss(a, b, tie), *rewards)
     assert first[0] == 0 and first[1] > 0 > first[2]
     torch.testing.assert_close(first, -second)
     assert soft_preference_loss(torch.ones(1), torch.ones(1), torch.tensor([0.5])).item() == pytest.approx(math.log(2))
@@ -293,12 +286,10 @@ def trl_model():
 
 def trl_rewards(model) -> torch.Tensor:
     """Rewards of the oracle's pairs one text at a time, (3, 2): chosen, rejected."""
-    rows = [
-        [model(input_ids=torch.tensor([pair["prompt_ids"] + pair[side]])).logits[0, 0] for side in sides]
-        for pair in TRL["inputs"]["pairs"]
-        for sides in [("chosen_ids", "rejected_ids")]
+    texts = [
+        pair["prompt_ids"] + pair[f"{side}_ids"] for pair in TRL["inputs"]["pairs"] for side in ("chosen", "rejected")
     ]
-    return torch.stack([torch.stack(row) for row in rows])
+    return torch.stack([model(input_ids=torch.tensor([ids])).logits[0, 0] for ids in texts]).view(-1, 2)
 
 
 @pytest.mark.parametrize("case", ["plain", "margin", "centred", "margin_centred"])
