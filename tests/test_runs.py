@@ -161,9 +161,7 @@ def test_a_run_killed_after_any_write_ends_with_the_same_bytes(tmp_path, undistu
         for name in real:
             patch.setattr(files, name, counted(name))
         patch.setattr(
-            resume.Training,
-            "save",
-            lambda self, save=resume.Training.save: len(calls) < moment * 4 and save(self),
+            resume.Training, "save", lambda self, save=resume.Training.save: len(calls) < moment * 4 and save(self)
         )
         with pytest.raises(Killed):
             run_to_the_end(tmp_path / "run", checkpoint_every=3)

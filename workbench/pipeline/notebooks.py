@@ -99,14 +99,11 @@ def read_notebook(path: Path) -> Notebook:
     """Title, minutes, cell texts and parameters of a notebook; WorkbenchError where it is not one."""
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
-        cells = list(content["cells"])
+        cells = [(cell["cell_type"], "".join(cell["source"]), cell["metadata"]) for cell in content["cells"]]
         if type(content["nbformat"]) is not int or content["nbformat"] != 4:
             raise ValueError("another format")
-        sources = ["".join(cell["source"]) for cell in cells]
-        lines = [
-            line for cell in cells if cell["cell_type"] == "markdown" for line in "".join(cell["source"]).split("\n")
-        ]
-        tagged = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+        tagged = [source for _, source, about in cells if "parameters" in about.get("tags", [])]
+        lines = [line for kind, source, _ in cells if kind == "markdown" for line in source.split("\n")]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WorkbenchError(
             f"{shown(path)} is not a Jupyter notebook (nbformat 4): open and save it again."
@@ -117,7 +114,7 @@ def read_notebook(path: Path) -> Notebook:
         path=path,
         title=next(iter(titles), path.stem),
         minutes=next(iter(minutes), ""),
-        sources=tuple(sources),
+        sources=tuple(source for _, source, _ in cells),
         parameters=read_parameters("\n".join(tagged), path),
     )
 

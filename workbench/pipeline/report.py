@@ -1,4 +1,4 @@
-"""What the stages of one pipeline came to, in five sentences made of their key numbers, and the words these use."""
+"""Executed notebooks as offline pages: a summary of the stages with their story, the tour, a page per notebook."""
 
 import base64
 import hashlib
@@ -84,8 +84,7 @@ def words_of(sentences: Iterable[str]) -> dict[str, str]:
     return {word: said for word, said in GLOSSARY.items() if re.search(rf"\b{word}", text, re.IGNORECASE)}
 
 
-# --- Executed notebooks as an offline page: a summary of the stages, the tour, and one page per notebook.
-
+# The pages
 
 PLOTLY = "application/vnd.plotly.v1+json"
 PICTURES = ("image/svg+xml", "image/png", "image/jpeg")
@@ -93,6 +92,7 @@ PICTURES = ("image/svg+xml", "image/png", "image/jpeg")
 STATUS = {"notebook.ipynb": "finished", "notebook.part.ipynb": "unfinished", "notebook.failed.ipynb": "failed"}
 MARK_OF_FAILURE = "papermill-error-cell-tag"  # cells that papermill adds; the error itself is shown anyway
 TOUR = "00_tour"
+HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,8 +169,7 @@ def page_html(page: Page, pages: list[Page]) -> str:
 
 def template() -> jinja2.Template:
     """The one template of the index and the pages."""
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True)
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True)
     environment.filters["number"] = number
     return environment.get_template("report.html")
 
@@ -285,22 +284,8 @@ def data_html(data: dict, name: str) -> str:
     return f"<pre>{escape(joined(data.get('text/plain', '')))}</pre>"
 
 
-# The text alternative of a figure is its title, also after a menu has changed it; a table in it is read as it is.
-NAMED = """
-const plot = document.getElementById("{plot_id}");
-const name = () => {
-  const title = plot.layout.title?.text ?? "figure";
-  const page = new DOMParser().parseFromString(title.replaceAll("<br>", " "), "text/html");
-  plot.setAttribute("aria-label", page.body.textContent.trim());
-};
-plot.setAttribute("role", plot.data.some(trace => trace.type === "table") ? "figure" : "img");
-plot.on("plotly_afterplot", name);
-name();
-"""
-
-
 def figure_html(figure: dict, name: str) -> str:
-    """A plotly figure that the page's plotly.min.js draws."""
+    """A plotly figure that the page's plotly.min.js draws, and report.js names for those who hear the page."""
     content = {key: figure[key] for key in ("data", "layout", "frames") if key in figure}
     plain = {key: value for key, value in figure.get("config", {}).items() if "<" not in f"{key}{value}"}
     return plotly.io.to_html(
@@ -311,7 +296,7 @@ def figure_html(figure: dict, name: str) -> str:
         full_html=False,
         validate=False,
         div_id=f"figure-{name}",
-        post_script=NAMED,
+        post_script=(HERE / "report.js").read_text(encoding="utf-8"),
     )
 
 
@@ -324,7 +309,7 @@ def picture_url(kind: str, content: str) -> str:
 def stylesheet() -> str:
     """The report's own style and the colours of code, by day and by night."""
     light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("default", "github-dark"))
-    own = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
+    own = (HERE / "report.css").read_text(encoding="utf-8")
     return f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n{own}"
 
 

@@ -16,7 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import TextIO
 
 from workbench import BAD_INPUT, DONE, FAILED, STOPPED, WorkbenchError
 from workbench.pipeline.recipes import Plan, Stage, refuse_missing_inputs
@@ -79,18 +79,13 @@ def run_stages(
     return codes
 
 
-class RunsProcesses(Protocol):
-    """`Processes`, or what has its two methods and runs the stages elsewhere."""
-
-    def run_process(self, job: dict, pass_on: Callable[[str], None]) -> tuple[int, str]: ...
-
-    def stop(self) -> None: ...
-
-
 class Execution:
-    """The stages of one plan as they run, and the lines that are printed about them."""
+    """The stages of one plan as they run, and the lines that are printed about them.
 
-    def __init__(self, plan: Plan, processes: RunsProcesses):
+    `processes` may be anything with the methods `run_process` and `stop`, such as `cluster.Elsewhere`.
+    """
+
+    def __init__(self, plan: Plan, processes: Processes):
         self.plan, self.processes = plan, processes
         self.numbers = {stage.name: number for number, stage in enumerate(plan.stages, 1)}
         self.seconds: dict[str, float] = {}  # that stages took, without those that were skipped

@@ -88,15 +88,13 @@ def file_system(folder: str | Path) -> str:
     return next((found[parent] for parent in (folder, *folder.parents) if parent in found), "")
 
 
-def write_bytes(path: str | Path, data: bytes) -> None:
-    """Replace a file whole or not at all, making its folder; WorkbenchError on a full disk or where refused."""
-    with replace_file(path) as partial:
-        partial.write_bytes(data)
-
-
 def write_text(path: str | Path, text: str) -> None:
-    """`write_bytes` of UTF-8 text; half a character (of a file's odd name, say) is escaped as JSON does."""
-    write_bytes(path, text.encode(errors="backslashreplace"))
+    """Replace a file whole or not at all, in UTF-8, making its folder; WorkbenchError on a full disk or where refused.
+
+    Half a character (of a file's odd name, say) is escaped as JSON does.
+    """
+    with replace_file(path) as partial:
+        partial.write_bytes(text.encode(errors="backslashreplace"))
 
 
 @contextmanager
