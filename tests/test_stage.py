@@ -41,7 +41,7 @@ def stage_of(parameters: dict):
 
 def test_nothing_is_opened_before_it_is_asked_for(parameters, tmp_path):
     stage = stage_of(parameters)
-    assert stage.task.gold is not None
+    assert stage.task.reward is not None
     assert not (tmp_path / "run").exists()
     assert stage.run.dir == tmp_path / "run" and (tmp_path / "run" / "run.json").exists()
 

@@ -54,7 +54,7 @@ def test_the_worlds_gold_is_the_tasks_gold(world):
     rows = task.prompts(20, 0, split="train")
     answers = [world.answer(prompt, 1.0, random.Random(0)) for prompt in rows["prompt"]]
     ended = {"finished": [True] * 20}
-    assert task.gold(rows["prompt"], answers, **ended) == world.gold(rows["prompt"], answers, **ended)
+    assert task.reward(rows["prompt"], answers, **ended) == world.gold(rows["prompt"], answers, **ended)
 
 
 def test_nothing_held_out_of_the_world_is_ever_trained_on():
@@ -269,7 +269,7 @@ def test_a_file_without_rankings_is_told_every_column_that_they_need(demonstrati
 
 
 def test_real_data_have_no_gold_no_world_no_simulated_labelers_and_no_tokenizer(comparisons):
-    assert comparisons.gold is None and comparisons.world is None
+    assert comparisons.reward is None and comparisons.world is None
     with pytest.raises(WorkbenchError, match=r"can not judge .*pairs\.jsonl"):
         comparisons.labelers("biased")
     with pytest.raises(WorkbenchError, match="set tokenizer"):
@@ -393,7 +393,7 @@ def test_a_run_on_a_file_splits_it_as_the_file_itself_is_split(tmp_path):
     direct = open_task(source, columns="prompt=ask", held_out=0.5)
     assert task.prompts(99, 0, split="test")[:] == direct.prompts(99, 0, split="test")[:]
     assert len(task.prompts(99, 0, split="test")) == 13
-    assert task.gold is None
+    assert task.reward is None
 
 
 def test_a_run_without_comparisons_says_which_tables_it_has(tmp_path):

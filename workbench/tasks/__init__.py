@@ -70,7 +70,7 @@ class Task:
     source = ""
     notes: tuple[str, ...] = ()  # what to know of the data, in sentences
     world: World | None = None
-    gold: Callable[..., list[float]] | None = None  # the true reward
+    reward: Callable[..., list[float]] | None = None  # the true one: the gold of the world
 
     def prompts(self, count: int, seed: int, *, split: str, schema: str = "prompts") -> Dataset:
         """At most `count` prompts (0 = all) of the "train" or "test" split; of "text" its openings, to be continued."""
@@ -102,7 +102,7 @@ class WorldTask(Task):
     """Endless rows from the embedded world; training and held-out prompts are disjoint by construction."""
 
     def __init__(self, world: World):
-        self.world, self.gold = world, world.gold
+        self.world, self.reward = world, world.gold
 
     def prompts(self, count: int, seed: int, *, split: str, schema: str = "prompts") -> Dataset:
         """`count` prompts, whatever they are for."""
@@ -205,7 +205,7 @@ class RunTask(Task):
     def __init__(self, run: Run):
         settings = {name: run.parameters[name] for name in ORIGIN if name in run.parameters}
         self.run, self.origin = run, open_task(run.parameters.get("dataset", "world"), **settings)
-        self.gold, self.world, self.prompts = self.origin.gold, self.origin.world, self.origin.prompts
+        self.reward, self.world, self.prompts = self.origin.reward, self.origin.world, self.origin.prompts
         self.tokenizer, self.labelers = self.origin.tokenizer, self.origin.labelers
 
     def rows(self, schema: str, count: int, *, seed: int = 0, ties: bool = False) -> Sides:
