@@ -13,7 +13,6 @@ from workbench import WorkbenchError
 from workbench.analysis.statistics import expanded_levels
 from workbench.feedback.agreement import (
     agreement_matrix,
-    common_items,
     labeler_vs_rest,
     pairwise_agreement,
     strict_agreement,
@@ -85,24 +84,15 @@ def test_the_matrix_counted_by_hand():
     assert np.isnan(np.diag(matrix)).all()
 
 
-def test_common_items_counted_by_hand():
-    assert common_items(HAND).loc[["ada", "bob", "cy"], ["ada", "bob", "cy"]].to_numpy().tolist() == [
-        [4, 3, 1],
-        [3, 4, 1],
-        [1, 1, 1],
-    ]
-
-
 def test_labelers_who_share_no_item_have_no_agreement():
     matrix = agreement_matrix(table("1 ada 0\n1 bob 0\n2 bob 1\n2 cy 1"))
     assert np.isnan(matrix.loc["ada", "cy"])
     assert matrix.loc["bob", "cy"] == 1
 
 
-def test_who_only_skipped_has_an_empty_row_in_both_matrices():
+def test_who_only_skipped_has_an_empty_row():
     frame = table("1 ada 0\n1 bob 0\n2 cy skip")
     assert agreement_matrix(frame).loc["cy"].isna().all()
-    assert (common_items(frame).loc["cy"] == 0).all()
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -112,7 +102,7 @@ def test_every_figure_is_that_of_brute_force_over_all_pairs(seed):
     assert pairwise_agreement(frame).value == pytest.approx(pairs["credit"].mean(), abs=1e-12)
     strict = [credit for *_, credit in brute_force(frame, 0.0)]
     assert strict_agreement(frame).value == pytest.approx(np.mean(strict), abs=1e-12)
-    matrix, common = agreement_matrix(frame), common_items(frame)
+    matrix = agreement_matrix(frame)
     rest = labeler_vs_rest(frame).set_index("labeler")
     for name in matrix.index:
         own = pairs[(pairs["one"] == name) | (pairs["other"] == name)]
@@ -121,7 +111,6 @@ def test_every_figure_is_that_of_brute_force_over_all_pairs(seed):
         for other in matrix.index.drop(name):
             both = own[(own["one"] == other) | (own["other"] == other)]
             assert matrix.loc[name, other] == pytest.approx(both["credit"].mean(), abs=1e-12)
-            assert common.loc[name, other] == len(both)
 
 
 def test_a_labeler_with_one_common_item_has_no_interval_with_the_rest():

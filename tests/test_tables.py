@@ -12,7 +12,6 @@ from workbench.feedback.agreement import (
     agreement_matrix,
     cohen_kappa_matrix,
     cohen_kappa_value,
-    common_items,
     krippendorff_alpha_value,
     labeler_vs_rest,
     pairwise_agreement,
@@ -35,7 +34,6 @@ CLEAN = pd.DataFrame(ROWS, columns=["item_id", "labeler", "value"]).astype(objec
 READINGS = [
     pairwise_agreement,
     agreement_matrix,
-    common_items,
     labeler_vs_rest,
     cohen_kappa_value,
     cohen_kappa_matrix,

@@ -55,18 +55,8 @@ def agreement_matrix(table: pd.DataFrame) -> pd.DataFrame:
     compared = judged.T @ judged
     np.fill_diagonal(compared, 0)
     shares = np.divide(agreed, compared, out=np.full(compared.shape, np.nan), where=compared > 0)
-    return _square(shares, labels)
-
-
-def common_items(table: pd.DataFrame) -> pd.DataFrame:
-    """Number of items that each labeler (row) and each other (column) both judged; on the diagonal, that one judged.
-
-    The labelers are those of `agreement_matrix`, so that the two tables lie on each other.
-    """
-    labels = comparable_labels(table)
-    judged = np.zeros((labels.item.max() + 1, len(labels.labelers)))
-    judged[labels.item[labels.unit], labels.labeler] = 1
-    return _square(judged.T @ judged, labels).fillna(0).astype(int)
+    square = pd.DataFrame(shares, index=labels.labelers, columns=labels.labelers)
+    return square.reindex(index=labels.everybody, columns=labels.everybody)  # with those who only skipped
 
 
 def labeler_vs_rest(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
@@ -106,12 +96,6 @@ def _half_for_ties(labels: Labels) -> np.ndarray:
     """How far two values agree, (C, C): 1 where equal, a half for a tie against a choice, else 0."""
     tie = np.array([value == "tie" for value in labels.values])
     return np.where(tie[:, None] != tie, 0.5, np.eye(len(tie)))
-
-
-def _square(values: np.ndarray, labels: Labels) -> pd.DataFrame:
-    """A table of labelers against labelers, with those who only skipped, too."""
-    square, names = pd.DataFrame(values, index=labels.labelers, columns=labels.labelers), labels.everybody
-    return square.reindex(index=names, columns=names)
 
 
 # --- Agreement beyond chance: Cohen's and Fleiss' kappa and Krippendorff's alpha, 1 - observed / expected

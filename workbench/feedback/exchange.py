@@ -187,24 +187,25 @@ def unpaired_rows(
 
     Rated completions are True above `threshold`, False below, and left out on it.
     """
-    chosen, left_out = training_rows("pair", items, [each for each in judgements if each.kind == "pair"])
-    rated, unrated = training_rows("rating", items, [each for each in judgements if each.kind == "rating"])
+    own = {kind: [each for each in judgements if each.kind == kind] for kind in ("pair", "rating")}
+    (pairs, left_out), (rated, unrated) = (training_rows(kind, items, said) for kind, said in own.items())
     rows, left_out = [], left_out + unrated
-    for pair in chosen:
-        who = {"labeler": pair["labeler"], "item_id": pair["item_id"]}
-        rows += [
-            {"prompt": pair["prompt"], "completion": pair[side], "label": side == "chosen", **who}
-            for side in ("chosen", "rejected")
-        ]
+    for row in pairs:
+        rows += [_labelled(row, row["chosen"], True), _labelled(row, row["rejected"], False)]
     for row in rated:
-        who, rating = {"labeler": row["labeler"], "item_id": row["item_id"]}, row["rating"]
+        rating = row["rating"]
         if rating == threshold:
+            who = {"labeler": row["labeler"], "item_id": row["item_id"]}
             texts = {"prompt": row["prompt"], "completions": [row["completion"]]}
             left_out.append({**texts, "reason": "on the threshold", "value": rating, **who})
         else:
-            about = {"prompt": row["prompt"], "completion": row["completion"], "label": bool(rating > threshold)}
-            rows.append({**about, **who})
+            rows.append(_labelled(row, row["completion"], bool(rating > threshold)))
     return rows, left_out
+
+
+def _labelled(row: Mapping[str, Any], completion: Any, label: bool) -> dict[str, Any]:
+    own = {"prompt": row["prompt"], "completion": completion, "label": label}
+    return {**own, "labeler": row["labeler"], "item_id": row["item_id"]}
 
 
 def placed(rows: Iterable[Mapping[str, Any]]) -> Rows:

@@ -80,7 +80,7 @@ class Turn:
     reason: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Queue:
     """Items and the rule by which they are handed out."""
 
@@ -98,9 +98,8 @@ class Queue:
 
     def __post_init__(self) -> None:
         require_items(self.items)
-        object.__setattr__(self, "_members", {item["item_id"] for item in self.items})
-        plain = (item["item_id"] for item in self.items if not is_check(item))
-        object.__setattr__(self, "_plain", dict.fromkeys(plain))
+        self._members = {item["item_id"] for item in self.items}
+        self._plain = dict.fromkeys(item["item_id"] for item in self.items if not is_check(item))
         if self.order not in ORDERS:
             raise WorkbenchError(f"order is {self.order!r}: use one of {', '.join(ORDERS)}.")
         if self.judgements_per_item < 1 or self.budget < 0:
