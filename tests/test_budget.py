@@ -21,6 +21,7 @@ from workbench.studies.measurements import (
     budget_paths,
     comparable_runs,
     gains_over_seeds,
+    read_measured,
     run_points,
     score_columns,
     sizes_up_to,
@@ -167,6 +168,11 @@ def test_runs_of_the_version_before_are_read_as_if_they_had_the_one_table(tmp_pa
         for read in (lambda runs: budget_paths(runs.values()), run_points, lambda runs: answers(runs).rows):
             one, other = (read(each) for each in runs)
             pd.testing.assert_frame_equal(one, other, check_like=True)
+        if "path" in draws:  # begun by that version and continued by this one
+            run = write_run(
+                tmp_path / "both", draws, {}, path=path, measured=read_measured(new, "path").query("step > 20")
+            )
+            pd.testing.assert_frame_equal(budget_paths([run]), budget_paths(runs[0].values()).assign(run=run.name))
         if "ends" in draws:
             pd.testing.assert_frame_equal(*(gains_over_seeds(each) for each in runs), check_like=True)
 

@@ -128,6 +128,14 @@ def test_a_step_that_is_measured_again_stands_there_once(tmp_path):
     assert "token_kl" not in path
 
 
+def test_prompts_may_have_columns_of_every_name(tmp_path):
+    run = Run.open(tmp_path / "run", {"seed": 0})
+    names = {"row": 7, "n": 9, "step": 3, "temperature": 0.2, "draw": "x"}
+    record_measured(run, [{"prompt": "a", "completion": "b", "gold": 1.0, **names}] * 2, step=4)
+    told = run.table("measured")[list(names)].to_dict("records")
+    assert told == [{"row": row, "n": 1, "step": 4, "temperature": 1.0, "draw": "path"} for row in (0, 1)]
+
+
 def test_nothing_measured_writes_nothing(tmp_path):
     run = Run.open(tmp_path / "run", {"seed": 0})
     record_measured(run, [], step=3)

@@ -25,6 +25,7 @@ from workbench.runs import UNIT, Run, files
 UNFINISHED = " (unfinished)"  # behind a name: keeps the run apart from its finished seeds, and says so in every figure
 NOTHING_MEASURED = "None of these runs holds an evaluation: run a notebook from 06 to 08 first."
 SCORES = ("gold", "proxy")
+DRAWN = ["draw", "step", "row", "temperature"]  # columns of `measured` that say when and how a row was drawn
 POOL_SIZES = (4, 16, 64)  # of which n best-of-n stands among the policies
 Runs = Mapping[str, Run] | Iterable[Run]  # with names, or named by `named`
 
@@ -130,17 +131,18 @@ def repetition_of(name: str) -> str:
 
 
 def start_names(runs: Mapping[str, Run]) -> dict[str, str]:
-    """What the policy is called that each run, by name, started from."""
-    folders = {name: _start_folder(run) for name, run in runs.items()}
+    """What the policy is called that each run, by name, started from.
+
+    It is looked for beside the run, where it was when the run was made, even if both were moved.
+    """
+    folders = {}
+    for name, run in runs.items():
+        model = Path(str(run.parameters.get("model", "reference")))
+        beside = model.parent.name == run.dir.parent.name
+        folders[name] = run.dir.parent / model.name if beside else files.resolve(model)
     places = list(dict.fromkeys([run.dir for run in runs.values()] + list(folders.values())))
     names = dict(zip(places, distinct_names(places), strict=True))
     return {name: names[folder] for name, folder in folders.items()}
-
-
-def _start_folder(run: Run) -> Path:
-    """Where the starting policy is: beside the run, where it was when the run was made, even if both were moved."""
-    model = Path(str(run.parameters.get("model", "reference")))
-    return run.dir.parent / model.name if model.parent.name == run.dir.parent.name else files.resolve(model)
 
 
 def worlds_of(runs: Mapping[str, Run], starts: Mapping[str, str]) -> dict[str, str]:
@@ -164,10 +166,12 @@ def read_measured(run: Run, draw: str) -> pd.DataFrame:
 
     No rows where it was not drawn. Runs of the version before are read from the tables that they have instead.
     """
-    if not has_table(run, "measured"):
-        return _known(_older(run, draw))
     rows = [row for row in files.read_json_lines(run.path("tables/measured.jsonl")) if row.get("draw") == draw]
-    return _known(pd.DataFrame(rows, columns=None if rows else ["draw", "step"]))
+    older = _older(run, draw)
+    if not rows:
+        return _known(older)
+    older = older[~older["step"].isin([row["step"] for row in rows])]  # a run that was begun by that version
+    return _known(pd.concat([older, pd.DataFrame(rows)]) if len(older) else pd.DataFrame(rows))
 
 
 def _known(rows: pd.DataFrame) -> pd.DataFrame:
@@ -283,21 +287,23 @@ def _evaluated(runs: Runs) -> list[tuple[dict, pd.DataFrame, pd.DataFrame]]:
             both |= {name: tables} if all(map(len, tables)) else {}
     starts = start_names({name: runs[name] for name in both})
     worlds = worlds_of(runs, starts)
-    whose = {name: {"run": name, "experiment": experiment_of(name), "world": worlds[name]} for name in both}
-    return [(whose[name] | {"start": starts[name]}, *tables) for name, tables in both.items()]
+    whose = {name: _whose(name) | {"world": worlds[name], "start": starts[name]} for name in both}
+    return [(whose[name], *tables) for name, tables in both.items()]
 
 
-def _policies(runs: Runs) -> Iterator[tuple[dict, pd.DataFrame]]:
+def _whose(name: str) -> dict[str, str]:
+    return {"run": name, "experiment": experiment_of(name)}
+
+
+def _policies(runs: Runs) -> list[tuple[dict, pd.DataFrame]]:
     """(whose, answers) of the policies that runs started from, each once, and then of those trained from them.
 
     A start bears the name of the folder that its runs started from; it is at KL 0 from itself.
     """
-    found, starts = _evaluated(runs), {}
-    for whose, before, _ in found:
-        start = {"run": whose["start"], "experiment": experiment_of(whose["start"])}
-        starts.setdefault(whose["start"], (whose | start, before))
-    yield from starts.values()
-    yield from ((whose, after) for whose, _, after in found)
+    found = _evaluated(runs)
+    starts = {whose["start"]: (whose | _whose(whose["start"]), before) for whose, before, _ in reversed(found)}
+    first = dict.fromkeys(whose["start"] for whose, _, _ in found)
+    return [starts[name] for name in first] + [(whose, after) for whose, _, after in found]
 
 
 def run_points(runs: Runs) -> pd.DataFrame:
@@ -307,31 +313,25 @@ def run_points(runs: Runs) -> pd.DataFrame:
     """
     runs = named(runs)
     points = [whose | _point(rows, whose["experiment"]) for whose, rows in _policies(runs)]
-    worlds = worlds_of(runs, {})
-    for name, run in runs.items():
-        whose = {"experiment": experiment_of(name), "world": worlds[name], "method": "best of n"}
-        curve = read_measured(run, "best of n").drop(columns=["draw", "step", "row", "temperature"], errors="ignore")
-        if "n" in curve:
-            points += curve.assign(**whose, run=[f"{name}, n = {n}" for n in curve["n"]]).to_dict("records")
+    for name, world in worlds_of(runs, {}).items():
+        curve = read_measured(runs[name], "best of n")
+        whose = {**_whose(name), "world": world, "method": "best of n"}
+        points += [whose | row | {"run": f"{name}, n = {row['n']}"} for row in curve.to_dict("records") if "n" in row]
     points = [point for point in points if pd.notna(point.get("kl")) and any(score in point for score in SCORES)]
     if not points:
         raise WorkbenchError(NOTHING_MEASURED)
-    return pd.DataFrame(points).drop(columns="start", errors="ignore")
+    return pd.DataFrame(points).drop(columns=["start", *DRAWN], errors="ignore")
 
 
 def _point(evaluation: pd.DataFrame, experiment: str) -> dict:
     """Means at temperature 1, {} where a policy was not measured there."""
-    sampled = evaluation[evaluation["temperature"] == 1]
-    if sampled.empty:
-        return {}
     summary = summarise_evaluation(evaluation).set_index("temperature")
+    if 1.0 not in summary.index:
+        return {}
     greedy = {"greedy_gold": summary.loc[0.0, "gold"]} if "gold" in summary and 0.0 in summary.index else {}
-    point = {"method": _method(evaluation, experiment), **summary.loc[1.0].to_dict(), **greedy}
-    return point | {"completion": sampled["completion"].iloc[0]}
-
-
-def _method(evaluation: pd.DataFrame, experiment: str) -> str:
-    return evaluation["method"].iloc[0] if "method" in evaluation else experiment
+    method = evaluation["method"].iloc[0] if "method" in evaluation else experiment
+    said = evaluation.loc[evaluation["temperature"] == 1, "completion"].iloc[0]
+    return {"method": method, **summary.loc[1.0].to_dict(), **greedy, "completion": said}
 
 
 def points_over_seeds(points: pd.DataFrame) -> pd.DataFrame:
@@ -366,13 +366,12 @@ def gains_over_seeds(runs: Runs) -> pd.DataFrame:
 def _gain(experiment: str, before: pd.DataFrame, after: pd.DataFrame) -> dict:
     """What one run gained on the prompts of both tables; without "gain" where nothing was measured in both."""
     score = next((score for score in SCORES if score in after and score in before), "")
-    row = {"method": _method(after, experiment), "score": score}
-    summary = summarise_evaluation(after).set_index("temperature")
-    if not score or 1.0 not in summary.index:
-        return row
-    hot = summary.loc[1.0]
-    row |= dict.fromkeys(("kl", "greedy_gain", "greedy_gain_se"), float("nan"))  # where they were not measured
-    row |= {column: hot[column] for column in hot.index if column.removesuffix("_se") in ("kl", "proxy", "gold")}
+    point = _point(after, experiment)
+    if not score or not point:
+        return {}
+    row = {"method": point["method"], "score": score}
+    row |= dict.fromkeys(("kl", "greedy_gain", "greedy_gain_se"), math.nan)  # where they were not measured
+    row |= {name: value for name, value in point.items() if name.removesuffix("_se") in ("kl", "proxy", "gold")}
     for temperature, column in ((1.0, "gain"), (0.0, "greedy_gain")):
         columns = ["prompt", "nth", score]
         first, last = (table.loc[table["temperature"] == temperature, columns] for table in (before, after))
@@ -389,31 +388,23 @@ def curves_over_seeds(runs: Runs) -> pd.DataFrame:
     return means.assign(run=means["experiment"])
 
 
-def key_numbers_of(run: Run) -> dict[str, float | str]:
-    """What the run's summary says; nothing where the file is damaged."""
-    try:
-        return run.summary()
-    except WorkbenchError:
-        return {}
-
-
 def summaries_over_seeds(runs: Runs) -> pd.DataFrame:
     """Every key number of runs that differ only in seed and world, by `over_runs`: stage (what their names share),
     number, runs, mean, standard_error (NaN for a single run) and freedom, lowest, highest.
+
+    A run whose summary is damaged has none.
     """
-    runs = named(runs)
-    worlds = worlds_of(runs, {})
-    rows = [
-        {"stage": experiment_of(name), "world": worlds[name], "number": number, "mean": value}
-        for name, run in runs.items()
-        for number, value in key_numbers_of(run).items()
-        if isinstance(value, int | float)
-    ]
-    columns = ["stage", "number", "runs", "mean", "standard_error", "freedom", "lowest", "highest"]
-    frame = pd.DataFrame(rows, columns=["stage", "world", "number", "mean"])
-    extremes = frame.groupby(["stage", "number"], sort=False)["mean"].agg(lowest="min", highest="max").reset_index()
-    table = over_runs(frame, ("stage", "number"), ["mean"]).rename(columns={"mean_se": "standard_error"})
-    return (table.merge(extremes) if len(table) else table).reindex(columns=columns)
+    runs, rows = named(runs), []
+    for name, world in worlds_of(runs, {}).items():
+        with suppress(WorkbenchError):
+            numbers = {key: value for key, value in runs[name].summary().items() if isinstance(value, int | float)}
+            rows += [(experiment_of(name), world, key, value, value, value) for key, value in numbers.items()]
+    by, ends = ["stage", "number"], {"lowest": "min", "highest": "max"}
+    frame = pd.DataFrame(rows, columns=["stage", "world", "number", "mean", *ends])
+    extremes = frame.groupby(by, sort=False).agg(ends).to_numpy()
+    table = over_runs(frame, by, ["mean"]).rename(columns={"mean_se": "standard_error"})
+    table = table.assign(**dict(zip(ends, extremes.T, strict=True))) if len(table) else table
+    return table.reindex(columns=["stage", "number", "runs", "mean", "standard_error", "freedom", *ends])
 
 
 def accuracy_by_size(runs: Iterable[Run]) -> pd.DataFrame:
@@ -641,7 +632,7 @@ def _said(run: Run, when: str, policy: str, temperature: float) -> pd.DataFrame:
     if part.empty:
         found = ", ".join(f"{value:g}" for value in sorted(frame["temperature"].unique()))
         raise WorkbenchError(f"{policy} was not measured at temperature {temperature:g}, only at {found}.")
-    return _told(part.drop(columns=["temperature", "draw", "step", "n", "row"], errors="ignore"), run, policy)
+    return _told(part.drop(columns=["n", *DRAWN], errors="ignore"), run, policy)
 
 
 def _best_of_n(run: Run, name: str) -> Iterator[pd.DataFrame]:

@@ -149,6 +149,7 @@ def held_out_rows(
 
 
 Components = Callable[[str, str, bool], dict[str, float]]
+VARIED = {"path": (), "evaluation": ("temperature",), "best of n": ("n",)}  # what the rows of each draw say themselves
 
 
 def record_measured(
@@ -164,7 +165,7 @@ def record_measured(
 
     `draw` says whose answers they are: "path", one per held-out prompt every few steps of training; "evaluation", by
     other random numbers at several temperatures; "best of n", means by `n`. `rows` are those of `held_out_rows`, of a
-    trainer's `last_held_out` or of `evaluate_at_temperatures`; n and temperature are 1 where they do not say.
+    trainer's `last_held_out` or of `evaluate_at_temperatures`; `row` counts those of one n and temperature.
     `components` splits gold into parts, kept as gold_<part>; `columns` are added to every row. Measured again, a step
     replaces itself, so a run that was killed and resumed ends with the same tables. Where KL is spent by position
     (token_kl) goes to the table `kl_positions`.
@@ -173,10 +174,10 @@ def record_measured(
     if frame.empty:
         return
     frame = frame if "proxy" in frame else frame.rename(columns={"reward": "proxy"})
-    known = {name: value for name, value in {"n": 1, "temperature": 1.0}.items() if name not in frame}
     measured = with_components(frame.drop(columns="token_kl", errors="ignore"), components)
-    measured = measured.assign(**known | columns, step=step, draw=draw)
-    measured.insert(0, "row", measured.groupby("temperature").cumcount())
+    same = {name: value for name, value in {"n": 1, "temperature": 1.0}.items() if name not in VARIED[draw]}
+    measured = measured.assign(**same | columns, step=step, draw=draw)  # whatever columns of these names prompts have
+    measured["row"] = measured.groupby(["n", "temperature"]).cumcount()
     with interrupt_waits():
         run.add_to_table("measured", measured, key=("step", "draw"))
         if "token_kl" in frame:
