@@ -239,8 +239,16 @@ def _place(run: Run, when: str) -> str:
     return f"{files.shown(run.dir)}/tables/{older if has_table(run, older) else 'measured'}.jsonl"
 
 
+def read_pool(run: Run) -> pd.DataFrame:
+    """The samples that best-of-n chose from, all of a prompt under one another; WorkbenchError for another form."""
+    pool = run.table("pool")
+    if missing := {"prompt_index", "prompt", "completion", "proxy"} - set(pool):
+        raise WorkbenchError(f"{files.shown(run.dir)}/tables/pool.jsonl has no column {', '.join(sorted(missing))}.")
+    return pool
+
+
 def best_of_first(pool: pd.DataFrame, sizes: Iterable[int]) -> Iterator[tuple[int, pd.DataFrame]]:
-    """(n, of each prompt of a table `pool` the sample with the highest proxy among its first n), for n it holds."""
+    """(n, of each prompt the sample with the highest proxy among its first n), for each n of `sizes` that it holds."""
     known = pool.dropna(subset=["proxy", "completion"])
     place = known.groupby("prompt_index").cumcount()
     for n in (n for n in sizes if n <= place.max() + 1):
@@ -535,7 +543,7 @@ def _policy_means(folder: Path, _stamps: tuple) -> pd.DataFrame:
 
 def _best_of_n_path(run: Run) -> pd.DataFrame:
     """Best-of-n from a pool, with the KL that it measures; at the bound on its KL where the pool does not tell it."""
-    pool = run.table("pool") if has_table(run, "pool") else pd.DataFrame()
+    pool = read_pool(run) if has_table(run, "pool") else pd.DataFrame()
     if "logprob" not in pool:
         curve = read_measured(run, "best of n").drop(columns="step").rename(columns={"n": "step"})
         return curve[["step", "kl", *score_columns(curve)]].assign(kl_bound=curve["kl"], left_out=0)
@@ -637,11 +645,7 @@ def _said(run: Run, when: str, policy: str, temperature: float) -> pd.DataFrame:
 
 def _best_of_n(run: Run, name: str) -> Iterator[pd.DataFrame]:
     """Answers of the sample with the highest proxy among the first n of each prompt, for some n."""
-    pool = run.table("pool")
-    missing = {"prompt_index", "prompt", "completion", "proxy"} - set(pool)
-    if missing:
-        raise WorkbenchError(f"{files.shown(run.dir)}/tables/pool.jsonl has no column {', '.join(sorted(missing))}.")
-    for n, best in best_of_first(pool, POOL_SIZES):
+    for n, best in best_of_first(read_pool(run), POOL_SIZES):
         best = best.drop(columns="prompt_index").assign(nth=best.groupby("prompt").cumcount())
         yield _told(best, run, name).assign(policy=f"{experiment_of(name)}, n = {n}", run=f"{name}, n = {n}")
 
@@ -671,22 +675,31 @@ def _judge(run: Run) -> tuple[str, str]:
 
 
 def side_by_side_answers(answered: pd.DataFrame, *, score: str, count: int) -> pd.DataFrame:
-    """`count` prompts with the answer of every policy, by that run of it which comes first by name.
+    """`count` of `prompts_in_turn` with the answer of every policy, by that run of it which comes first by name.
 
-    Prompts take turns by `kind`, in the order of the tables; the last one is where the scores differ most. Prompts that
-    all policies answered come before others. Columns as in `answers`; prompts without a `score` are left out.
+    The last prompt is where the scores differ most. Columns as in `answers`; prompts without a `score` are left out.
     """
     first = answered.groupby("policy")["run"].transform("min")
     rows = answered[(answered["run"] == first) & (answered["nth"] == 0)].dropna(subset=[score])
     rows = rows.drop_duplicates(["policy", "prompt"])
-    by_prompt = rows.groupby("prompt", sort=False)
-    shared = by_prompt["policy"].size()
-    shared = shared[shared == shared.max()].index
-    kinds = by_prompt["kind"].first().loc[shared].fillna("") if "kind" in rows else pd.Series("", index=shared)
-    order = list(kinds.groupby(kinds).cumcount().sort_values(kind="stable").index)
-    widest = (by_prompt[score].max() - by_prompt[score].min()).loc[order].idxmax() if order else ""
+    order, scores = prompts_in_turn(rows, "policy"), rows.groupby("prompt", sort=False)[score]
+    widest = (scores.max() - scores.min()).loc[order].idxmax() if order else ""
     chosen = [*[prompt for prompt in order if prompt != widest][: count - 1], widest]
-    place = rows["prompt"].map({prompt: number for number, prompt in enumerate(chosen)})
+    return in_order(rows, chosen)
+
+
+def prompts_in_turn(rows: pd.DataFrame, who: str) -> list[str]:
+    """Prompts that most of the column `who` answered, in the order of the rows, those of each `kind` by turns."""
+    asked = rows.groupby("prompt", sort=False)[who].nunique()
+    once = rows.drop_duplicates("prompt")
+    once = once[once["prompt"].map(asked) == asked.max()]
+    kinds = once["kind"].fillna("") if "kind" in once else pd.Series("", index=once.index)
+    return list(once["prompt"].loc[kinds.groupby(kinds).cumcount().sort_values(kind="stable").index])
+
+
+def in_order(rows: pd.DataFrame, prompts: Sequence[str]) -> pd.DataFrame:
+    """The rows of these prompts, in their order, with their `place` in it."""
+    place = rows["prompt"].map({prompt: number for number, prompt in enumerate(prompts)})
     return rows.assign(place=place).dropna(subset=["place"]).sort_values("place", kind="stable", ignore_index=True)
 
 

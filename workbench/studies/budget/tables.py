@@ -15,8 +15,11 @@ from workbench.analysis.statistics import draws, holm, interval_over_units, nats
 from workbench.runs import Run
 from workbench.studies.measurements import (
     best_of_first,
+    in_order,
     means_over_runs,
+    prompts_in_turn,
     read_measured,
+    read_pool,
     score_columns,
     sizes_up_to,
     source_of,
@@ -228,7 +231,7 @@ def samples_of_unit(runs: Iterable[Run], *, world: int, seed: int) -> pd.DataFra
 
 
 def _favourites(run: Run) -> pd.DataFrame:
-    pool = run.table("pool")
+    pool = read_pool(run)
     sizes = sizes_up_to(int(pool.groupby("prompt_index").size().max()))
     return pd.concat([best.assign(step=n, kl=np.nan) for n, best in best_of_first(pool, sizes)])
 
@@ -253,14 +256,7 @@ def side_by_side_at(samples: pd.DataFrame, landings: pd.DataFrame, *, count: int
     if here.empty:
         raise WorkbenchError("No method spends that much in this world and seed: there are no completions to show.")
     here = here.drop_duplicates(["budget", "experiment", "prompt"])
-    asked = here.groupby("prompt", sort=False)["experiment"].nunique()
-    common = here[here["prompt"].map(asked) == asked.max()].drop_duplicates("prompt")
-    if "kind" in common:
-        common = common.loc[common.groupby("kind").cumcount().sort_values(kind="stable").index]
-    chosen = list(common["prompt"].head(count))
-    shown = here[here["prompt"].isin(chosen)]
-    place = shown["prompt"].map(chosen.index)
-    return shown.assign(place=place).sort_values(["budget", "place"], kind="stable").drop(columns="place")
+    return in_order(here, prompts_in_turn(here, "experiment")[:count]).sort_values("budget", kind="stable")
 
 
 def positions_at(runs: Iterable[Run], landings: pd.DataFrame) -> pd.DataFrame:

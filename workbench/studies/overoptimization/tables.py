@@ -24,6 +24,7 @@ from workbench.studies.measurements import (
     has_table,
     marked_texts,
     read_measured,
+    read_pool,
     repetition_of,
 )
 
@@ -97,7 +98,7 @@ def _pushes(run: Run, paths: dict, pools: dict):
         else:
             yield about, pd.DataFrame(), _curve_of_batches(run.metrics())
     elif has_table(run, "pool"):
-        pool = _with_plain_judges(run.table("pool"), run.name)
+        pool = _with_plain_judges(read_pool(run), run.name)
         pools[run.name] = _whole_prompts(pool.rename(columns={"proxy": JUDGE + about["reward_model"]}))
         for name in judges_of(pools[run.name]):
             path = pool_path(pools[run.name], name)
