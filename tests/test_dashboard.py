@@ -53,9 +53,8 @@ def metrics(values: list[float], **columns) -> pd.DataFrame:
 
 
 def save(folder: Path, *, parameters=None, rows=None, summary=None, finished=True, **tables) -> Path:
-    run = Run.open(
-        folder, {"model": f"{folder.parent}/02_sft", "reward_model": "05_rm", "seed": 0, **(parameters or {})}
-    )
+    given = {"model": f"{folder.parent}/02_sft", "reward_model": "05_rm", "seed": 0}
+    run = Run.open(folder, given | (parameters or {}))
     for name, frame in tables.items():
         run.save_table(name, frame)
     if rows is not None:
@@ -108,10 +107,8 @@ def test_runs_of_different_lengths_are_averaged_where_all_are_and_without_common
     save(tmp_path / "b_seed1", rows=metrics([math.nan, 2.0]))
     curve = dashboard.metric_curve(dashboard.metric_rows(runs_of(tmp_path)).rows, "reward")
     assert curve[curve["experiment"] == "a"]["value"].tolist() == [2.0, 3.0]
-    assert curve[curve["experiment"].str.startswith("b")].set_index("experiment")["value"].to_dict() == {
-        "b_seed0": 1.0,
-        "b_seed1": 2.0,
-    }
+    apart = curve[curve["experiment"].str.startswith("b")].set_index("experiment")["value"]
+    assert apart.to_dict() == {"b_seed0": 1.0, "b_seed1": 2.0}
 
 
 def test_damaged_metrics_are_a_sentence_and_texts_and_infinities_no_metrics(tmp_path):
@@ -122,10 +119,8 @@ def test_damaged_metrics_are_a_sentence_and_texts_and_infinities_no_metrics(tmp_
     save(tmp_path / "none")
     gathered = dashboard.metric_rows(runs_of(tmp_path))
     assert set(gathered.rows["run"]) == {"good", "endless"} and "note" not in gathered.rows
-    assert dashboard.metric_curve(gathered.rows, "reward").groupby("experiment").size().to_dict() == {
-        "endless": 1,
-        "good": 2,
-    }
+    sizes = dashboard.metric_curve(gathered.rows, "reward").groupby("experiment").size()
+    assert sizes.to_dict() == {"endless": 1, "good": 2}
     assert len(gathered.left_out) == 1 and "bad/metrics.jsonl" in gathered.left_out[0]
 
 
@@ -143,15 +138,13 @@ def test_the_menu_of_metrics_shows_those_experiments_that_measured_each(three):
     assert list(menu) == ["reward", "kl", "loss"]
     loss = [change for change in by_trace(menu["loss"][0]) if change["showlegend"]]
     assert [(line["name"], list(line["x"]), list(line["y"])) for line in loss] == [("08_dpo", [1, 2], [1.0, 0.5])]
-    assert (
-        menu["loss"][1]["yaxis.title.text"] == "loss (nats)" and "goes from 1 to 0.5" in menu["loss"][1]["title.text"]
-    )
+    layout = menu["loss"][1]
+    assert layout["yaxis.title.text"] == "loss (nats)" and "goes from 1 to 0.5" in layout["title.text"]
 
 
 def test_of_many_experiments_both_ends_are_drawn_and_the_title_says_how_many():
-    curve = pd.DataFrame(
-        {"experiment": [f"e{n:02d}" for n in range(40)], "step": 1, "value": range(40), "value_se": np.nan}
-    )
+    curve = pd.DataFrame({"experiment": [f"e{n:02d}" for n in range(40)], "step": 1, "value": range(40)})
+    curve["value_se"] = np.nan
     figure = plot_metric_curves({"reward": curve}, most=5)
     drawn = [trace.name for trace in figure.data if trace.showlegend]
     assert len(drawn) == 5 and drawn[0] == "e39" and drawn[-1] == "e00"
@@ -171,9 +164,8 @@ def test_a_long_line_keeps_its_ends_and_a_page_stays_small():
 def test_answers_hold_every_policy_and_where_it_started_once(three):
     rows = answers(runs_of(three)).rows
     assert rows.groupby("policy")["run"].nunique().to_dict() == {"02_sft": 1, "06_ppo": 2, "08_dpo": 1}
-    assert rows.groupby("run").size().to_dict() == dict.fromkeys(
-        ["02_sft", "06_ppo_seed0", "06_ppo_seed1", "08_dpo"], 4
-    )
+    names = ["02_sft", "06_ppo_seed0", "06_ppo_seed1", "08_dpo"]
+    assert rows.groupby("run").size().to_dict() == dict.fromkeys(names, 4)
     assert rows[rows["policy"] == "02_sft"]["completion"].str.contains("before").all()
     greedy = answers(runs_of(three), temperature=0.0).rows
     assert greedy["gold"].sum() == rows["gold"].sum() + len(rows)
@@ -228,9 +220,8 @@ def test_the_prompts_side_by_side_take_turns_and_end_with_the_widest_gap(three):
     figure = plot_side_by_side(said, score="gold")
     policies, gold, _proxy, texts = figure.data[0].cells.values
     assert list(policies) == ["06_ppo", "02_sft", "08_dpo"] and list(gold) == ["1.00", "0.00", "−1.00"]
-    assert texts[1] == "before 0 at 1" and [button.label for button in figure.layout.updatemenus[0].buttons] == list(
-        dict.fromkeys(said["prompt"])
-    )
+    labels = [button.label for button in figure.layout.updatemenus[0].buttons]
+    assert texts[1] == "before 0 at 1" and labels == list(dict.fromkeys(said["prompt"]))
 
 
 def test_distributions_show_the_values_their_means_and_errors_and_the_menu_another_score(three):
@@ -267,11 +258,8 @@ def test_the_overview_says_what_each_experiment_holds(three):
     assert table.loc["06_ppo", "measured"] == "gold and proxy on 4 prompts"
     assert table.loc["05_reward_model", ["status", "measured"]].tolist() == ["unfinished", ""]
     said = dashboard.to_know(found, gathered[0].left_out, ["one thing."], scores=scores_in(gathered[1].rows))
-    assert said.splitlines() == [
-        "4 runs of 3 experiments.",
-        "Unfinished, and shown apart: 05_reward_model.",
-        "Left out: one thing.",
-    ]
+    lines = ["4 runs of 3 experiments.", "Unfinished, and shown apart: 05_reward_model.", "Left out: one thing."]
+    assert said.splitlines() == lines
     without = dashboard.to_know(found, scores=scores_in(gathered[1].rows.drop(columns="gold")))
     assert "Gold was not measured: scores are the proxy's" in without
     single = dashboard.to_know(find_runs(str(three / "08_dpo")), scores=["gold"])

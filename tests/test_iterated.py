@@ -333,7 +333,7 @@ def test_the_proxy_begins_anew_where_a_reward_model_was_fitted():
     assert len(figure.layout.shapes) == 4  # two fits, in two panels
     assert figure.layout.title.text.startswith("<b>Gold reward goes from 1.50 to 2.00, about its highest")
     assert not [
-        text for trace in figure.data if trace.customdata is not None for text in trace.customdata if "<b>" in text
+        text for trace in figure.data if trace.customdata is not None for text in trace.customdata if "<b>hi" in text
     ]
     assert len(plot_rounds(means, round_table(PATH, REACH, {1: length})).layout.shapes) == 2
 

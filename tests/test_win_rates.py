@@ -72,12 +72,12 @@ def test_a_prompt_that_comes_twice_meets_its_own_place_and_is_one_draw():
     assert met["outcome"].tolist() == [1.0, 0.0, 1.0] and met["prompt"].nunique() == 2
     moved = win_rates(outcomes(same.sample(frac=1, random_state=0), "gold")).set_index("first")
     assert moved.loc["a", "win_rate"] == pytest.approx(2 / 3)
-    assert win_rates(met)["win_rate_se"].iloc[0] == pytest.approx(
-        math.sqrt(2 * 2 * (1 / 3) ** 2) / 3
-    )  # x: .5 - 2/3 twice
+    expected = math.sqrt(2 * 2 * (1 / 3) ** 2) / 3  # x: .5 - 2/3 twice
+    assert win_rates(met)["win_rate_se"].iloc[0] == pytest.approx(expected)
 
 
-def test_scores_that_differ_only_by_rounding_are_a_tie():
+def test_scores_that_differ_only_by_rounding_are_a_tie_and_rows_without_one_are_passed_over():
+    assert len(outcomes(answered({"a": [1.0, math.nan, 1.0], "b": [0.0, 0.0, math.nan]}), "gold")) == 1
     met = outcomes(answered({"a": [1.0, 1.0 + 1e-9], "b": [1.0, 1.0]}), "gold")
     assert met["outcome"].tolist() == [0.5, 0.5]
 
@@ -136,12 +136,8 @@ def test_the_same_prompt_in_another_world_is_another_prompt():
 
 
 def test_a_proxy_is_compared_within_one_reward_model_and_within_its_weights():
-    seeds = [
-        answered(
-            {f"a_seed{seed}": [1.0, 1.0, 0.0], f"b_seed{seed}": [0.0, 0.0, 1.0]}, score="proxy", judge_id=str(seed)
-        )
-        for seed in (0, 1)
-    ]
+    values = [{f"a_seed{seed}": [1.0, 1.0, 0.0], f"b_seed{seed}": [0.0, 0.0, 1.0]} for seed in (0, 1)]
+    seeds = [answered(each, score="proxy", judge_id=str(seed)) for seed, each in enumerate(values)]
     other = answered({"c_seed0": [9.0] * 3}, score="proxy", judge="rm_small", judge_id="z")
     found = meetings(pd.concat([*seeds, other]), "proxy")
     assert len(found.outcomes) == 6 and found.left_out == ["The proxy of c is another reward model's than rm's."]
@@ -149,11 +145,6 @@ def test_a_proxy_is_compared_within_one_reward_model_and_within_its_weights():
     with pytest.raises(WorkbenchError, match="No two policies"):
         meetings(crossed, "proxy")
     assert len(meetings(crossed.rename(columns={"proxy": "gold"}), "gold").outcomes) == 3
-
-
-def test_rows_without_a_score_are_passed_over():
-    met = outcomes(answered({"a": [1.0, math.nan, 1.0], "b": [0.0, 0.0, math.nan]}), "gold")
-    assert len(met) == 1
 
 
 def test_of_many_policies_some_meet_from_the_worst_to_the_best():
@@ -181,10 +172,8 @@ def test_a_reward_scores_each_different_text_once_and_equal_texts_alike():
 
     values = scored(rows, reward)
     assert len(seen) == len(set(seen)) == 4 and values[0] == values[3] and values[1] != values[4]
-    assert all(
-        seen[int(value)][:2] == (row.prompt, row.completion)
-        for value, row in zip(values, rows.itertuples(), strict=True)
-    )
+    asked = [(row.prompt, row.completion) for row in rows.itertuples()]
+    assert [seen[int(value)][:2] for value in values] == asked
 
 
 # Figures
@@ -201,14 +190,9 @@ def test_the_matrix_shows_row_against_column_and_marks_what_chance_does_not_expl
     figure = plot_win_rates(rates, order=["a", "b", HOSTILE], by="gold")
     heat = figure.data[0]
     assert heat.z[0][1] == pytest.approx(75) and heat.z[1][0] == pytest.approx(25) and heat.z[0][0] is None
-    assert (
-        heat.text[0][1] == "<b>75</b>" and heat.text[1][2] == "50" and heat.zmax - 50 == pytest.approx(50 - heat.zmin)
-    )
-    assert (
-        "75.0% ±" in heat.customdata[0][1]
-        and "&lt;script&gt;" in heat.customdata[0][2]
-        and heat.y[2].startswith("&lt;")
-    )
+    assert heat.text[0][1] == "<b>75</b>" and heat.text[1][2] == "50"
+    assert heat.zmax - 50 == pytest.approx(50 - heat.zmin) and heat.y[2].startswith("&lt;")
+    assert "75.0% ±" in heat.customdata[0][1] and "&lt;script&gt;" in heat.customdata[0][2]
     assert "beats" in figure.layout.title.text and "<script" not in figure.to_json()
 
 

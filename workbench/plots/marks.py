@@ -89,7 +89,9 @@ def half_width(frame: pd.DataFrame, error: str) -> pd.Series:
 
 
 def error_bar(frame: pd.DataFrame, column: str) -> dict:
-    """95% interval of `column` as a plotly error bar, invisible without a column of its standard error."""
+    """95% interval of `column` as a plotly error bar, from its _low and _high or from its _se; invisible without."""
+    if f"{column}_low" in frame:
+        return interval(*(frame[f"{column}{end}"] for end in ("", "_low", "_high")))
     if f"{column}_se" not in frame:
         return {"visible": False}
     return {"type": "data", "array": half_width(frame, f"{column}_se").fillna(0), "thickness": 1.5, "width": 4}

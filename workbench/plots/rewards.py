@@ -102,9 +102,8 @@ def plot_accuracy_bars(table: pd.DataFrame, title: str = "") -> go.Figure:
         f"Most accurate on {best['group']} ({best['accuracy']:.2f} against {best['measured_against']}), "
         f"least on {worst['group']} ({worst['accuracy']:.2f} against {worst['measured_against']})"
     )
-    return styled(
-        figure, title=title, reading="Share of pairs put in the right order, with 95% intervals. Dashed: guessing."
-    )
+    reading = "Share of pairs put in the right order, with 95% intervals. Dashed: guessing."
+    return styled(figure, title=title, reading=reading)
 
 
 def plot_gold_components(frame: pd.DataFrame, title: str = "") -> go.Figure:

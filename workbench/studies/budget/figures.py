@@ -95,19 +95,17 @@ def frontier_traces(curves: pd.DataFrame, ends: pd.DataFrame, score: str) -> lis
     for name, rows in curves.groupby("experiment", sort=False):
         if "measured" in rows and rows["measured"].min() <= 2:  # between a start and an end any line would be invented
             rows = rows.iloc[:0]
-        look = {key: value for key, value in found[name].items() if key != "symbol"}
-        ends_of_band = (rows[f"{score}{end}"] for end in ("_low", "_high"))
+        values = (rows[f"{score}{end}"] for end in ("", "_low", "_high"))
         shown = {"told": rows[["kl"]], "legend": False, "opacity": 0.1}
         shown["hover"] = "%{fullData.name}<br>KL %{customdata[0]:.2f} nats: %{y:.2f}<extra></extra>"
-        traces += banded(root_kl(rows["kl"]), rows[score], *ends_of_band, spoken(name), look, **shown)
+        traces += banded(root_kl(rows["kl"]), *values, spoken(name), found[name], **shown)
         traces.append(_end(ends[ends["experiment"] == name], score, name, found[name]))
     return traces
 
 
 def _end(end: pd.DataFrame, score: str, name: str, look: dict) -> go.Scatter:
     place, (low, high) = root_kl(end["kl"]), (np.sqrt(end[f"kl_{side}"]) for side in ("low", "high"))
-    bars = {"error_y": interval(end[score], end[f"{score}_low"], end[f"{score}_high"])}
-    bars["error_x"] = interval(place, low, high)
+    bars = {"error_x": interval(place, low, high), "error_y": error_bar(end, score)}
     hover = "%{fullData.name}, end<br>KL %{customdata[0]:.2f} nats: %{y:.2f}<br>runs: %{customdata[1]}<extra></extra>"
     shown = {"told": end[["kl", "runs"]], "hover": hover, "bars": bars}  # the legend shows line and symbol
     return points(place, end[score], spoken(name), {**look, "size": 10}, **shown)
@@ -192,12 +190,11 @@ def _budgets_finding(comparison: pd.DataFrame, score: str) -> str:
     if highest["experiment"].nunique() == 1:
         name = spoken(highest["experiment"].iloc[0])
         return f"{name} has the most {axis_label(score)} at every budget that is reached{apart}"
-    places = highest.groupby("experiment", sort=False)["budget"].apply(
-        lambda budgets: " and ".join([*map("{:g}".format, budgets[:-1]), nats(budgets.iloc[-1])])
-    )
-    return (
-        f"Most {axis_label(score)}: {'; '.join(f'{spoken(name)} at {there}' for name, there in places.items())}{apart}"
-    )
+    told = []
+    for name, budgets in highest.groupby("experiment", sort=False)["budget"]:
+        places = [*map("{:g}".format, budgets[:-1]), nats(budgets.iloc[-1])]
+        told.append(f"{spoken(name)} at {' and '.join(places)}")
+    return f"Most {axis_label(score)}: {'; '.join(told)}{apart}"
 
 
 # --- A budget that can be moved: a line on the frontier, the table of methods there, and what they write there.
@@ -393,7 +390,6 @@ def _method_line(
     """Band and line of one method's `column`, the band from its _low to its _high, or from low to high."""
     rows = rows.dropna(subset=column).sort_values(x)
     ends = [rows[f"{column}_{end}"] if f"{column}_{end}" in rows else rows[end] for end in ("low", "high")]
-    look = {key: value for key, value in look.items() if key != "symbol"}
     return banded(rows[x], rows[column], *ends, spoken(look["group"]), look, hover=hover, legend=legend)
 
 

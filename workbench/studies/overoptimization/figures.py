@@ -13,7 +13,7 @@ from plotly.subplots import make_subplots
 
 from workbench import WorkbenchError
 from workbench.analysis.statistics import nats
-from workbench.plots.marks import DASHED, add_buttons, band, banded, button, colored, interval, points
+from workbench.plots.marks import DASHED, add_buttons, band, banded, button, colored, error_bar, interval, points
 from workbench.plots.theme import (
     GREY,
     PALETTE,
@@ -111,9 +111,8 @@ def push_finding(means: pd.DataFrame) -> str:
     label, parts = means["label"].iloc[0], []
     for optimiser, rows in means.groupby("optimiser", sort=False):
         if not has_gold(rows):
-            parts.append(
-                f"the proxy rises by {number(rows['proxy'].iloc[-1] - rows['proxy'].iloc[0])} under {optimiser}"
-            )
+            risen = number(rows["proxy"].iloc[-1] - rows["proxy"].iloc[0])
+            parts.append(f"the proxy rises by {risen} under {optimiser}")
             continue
         rows = rows.dropna(subset=["gold"])
         best, last = rows.loc[rows["gold"].idxmax()], rows["gold"].iloc[-1]
@@ -177,9 +176,8 @@ def _laws_finding(laws: pd.DataFrame, peaks: pd.DataFrame) -> str:
 
 
 def _law_traces(measured: pd.DataFrame, laws: pd.DataFrame, peaks: pd.DataFrame) -> list[go.Scatter]:
-    dots = points(
-        root_kl(measured["kl"]), measured["gold_gain"], "measured", {"color": transparent(GREY, 0.85), "size": 5}
-    )
+    look = {"color": transparent(GREY, 0.85), "size": 5}
+    dots = points(root_kl(measured["kl"]), measured["gold_gain"], "measured", look)
     traces = [dots.update(hovertext=measured["run"].map(html.escape), hoverinfo=None)]
     for i, (law, rows) in enumerate(laws.groupby("law")):
         better, x, color = rows["better"].all(), root_kl(rows["kl"]), (PALETTE[0], PALETTE[3])[i % 2]
@@ -355,9 +353,8 @@ def _sweeps_finding(tables: Mapping[str, pd.DataFrame]) -> str:
     for factor, table in tables.items():
         means = table.groupby(["optimiser", factor])["peak_gold"].mean()
         ends = {name: means[name] for name in table["optimiser"].unique() if len(means[name]) > 1}
-        told = " and ".join(
-            f"{number(part.iloc[0])} to {number(part.iloc[-1])} ({name})" for name, part in ends.items()
-        )
+        spans = [f"{number(part.iloc[0])} to {number(part.iloc[-1])} ({name})" for name, part in ends.items()]
+        told = " and ".join(spans)
         levels = sorted(table[factor].unique())
         parts.append(f"from {levels[0]:,.0f} to {levels[-1]:,.0f} {factor} {told}" if told else "")
     return "Gold at the peak: " + "; ".join(filter(None, parts))
@@ -421,9 +418,8 @@ def _effects_finding(effects: pd.DataFrame) -> str:
     if beyond.empty:
         return f"None of {len(effects)} differences is beyond chance"
     most = beyond.loc[beyond["value"].abs().idxmax()]
-    return (
-        f"{len(beyond)} of {len(effects)} differences are beyond chance; most: {most['level']}, {number(most['value'])}"
-    )
+    found = f"{len(beyond)} of {len(effects)} differences are beyond chance"
+    return f"{found}; most: {most['level']}, {number(most['value'])}"
 
 
 def plot_score_paths(paths: pd.DataFrame, title: str, *, score: str = "gold") -> go.Figure:
@@ -486,8 +482,8 @@ def plot_stopping(means: pd.DataFrame, stopped: pd.DataFrame, title: str) -> go.
     figure = go.Figure(_score_line(means, "gold", "free run, stopped there", PALETTE[1]))
     for i, (_, row) in enumerate(stopped.sort_values("kl").groupby("level", sort=False)):
         look = {"size": 12, "symbol": SYMBOLS[(i + 1) % len(SYMBOLS)], "color": [PALETTE[0], *PALETTE[2:]][i % 5]}
-        bars = {"error_y": interval(row["gold"], row["gold_low"], row["gold_high"])}
-        shown = {"told": row["kl"], "hover": "KL %{customdata:.2f} nats<br>gold %{y:.2f}", "bars": bars}
+        shown = {"told": row["kl"], "hover": "KL %{customdata:.2f} nats<br>gold %{y:.2f}"}
+        shown["bars"] = {"error_y": error_bar(row, "gold")}
         figure.add_trace(points(root_kl(row["kl"]), row["gold"], row["level"].iloc[0], look, **shown))
     add_root_kl_axes(figure, max(means["kl"].max(), stopped["kl"].max()))
     figure.update_yaxes(title="gold reward")
