@@ -8,7 +8,7 @@ import pytest
 from judgements import judged
 
 from workbench import WorkbenchError
-from workbench.feedback.exchange import COLUMNS, FORMATS, conversations, export, standard_feedback
+from workbench.feedback.exchange import COLUMNS, FORMATS, conversations, export, read_feedback, standard_feedback
 from workbench.feedback.imports import argilla_feedback, label_studio_feedback
 from workbench.feedback.kinds import require_verdict, training_rows
 from workbench.feedback.store import Store
@@ -571,6 +571,21 @@ def test_a_number_is_a_label_of_argilla_and_no_answer_is_a_skip(tmp_path):
         given = [{"value": None, "user_id": ADA, "status": status}]
         record = argilla_record("r") | {"responses": {"preference": given}}
         assert said(argilla(tmp_path, record)[1]) == [("r", ADA, "skip")]
+
+
+def test_a_file_is_known_by_its_fields_and_what_answers_mean_is_read_from_text(tmp_path):
+    pending = {name: value for name, value in argilla_record("r0").items() if name != "responses"}
+    path = written(tmp_path / "a.json", [pending, argilla_record("r1", q={ADA: "A = B", BOB: "C"})])
+    asked = {"kind": "pair", "question": "q", "completions": "response2, response1"}
+    items, judgements = read_feedback(str(path), labels=" A = B = 1, C=tie", **asked)
+    assert (items[1]["completions"], [each.value for each in judgements]) == (["second", "first"], [1, "tie"])
+    for labels, words in (("A", "labels has 'A': give answers with their meaning"), ("A = B=x,C=0", "value 'x'")):
+        with pytest.raises(WorkbenchError, match=words):
+            read_feedback(str(path), labels=labels, **asked)
+    path = lines(tmp_path / "p.jsonl", [{**PAIR, "labeler": who} for who in ("ada", "bob")])
+    assert [each.labeler for each in read_feedback(str(path), kind="pair")[1]] == ["ada", "bob"]
+    with pytest.raises(WorkbenchError, match="no judgement of kind 'pairs'"):
+        read_feedback(str(path), kind="pairs")
 
 
 def leaves(value, path=()):

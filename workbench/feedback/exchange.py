@@ -290,13 +290,13 @@ def read_feedback(
     if path.is_dir():
         with closing(Store(Run.read(source).path("judgements.db"))) as store:
             return store.items(), store.judgements(kind)
-    record = records_of(path)[0][1]
+    found = {name for _, record in records_of(path) for name in record}
     shown_as = {"prompt": prompt, "labels": _meanings(labels)}
     if completions:
         shown_as["completions"] = completions if "." in completions else _listed(completions)
-    if "fields" in record and "responses" in record:
+    if {"fields", "responses"} <= found:
         return argilla_feedback(path, kind=kind, question=_listed(question), **shown_as)
-    if "data" in record and "annotations" in record:
+    if {"data", "annotations"} <= found:
         return label_studio_feedback(path, kind=kind, control=question, **shown_as)
     return standard_feedback(path, schema=KINDS[kind].file)
 
@@ -307,8 +307,10 @@ def _listed(text: str) -> list[str]:
 
 def _meanings(labels: str) -> dict[str, int | str]:
     """`"1=0, equal=tie"` as {"1": 0, "equal": "tie"}."""
-    said = dict(part.rpartition("=")[::2] for part in _listed(labels) if part)
-    return {label: int(verdict) if verdict.strip().isdigit() else verdict.strip() for label, verdict in said.items()}
+    said = [part.rpartition("=") for part in _listed(labels) if part]
+    if wrong := [verdict for _, equals, verdict in said if not equals]:
+        raise WorkbenchError(f"labels has {wrong[0]!r}: give answers with their meaning, as in '1=0, 2=1, equal=tie'.")
+    return {label.strip(): int(verdict) if verdict.strip().isdigit() else verdict.strip() for label, _, verdict in said}
 
 
 def standard_feedback(path: str | Path, *, schema: str = "preferences", labeler: str = "imported") -> Feedback:

@@ -58,7 +58,7 @@ class Kind:
     read: Callable[[Mapping[str, Any], Sequence[int]], tuple[Any, Details]]  # (answer by places, shown order) -> value
     answer: Callable[[Any, Mapping[str, Any], Sequence[int]], Details]  # (value, details, shown order), for the widget
     said: Callable[[Simulated], tuple[Any, Details]]  # value and details
-    files: Mapping[str, File]  # by name, its own first
+    files: Mapping[str, File]  # of training rows that it gives, by name, its own first
     columns: tuple[str, ...]  # of its own file, after prompt
     from_row: Callable[[Mapping[str, Any], list, str], tuple[Any, Details]]  # (row, completions, where) -> value
     groups: Callable[[Any, Sequence[int] | None], Groups] | None = None  # (value, shown order), if it compares
@@ -75,8 +75,8 @@ class Kind:
         """What labelers can agree on: ("i", what was said) or ("i-j", 0, 1 or "tie"); None where there is nothing."""
         if self.groups is None:
             return self.units(value) if self.units else None
-        pairs = sorted((*sorted(pair[:2]), *pair) for pair in compared(*self.groups(value, shown_order)))
-        return ((f"{i}-{j}", "tie" if tied else int(better == j)) for i, j, better, _, tied in pairs)
+        pairs = sorted((min(a, b), max(a, b), a, tied) for a, b, tied in compared(*self.groups(value, shown_order)))
+        return ((f"{i}-{j}", "tie" if tied else int(better == j)) for i, j, better, tied in pairs)
 
 
 def compared(groups: list[list[int]], rest: list[int]) -> list[tuple[int, int, bool]]:

@@ -55,7 +55,7 @@ def annotate(
     """The widget in which `labeler` judges `items`, to be shown by a notebook; it goes on where the store ends.
 
     items: dicts with item_id, prompt, completions (texts or role/content messages). store: a path, or a store whose
-    file is then opened once more. kind: "pair", "ranking", "best_of", "rating" or "correction". flags: what may be said
+    file is then opened once more. kind: one of `kinds.KINDS`. flags: what may be said
     of a rated completion; the labeler can add more. queue: which item comes when, instead of each once in a random
     order; made of the same items. WorkbenchError for items that can not be judged so, a labeler without a name, a store
     that can not be opened.
