@@ -1,7 +1,5 @@
 """What is read off models against plain unpadded passes, one row at a time: whatever is shared, packed or left out."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from tiny_models import (
@@ -109,15 +107,6 @@ def test_padding_and_what_it_holds_change_neither_logprobs_nor_values_nor_states
                 counted = row[: len(completion)] if row.dim() else row
                 torch.testing.assert_close(counted, alone, rtol=1e-5, atol=1e-5)
                 assert row.dim() == 0 or row[len(completion) :].abs().sum() == 0
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_token_that_is_masked_in_the_prompt_is_as_if_it_were_not_there(family):
-    model = tiny_model(family)
-    batch = collate([[17, 4, 6, 7], [17, 9]], [[9, 10, EOS], [12]], pad_id=PAD)
-    told = batch.tokens == 17
-    logprobs = completion_logprobs(model, replace(batch, attention_mask=batch.attention_mask & ~told))
-    assert_plain_logprobs(logprobs, model, [[4, 6, 7], [9]], [[9, 10, EOS], [12]])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
