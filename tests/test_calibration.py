@@ -1,8 +1,11 @@
 """Oracles: scikit-learn's calibration curve, hand cases, outcomes simulated from the stated probabilities."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from sklearn.calibration import calibration_curve
 
 from workbench import WorkbenchError
@@ -11,6 +14,7 @@ from workbench.analysis.calibration import (
     expected_calibration_error,
     pair_probabilities,
     pairwise_accuracy,
+    rank_correlation,
     reliability_table,
 )
 
@@ -115,3 +119,29 @@ def test_judgements_of_one_prompt_are_one_draw_in_the_error_of_a_group():
         accuracy_by_group(frame, {"x": np.ones(len(frame))}).itertuples() for frame in (once, twice)
     )
     assert doubled.accuracy_se == pytest.approx(alone.accuracy_se) == pytest.approx(0.25)
+
+
+def scored(prompts=6, samples=5) -> pd.DataFrame:
+    """Scores with ties, offsets between prompts, and rows in no order."""
+    rng = np.random.default_rng(0)
+    prompt = np.repeat([f"p{index}" for index in range(prompts)], samples)
+    frame = pd.DataFrame({"prompt": prompt, "proxy": rng.normal(size=len(prompt)) + np.repeat(range(prompts), samples)})
+    frame["gold"] = (frame["proxy"] + rng.normal(size=len(prompt))).round()
+    return frame.sample(frac=1, random_state=1)
+
+
+def test_rank_correlation_is_scipys_within_each_prompt_and_averaged():
+    frame = scored()
+    each = [stats.spearmanr(part["proxy"], part["gold"])[0] for _, part in frame.groupby("prompt")]
+    found = rank_correlation(frame)
+    assert found.mean == pytest.approx(np.mean(each))
+    assert found.standard_error == pytest.approx(stats.sem(each))
+
+
+def test_prompts_whose_answers_are_all_equally_good_are_left_out():
+    frame = scored()
+    expected = rank_correlation(frame)
+    flat = pd.DataFrame({"prompt": "flat", "proxy": [1.0, 2.0, 3.0], "gold": 0.5})
+    alone = pd.DataFrame({"prompt": ["alone"], "proxy": [1.0], "gold": [1.0]})
+    assert rank_correlation(pd.concat([frame, flat, alone])) == pytest.approx(expected)
+    assert all(map(math.isnan, rank_correlation(flat)))

@@ -1,6 +1,8 @@
-"""Runs as points and over seeds: hand-made tables with known means."""
+"""What is read from run folders: which there are, what they measured, and means over them; folders made by hand."""
 
+import json
 import math
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from workbench import WorkbenchError
 from workbench.runs import Run
 from workbench.studies import measurements
+from workbench.studies.measurements import find_runs
 
 PROMPTS = ("a", "b", "c", "d")
 
@@ -22,20 +25,28 @@ def evaluation(gold: dict[float, list[float]], *, kl=0.0, proxy=None, method="PP
     return table if proxy is None else table.assign(proxy=proxy)
 
 
+def saved(folder: Path, name: str, *, parameters=None, summary=None, finished=True, **tables) -> Run:
+    """A run with these tables, as it is read back; its start lies beside it."""
+    run = Run.open(folder / name, {"model": f"runs/{folder.name}/02_sft", "seed": 0, **(parameters or {})})
+    for table, frame in tables.items():
+        run.save_table(table, frame)
+    run.summary(summary or {"x": 1.0})
+    if finished:
+        run.finish()
+    return Run.read(run.dir)
+
+
 @pytest.fixture
 def save(tmp_path):
-    """Writes a run with the given tables and summary and returns it as it is read back."""
+    """Writes a run that started from runs/sft, with the seed that its name ends in."""
 
-    def saved(name: str, *, before=None, after=None, summary=None) -> Run:
-        run = Run.open(tmp_path / name, {"model": "runs/sft", "seed": int(name[-1]) if name[-1].isdigit() else 0})
-        for table, frame in (("evaluation_before", before), ("evaluation", after)):
-            if frame is not None:
-                run.save_table(table, frame)
-        run.summary(summary or {"x": 1.0})
-        run.finish()
-        return Run.read(tmp_path / name)
+    def of(name: str, *, before=None, after=None, summary=None) -> Run:
+        tables = {"evaluation_before": before, "evaluation": after}
+        parameters = {"model": "runs/sft", "seed": int(name[-1]) if name[-1].isdigit() else 0}
+        held = {table: frame for table, frame in tables.items() if frame is not None}
+        return saved(tmp_path, name, parameters=parameters, summary=summary, **held)
 
-    return saved
+    return of
 
 
 def three_seeds(save) -> list[Run]:
@@ -112,15 +123,6 @@ def test_points_hold_the_start_once_and_every_policy(save):
 # Runs of several folders, other versions, and with gaps
 
 
-def save_in(folder, name: str, **tables) -> Run:
-    run = Run.open(folder / name, {"model": f"runs/{folder.name}/02_sft", "seed": 0})
-    for table, frame in tables.items():
-        run.save_table(table, frame)
-    run.summary({"x": 1.0})
-    run.finish()
-    return Run.read(folder / name)
-
-
 def both(gain: float, *, start: float = 0.0) -> dict[str, pd.DataFrame]:
     before = evaluation({1.0: [start] * 4, 0.0: [start] * 4}, method="SFT")
     after = evaluation({1.0: [start + gain] * 4, 0.0: [start + gain] * 4}, kl=1.0)
@@ -128,7 +130,7 @@ def both(gain: float, *, start: float = 0.0) -> dict[str, pd.DataFrame]:
 
 
 def test_equal_names_in_two_folders_are_two_runs_that_started_from_two_policies(tmp_path):
-    runs = [save_in(tmp_path / "a", "06_ppo", **both(1.0)), save_in(tmp_path / "b", "06_ppo", **both(2.0, start=5.0))]
+    runs = [saved(tmp_path / "a", "06_ppo", **both(1.0)), saved(tmp_path / "b", "06_ppo", **both(2.0, start=5.0))]
     points = measurements.run_points(runs).set_index("run")
     assert points.index.tolist() == ["a/02_sft", "b/02_sft", "a/06_ppo", "b/06_ppo"]
     assert points["gold"].tolist() == [0.0, 5.0, 1.0, 7.0]
@@ -137,7 +139,7 @@ def test_equal_names_in_two_folders_are_two_runs_that_started_from_two_policies(
 
 def test_worlds_are_what_was_drawn(tmp_path):
     gains = {(0, 0): 1.0, (0, 1): 3.0, (1, 0): 6.0, (1, 1): 8.0}
-    runs = [save_in(tmp_path, f"ppo_world{w}_seed{s}", **both(gain)) for (w, s), gain in gains.items()]
+    runs = [saved(tmp_path, f"ppo_world{w}_seed{s}", **both(gain)) for (w, s), gain in gains.items()]
     row = measurements.gains_over_seeds(runs).iloc[0]
     assert (row["run"], row["runs"], row["gain"]) == ("ppo", 4, 4.5)
     assert row["gain_se"] == pytest.approx(2.5)  # of the two worlds' means, 2 and 7
@@ -147,7 +149,7 @@ def test_rows_without_a_score_are_left_out_of_all_and_prompts_stay_paired(tmp_pa
     tables = both(1.0)
     tables["evaluation_before"]["gold"] = [0.0, 10.0, 20.0, 30.0] * 2
     tables["evaluation"]["gold"] = [1.0, math.nan, 22.0, 33.0] * 2
-    run = save_in(tmp_path, "ppo", **tables)
+    run = saved(tmp_path, "ppo", **tables)
     assert measurements.gains_over_seeds([run])["gain"].iloc[0] == pytest.approx(2.0)
     assert [measurements.read_evaluation(run, when).undefined for when in ("after", "before")] == [2, 0]
     assert measurements.run_points([run]).set_index("run").loc["ppo", "gold"] == pytest.approx(56 / 3)
@@ -157,7 +159,7 @@ def test_the_nth_time_that_a_prompt_was_asked_meets_the_nth_time(tmp_path):
     tables = both(1.0)
     for table, gold in (("evaluation_before", [1.0, 2.0, 3.0, 4.0]), ("evaluation", [2.0, 2.0, 3.0, 9.0])):
         tables[table] = tables[table].assign(prompt=["x", "x", "x", "y"] * 2, gold=gold * 2)
-    row = measurements.gains_over_seeds([save_in(tmp_path, "ppo", **tables)]).iloc[0]
+    row = measurements.gains_over_seeds([saved(tmp_path, "ppo", **tables)]).iloc[0]
     assert row["gain"] == pytest.approx(6 / 4) and row["gain_se"] == pytest.approx(math.sqrt(17 / 3) / 2)  # 1, 0, 0, 5
 
 
@@ -174,14 +176,14 @@ def test_the_nth_time_that_a_prompt_was_asked_meets_the_nth_time(tmp_path):
     ids=["other columns", "no temperature", "no KL", "only greedy", "no score", "another curve"],
 )
 def test_a_run_of_another_version_is_passed_over_and_the_others_stay(tmp_path, broken):
-    good = save_in(tmp_path, "good", **both(1.0))
-    other = save_in(tmp_path, "other", **{"evaluation_before": both(1.0)["evaluation_before"], **broken})
+    good = saved(tmp_path, "good", **both(1.0))
+    other = saved(tmp_path, "other", **{"evaluation_before": both(1.0)["evaluation_before"], **broken})
     assert "other" not in set(measurements.run_points([good, other])["run"])
     assert "good" in set(measurements.gains_over_seeds([good, other])["run"])
 
 
 def test_a_damaged_table_is_passed_over(tmp_path):
-    good, bad = save_in(tmp_path, "good", **both(1.0)), save_in(tmp_path, "bad", **both(1.0))
+    good, bad = saved(tmp_path, "good", **both(1.0)), saved(tmp_path, "bad", **both(1.0))
     bad.path("tables/evaluation.jsonl").write_text('{"prompt": \n')
     assert set(measurements.run_points([good, bad])["run"]) == {"02_sft", "good"}
     bad.path("summary.json").write_text("{")
@@ -189,7 +191,7 @@ def test_a_damaged_table_is_passed_over(tmp_path):
 
 
 def test_without_key_numbers_there_are_no_rows(tmp_path):
-    run = save_in(tmp_path, "bad")
+    run = saved(tmp_path, "bad")
     run.path("summary.json").write_text("{")
     assert measurements.summaries_over_seeds([run]).empty
 
@@ -210,9 +212,146 @@ def test_one_point_per_experiment_is_the_mean_of_its_runs_and_of_each_n(save):
 
 
 def test_runs_below_a_folder_are_all_or_none(tmp_path):
-    save_in(tmp_path, "good")
+    saved(tmp_path, "good")
     assert [run.name for run in measurements.runs_below(str(tmp_path))] == ["good"]
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "run.json").write_text("{")
     with pytest.raises(WorkbenchError, match="is damaged"):
         measurements.runs_below(str(tmp_path))
+
+
+# Which runs are found, and what they are called
+
+
+def test_runs_are_found_at_any_depth_in_folders_lists_and_patterns(tmp_path):
+    for place in ("a/06_ppo_seed0", "a/deep/er/06_dpo_seed0", "b/07_bon", "b/.hidden/08_x", "b/07_bon/inner"):
+        saved(tmp_path, place)
+    (tmp_path / "b" / "report").mkdir()
+    assert sorted(find_runs(f"{tmp_path}/a").runs) == ["06_dpo_seed0", "06_ppo_seed0"]
+    assert sorted(find_runs(f"{tmp_path}/a, {tmp_path}/b").runs) == [
+        "06_dpo_seed0",
+        "06_ppo_seed0",
+        "07_bon",
+        "inner",
+    ]
+    assert list(find_runs(f"{tmp_path}/*/06_*").runs) == ["06_ppo_seed0"]
+    assert sorted(find_runs(f"{tmp_path}/**/06_*").runs) == ["06_dpo_seed0", "06_ppo_seed0"]
+    assert list(find_runs(f"{tmp_path}/a/06_ppo_seed0").runs) == ["06_ppo_seed0"]
+    assert len(find_runs(f"{tmp_path}, {tmp_path}/a").runs) == 4  # nothing twice
+
+
+def test_the_comparison_itself_is_no_run_of_the_comparison(tmp_path):
+    saved(tmp_path, "06_ppo")
+    saved(tmp_path, "12_compare_runs", finished=False)
+    assert list(find_runs(str(tmp_path), without=tmp_path / "12_compare_runs").runs) == ["06_ppo"]
+
+
+def test_an_unfinished_run_is_marked_and_stays_apart_from_its_seeds(tmp_path):
+    for seed in range(3):
+        saved(tmp_path, f"06_ppo_seed{seed}", finished=seed < 2)
+    names = list(find_runs(str(tmp_path)).runs)
+    assert names == ["06_ppo_seed0", "06_ppo_seed1", "06_ppo_seed2 (unfinished)"]
+    assert [measurements.experiment_of(name) for name in names] == ["06_ppo", "06_ppo", names[2]]
+
+
+@pytest.mark.parametrize("damaged", ['{"parameters": {', "[]", "{}", '{"parameters": 3, "status": "finished"}', "\x00"])
+def test_a_damaged_record_is_a_sentence_and_the_others_are_found(tmp_path, damaged):
+    saved(tmp_path, "good")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "run.json").write_text(damaged)
+    found = find_runs(str(tmp_path))
+    assert list(found.runs) == ["good"]
+    assert len(found.unread) == 1 and "bad/run.json" in found.unread[0] and "delete this folder" in found.unread[0]
+
+
+def test_no_runs_at_all_and_a_place_without_any_are_sentences(tmp_path):
+    saved(tmp_path / "a", "good")
+    assert find_runs(f"{tmp_path}/a, {tmp_path}/nowhere").unread == [f"'{tmp_path}/nowhere' holds no runs."]
+    with pytest.raises(WorkbenchError, match=r"nowhere' holds no runs: give the folder"):
+        find_runs(f"{tmp_path}/nowhere")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "run.json").write_text("{")
+    with pytest.raises(WorkbenchError, match="is damaged"):
+        find_runs(f"{tmp_path}/bad")
+
+
+def test_an_older_record_without_inputs_packages_or_seed_is_still_a_run(tmp_path):
+    folder = saved(tmp_path, "old").dir
+    record = json.loads((folder / "run.json").read_text())
+    kept = {"parameters": record["parameters"], "status": "finished"}
+    (folder / "run.json").write_text(json.dumps(kept))
+    assert list(find_runs(str(tmp_path)).runs) == ["old"]
+
+
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        (["a/x", "b/y"], ["x", "y"]),
+        (["a/x", "b/x", "b/y"], ["a/x", "b/x", "y"]),
+        (["1/a/x", "2/a/x"], ["1/a/x", "2/a/x"]),
+        # one seed in both folders: all seeds say from which folder they are
+        (["a/x_seed0", "a/x_seed1", "b/x_seed0"], ["a/x_seed0", "a/x_seed1", "b/x_seed0"]),
+        # a folder per seed: nothing is there twice, and the seeds stay one experiment
+        (["s0/x_seed0", "s1/x_seed1"], ["x_seed0", "x_seed1"]),
+        (["a/x", "a/x"], ["x", "x"]),
+    ],
+)
+def test_equal_names_get_as_many_parents_as_tell_them_apart(folders, names):
+    assert measurements.distinct_names([Path("/r") / folder for folder in folders]) == names
+
+
+@pytest.mark.parametrize(
+    ("name", "experiment", "repetition"),
+    [
+        ("06_ppo_seed2", "06_ppo", "_seed2"),
+        ("06_ppo-seed2", "06_ppo", "-seed2"),
+        ("06_ppo_kl0.05_world1_seed2", "06_ppo_kl0.05", "_world1_seed2"),
+        ("01_pretrain_world12", "01_pretrain", "_world12"),
+        ("05_seed101_world0_seed1", "05_seed101", "_world0_seed1"),
+        ("02_sft_llama-32x1_world0_seed0", "02_sft_llama-32x1", "_world0_seed0"),
+        ("06_ppo", "06_ppo", ""),
+        ("seed_study", "seed_study", ""),
+        ("06_ppo_seed2_late", "06_ppo_seed2_late", ""),
+    ],
+)
+def test_endings_of_seed_and_world_are_told_from_the_name(name, experiment, repetition):
+    assert (measurements.experiment_of(name), measurements.repetition_of(name)) == (experiment, repetition)
+
+
+# Reward models
+
+
+def saved_run(folder, name, *, start="sft", parameters=1000, gold=0.7, labels=0.6, study_runs="") -> Run:
+    """A run as 05_reward_model leaves it."""
+    rows = [{"group": "all", "measured_against": "labels", "accuracy": labels, "accuracy_se": 0.02}]
+    rows.append({"group": "qa", "measured_against": "labels", "accuracy": 0.1, "accuracy_se": 0.02})
+    if gold:
+        rows.append({"group": "all", "measured_against": "gold", "accuracy": gold, "accuracy_se": 0.01})
+    given, summary = {"start": start, "study_runs": study_runs}, {"parameters": parameters, "policy_parameters": 2000}
+    return saved(folder, name, parameters=given, summary=summary, accuracy=pd.DataFrame(rows))
+
+
+def test_runs_that_differ_in_their_seed_are_one_point_with_the_error_over_them(tmp_path):
+    runs = [
+        saved_run(tmp_path, f"large_seed{seed}", parameters=3000, gold=value) for seed, value in enumerate([0.7, 0.8])
+    ]
+    runs += [saved_run(tmp_path, "small_seed0", gold=0.6), saved_run(tmp_path, "raw", start="scratch", gold=0.55)]
+    runs.append(saved(tmp_path, "other"))  # a run of another notebook
+    runs.append(saved_run(tmp_path, "large_seed2", gold=0.1, study_runs=str(tmp_path)))  # the one that shows them
+    table = measurements.accuracy_by_size(runs).set_index("model")
+    assert list(table.index) == ["raw", "small", "large"]  # by start, then by size
+    large = table.loc["large"]
+    assert (large["runs"], large["parameters"], large["measured_against"]) == (2, 3000, "gold")
+    assert large["accuracy"] == pytest.approx(0.75)
+    assert large["accuracy_se"] == pytest.approx(0.05)
+    assert table.loc["small", "accuracy_se"] == 0.01
+
+
+def test_without_gold_labels_are_the_measure(tmp_path):
+    table = measurements.accuracy_by_size([saved_run(tmp_path, "a", gold=None)])
+    assert (table.loc[0, "measured_against"], table.loc[0, "accuracy"]) == ("labels", 0.6)
+
+
+def test_a_folder_without_reward_models_is_refused(tmp_path):
+    with pytest.raises(WorkbenchError, match="None of these runs"):
+        measurements.accuracy_by_size([saved(tmp_path, "other")])
