@@ -206,24 +206,7 @@ def test_pairs_that_share_no_beginning_need_a_prompt_column():
     assert "give a prompt column" in messages
 
 
-@pytest.mark.parametrize("margin", ["much", float("nan"), float("inf")])
-def test_a_margin_that_is_no_finite_number_is_refused(margin):
-    message = refused("preferences", prompt=["p"], chosen=["a"], rejected=["b"], margin=[margin])
-    assert "row 0" in message and "'margin'" in message
-
-
-def test_margins_written_as_text_become_numbers_and_blank_ones_none():
-    data = {"prompt": ["p", "q"], "chosen": ["a", "a"], "rejected": ["b", "b"]}
-    assert standard("preferences", margin=["1.5", ""], **data)["margin"][:] == [1.5, None]
-
-
 # --- what people said of completions
-
-
-@pytest.mark.parametrize("preference", ["likely", -0.1, 1.5, float("nan")])
-def test_a_preference_that_is_no_probability_is_refused(preference):
-    message = refused("preferences", prompt=["p"], chosen=["a"], rejected=["b"], preference=[preference])
-    assert "row 0" in message and "'preference'" in message and "from 0 to 1" in message
 
 
 def test_the_likelier_completion_becomes_the_chosen_one_with_its_margin():
@@ -272,24 +255,26 @@ def test_comparisons_are_unpaired_into_the_chosen_as_true_and_the_rejected_as_fa
     assert standard("unpaired", **unpaired(talk)[:])["label"][:] == [True, False]
 
 
-def test_truth_values_are_read_as_files_write_them():
-    labels = standard("unpaired", prompt=["p"] * 4, completion=["c"] * 4, label=["True", "0", " false ", "1"])
-    assert labels["label"][:] == [True, False, False, True]
-    for written, meant in (([1, 0], [True, False]), ([1.0, 0.0], [True, False]), ([False, True], [False, True])):
-        assert standard("unpaired", prompt=["p"] * 2, completion=["c"] * 2, label=written)["label"][:] == meant
+GIVEN = {
+    "preferences": {"prompt": ["p"], "chosen": ["a"], "rejected": ["b"]},
+    "unpaired": {"prompt": ["p"], "completion": ["c"]},
+    "ratings": {"prompt": ["p"], "completion": ["c"]},
+}
 
 
-@pytest.mark.parametrize("label", ["yes", 2, 0.5, None])
-def test_a_label_that_is_neither_true_nor_false_is_refused(label):
-    message = refused("unpaired", prompt=["p"], completion=["c"], label=[label])
-    assert "row 0" in message and "'label'" in message and "true or false" in message
-
-
-@pytest.mark.parametrize("rating", ["good", float("inf"), None, True])
-def test_a_rating_that_is_no_finite_number_is_refused(rating):
-    message = refused("ratings", prompt=["p"], completion=["c"], rating=[rating])
-    assert "row 0" in message and "'rating'" in message and "finite number" in message
-    assert standard("ratings", prompt=["p"], completion=["c"], rating=["6"])["rating"][:] == [6.0]
+@pytest.mark.parametrize(
+    ("schema", "column", "values", "expected"),
+    [
+        ("preferences", "margin", ["much", float("nan"), float("inf")], "finite number"),
+        ("preferences", "preference", ["likely", -0.1, 1.5, float("nan")], "from 0 to 1"),
+        ("unpaired", "label", ["yes", 2, 0.5, None], "true or false"),
+        ("ratings", "rating", ["good", float("inf"), None, True], "finite number"),
+    ],
+)
+def test_a_value_that_means_nothing_is_refused_by_row_and_column(schema, column, values, expected):
+    for value in values:
+        message = refused(schema, **GIVEN[schema], **{column: [value]})
+        assert "row 0" in message and repr(column) in message and expected in message
 
 
 RANKED = {"prompt": ["p", "q"], "completions": [["a", "b", "c"], ["d", "e", "f"]], "ranking": [[2, 0, 1], [0, 1, 2]]}
@@ -407,13 +392,18 @@ def test_a_column_that_nobody_needs_never_stops_a_file(about, tmp_path):
     ("schema", "row", "column", "values", "meant"),
     [
         ("unpaired", ANSWER, "label", [True, 0, "true", 1.0, "0"], [True, False, True, True, False]),
+        ("unpaired", ANSWER, "label", ["True", "0", " false ", "1"], [True, False, False, True]),
+        ("unpaired", ANSWER, "label", [1, 0], [True, False]),
+        ("unpaired", ANSWER, "label", [1.0, 0.0], [True, False]),
+        ("unpaired", ANSWER, "label", [False, True], [False, True]),
         ("ratings", ANSWER, "rating", [7, "8", 0.5], [7.0, 8.0, 0.5]),
+        ("ratings", ANSWER, "rating", ["6"], [6.0]),
         ("preferences", PAIR, "margin", [1, "0.5", None, ""], [1.0, 0.5, None, None]),
+        ("preferences", PAIR, "margin", ["1.5", ""], [1.5, None]),
         ("preferences", PAIR, "preference", [1, "0.75", None], [1.0, 0.75, None]),
         ("stepwise", SEVERAL, "labels", [[True, 0], [1, "false"]], [[True, False], [True, False]]),
         ("rankings", SEVERAL, "ranking", [[1, 0], "[0, 1]"], [[1, 0], [0, 1]]),
     ],
-    ids=["label", "rating", "margin", "preference", "labels", "ranking"],
 )
 def test_numbers_and_truth_values_mean_the_same_in_all_their_forms(schema, row, column, values, meant, tmp_path):
     assert from_file(tmp_path, schema, *({**row, column: value} for value in values))[column][:] == meant
