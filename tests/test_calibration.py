@@ -61,9 +61,8 @@ def test_the_errors_in_the_table_cover_the_truth():
 def test_which_completion_comes_first_changes_nothing():
     margins, labels = np.array([2.0, -0.3, 0.7, 1.1]), np.array([1, 0, 0, 0.5])
     flipped = pair_probabilities([-2.0, -0.3, -0.7, 1.1], [0, 0, 1, 0.5])
-    assert expected_calibration_error(*pair_probabilities(margins, labels)) == pytest.approx(
-        expected_calibration_error(*flipped)
-    )
+    error = expected_calibration_error(*pair_probabilities(margins, labels))
+    assert error == pytest.approx(expected_calibration_error(*flipped))
     probability, _ = pair_probabilities([1000.0, 0.0], [1, 1])
     assert probability.tolist() == [1.0, 0.5, 0.0, 0.5]
 
@@ -78,28 +77,22 @@ def test_accuracy_counts_undecided_pairs_half_and_clusters_by_prompt():
 
 
 @pytest.mark.parametrize(
-    ("probability", "outcome", "bins", "words"),
+    ("measure", "given", "words"),
     [
-        ([0.5, 1.2], [0, 1], 10, "within 0 and 1"),
-        ([0.5], [0, 1], 10, "equally long"),
-        ([0.5], [1], 0, "bins is 0"),
-        ([], [], 10, "empty"),
+        (reliability_table, ([0.5, 1.2], [0, 1], 10), "within 0 and 1"),
+        (reliability_table, ([0.5], [0, 1], 10), "equally long"),
+        (reliability_table, ([0.5], [1], 0), "bins is 0"),
+        (reliability_table, ([], [], 10), "empty"),
+        (pairwise_accuracy, ([1.0], [2]), "labels must hold"),
     ],
 )
-def test_bad_probabilities_get_a_sentence(probability, outcome, bins, words):
+def test_bad_probabilities_and_labels_get_a_sentence(measure, given, words):
     with pytest.raises(WorkbenchError, match=words):
-        reliability_table(probability, outcome, bins)
-
-
-def test_bad_labels_get_a_sentence():
-    with pytest.raises(WorkbenchError, match="labels must hold"):
-        pairwise_accuracy([1.0], [2])
+        measure(*given)
 
 
 def test_accuracy_is_told_for_all_pairs_and_for_each_kind_against_every_label():
-    pairs = pd.DataFrame(
-        {"margin": [1.0, -1.0, 2.0, 3.0], "prompt": ["a", "b", "c", "d"], "kind": ["qa", "qa", "sum", "sum"]}
-    )
+    pairs = pd.DataFrame({"margin": [1.0, -1.0, 2.0, 3.0], "prompt": list("abcd"), "kind": ["qa"] * 2 + ["sum"] * 2})
     table = accuracy_by_group(pairs, {"labels": np.ones(4), "gold": [1, 0, np.nan, np.nan]})
     found = {(row.measured_against, row.group): (row.accuracy, row.pairs) for row in table.itertuples()}
     assert found == {
@@ -115,9 +108,8 @@ def test_accuracy_is_told_for_all_pairs_and_for_each_kind_against_every_label():
 def test_judgements_of_one_prompt_are_one_draw_in_the_error_of_a_group():
     once = pd.DataFrame({"margin": [1.0, -1.0, 1.0, 1.0], "prompt": list("abcd")})
     twice = pd.concat([once, once], ignore_index=True)
-    (alone,), (doubled,) = (
-        accuracy_by_group(frame, {"x": np.ones(len(frame))}).itertuples() for frame in (once, twice)
-    )
+    tables = [accuracy_by_group(frame, {"x": np.ones(len(frame))}) for frame in (once, twice)]
+    (alone,), (doubled,) = (table.itertuples() for table in tables)
     assert doubled.accuracy_se == pytest.approx(alone.accuracy_se) == pytest.approx(0.25)
 
 

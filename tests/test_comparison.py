@@ -13,19 +13,13 @@ KINDS = ["qa", "qa", "qa", "math", "math", "harm"]
 
 
 def evaluation(gold, *, name, kinds=KINDS, temperatures=(1.0, 0.0)):
-    frames = [
-        pd.DataFrame(
-            {
-                "prompt": [f"prompt {row}" for row in range(len(gold))],
-                "completion": [f"{name} {row} at {temperature:g}" for row in range(len(gold))],
-                "kind": kinds[: len(gold)],
-                "gold": gold,
-                "temperature": temperature,
-            }
-        )
+    rows = [
+        {"prompt": f"prompt {row}", "completion": f"{name} {row} at {temperature:g}", "kind": kind}
+        | {"gold": value, "temperature": temperature}
         for temperature in temperatures
+        for row, (value, kind) in enumerate(zip(gold, kinds, strict=False))
     ]
-    return pd.concat(frames, ignore_index=True)
+    return pd.DataFrame(rows)
 
 
 @pytest.fixture
@@ -38,9 +32,7 @@ def test_each_row_shows_one_prompt_with_its_completions_and_scores(two):
     table = side_by_side(two, count=6)
     for row in table.itertuples(index=False):
         number = int(row[0].removeprefix("prompt "))
-        assert row[1] == f"before {number} at 1"
-        assert row[3] == f"after {number} at 1"
-        assert row[4] == two["after"]["gold"][number]
+        assert row[1:2] + row[3:] == (f"before {number} at 1", f"after {number} at 1", two["after"]["gold"][number])
     assert table.columns.tolist() == ["prompt", "before", "before gold", "after", "after gold"]
 
 
@@ -65,16 +57,12 @@ def test_the_fall_is_counted_from_the_first_policy_to_the_last(two):
     assert side_by_side(two, count=3)["prompt"].iloc[-1] == "prompt 1"
 
 
-def test_one_policy_alone_is_shown_too(two):
+def test_one_policy_alone_every_prompt_and_another_temperature_can_be_asked_for(two):
     assert len(side_by_side({"before": two["before"]}, count=3)) == 3
-
-
-def test_more_rows_than_prompts_gives_every_prompt_once(two):
     assert len(side_by_side(two, count=50)) == 6
-
-
-def test_another_temperature_shows_that_temperatures_completions(two):
     assert side_by_side(two, temperature=0.0)["after"].str.endswith("at 0").all()
+    with pytest.raises(WorkbenchError, match=r"temperature 0.7.*\[1.0, 0.0\]"):
+        side_by_side(two, temperature=0.7)
 
 
 def test_without_gold_the_proxy_decides_and_without_both_the_texts_are_shown(two):
@@ -84,25 +72,14 @@ def test_without_gold_the_proxy_decides_and_without_both_the_texts_are_shown(two
     assert side_by_side(bare, count=2).columns.tolist() == ["prompt", "before", "after"]
 
 
-def test_a_score_that_only_one_policy_has_is_not_compared(two):
-    two["after"] = two["after"].drop(columns="gold")
-    assert side_by_side(two).columns.tolist() == ["prompt", "before", "after"]
-
-
-def test_tables_over_other_prompts_are_refused(two):
+def test_only_common_scores_and_prompts_are_compared_and_other_prompts_refused(two):
+    without = two | {"after": two["after"].drop(columns="gold")}
+    assert side_by_side(without).columns.tolist() == ["prompt", "before", "after"]
+    fewer = two | {"after": evaluation([0.0, -1.0], name="after")}
+    assert side_by_side(fewer, count=6)["prompt"].tolist() == ["prompt 0", "prompt 1"]
     two["after"]["prompt"] = two["after"]["prompt"].tolist()[::-1]
     with pytest.raises(WorkbenchError, match="'after' answers other prompts than 'before'"):
         side_by_side(two)
-
-
-def test_a_policy_that_answered_fewer_of_the_prompts_is_compared_on_those(two):
-    two["after"] = evaluation([0.0, -1.0], name="after")
-    assert side_by_side(two, count=6)["prompt"].tolist() == ["prompt 0", "prompt 1"]
-
-
-def test_a_temperature_that_was_not_measured_is_refused(two):
-    with pytest.raises(WorkbenchError, match=r"temperature 0.7.*\[1.0, 0.0\]"):
-        side_by_side(two, temperature=0.7)
 
 
 def test_components_add_up_to_the_gold_reward(world):
@@ -112,9 +89,8 @@ def test_components_add_up_to_the_gold_reward(world):
     frame["finished"] = [row % 4 > 0 for row in range(40)]
     gold = world.gold(frame["prompt"].tolist(), frame["completion"].tolist(), finished=frame["finished"].tolist())
     table = gold_components(world, {"all": frame, "first": frame.head(10)})
-    assert table.groupby("run")["value"].sum().to_dict() == pytest.approx(
-        {"all": np.mean(gold), "first": np.mean(gold[:10])}
-    )
+    expected = {"all": np.mean(gold), "first": np.mean(gold[:10])}
+    assert table.groupby("run")["value"].sum().to_dict() == pytest.approx(expected)
     unended = table[(table["run"] == "all") & (table["component"] == "finish")]["value"].item()
     assert unended == pytest.approx(-0.5 * 10 / 40)
 
@@ -126,11 +102,6 @@ def test_a_summary_has_the_mean_and_its_error_at_each_temperature():
     assert table.index.tolist() == [1.0, 0.0]
     assert table.loc[1.0, ["count", "gold", "gold_se"]].tolist() == pytest.approx([4, 3.0, (14 / 3 / 4) ** 0.5])
     assert table.loc[0.0, ["gold", "gold_se"]].tolist() == [5.0, 0.0]
-
-
-def test_a_score_that_was_not_measured_is_left_out_of_the_summary():
     frame = evaluation([1.0, 2.0], name="x").assign(kl=[0.5, 1.5, np.nan, np.nan])
-    table = summarise_evaluation(frame).set_index("temperature")
-    assert table.loc[1.0, "kl"] == 1.0
-    assert np.isnan(table.loc[0.0, "kl"])
-    assert "proxy" not in table
+    table = summarise_evaluation(frame).set_index("temperature")  # what was not measured is left out
+    assert table.loc[1.0, "kl"] == 1.0 and np.isnan(table.loc[0.0, "kl"]) and "proxy" not in table
