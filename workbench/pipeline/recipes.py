@@ -162,15 +162,12 @@ MAKE = {"tour": "`make run`", "study": "`make study`"}  # the recipes that make 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
-    """One notebook with its parameters and the folder that its results go to."""
+class Entry:
+    """A notebook with its parameters, as a stage of a recipe that has no folder yet: {out} stands for that of all."""
 
     name: str
     notebook: Notebook
-    folder: Path
     given: dict[str, Value]  # parameters that were set by recipe, preset or command line
-    inputs: tuple[Path, ...]  # paths that its parameters point at
-    needs: tuple[str, ...]  # earlier stages that these paths lie in
 
     @property
     def values(self) -> dict[str, Value]:
@@ -179,12 +176,12 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One stage of a recipe before it has its folder."""
+class Stage(Entry):
+    """One notebook with its parameters and the folder that its results go to."""
 
-    name: str
-    notebook: Notebook
-    given: dict[str, Value]  # parameters that recipe and preset set; {out} stands for the folder
+    folder: Path
+    inputs: tuple[Path, ...]  # paths that its parameters point at
+    needs: tuple[str, ...]  # earlier stages that these paths lie in
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -230,8 +230,7 @@ def same_work(axes: list[Axis], entries: list[Entry]) -> dict[str, str]:
     seen: dict[str, str] = {}
     for entry in entries:
         own = {axis.parameter: axis.name for axis in axes if entry.name in axis.stages}
-        values = entry.notebook.defaults | entry.given
-        reads = {key: with_entries(value, first) for key, value in values.items() if key not in ("run_dir", *own)}
+        reads = {key: with_entries(value, first) for key, value in entry.values.items() if key not in ("run_dir", *own)}
         whole = entry.name if any(str(value) == "{out}" or "*" in str(value) for value in reads.values()) else ""
         work = json.dumps([str(entry.notebook.path), sorted(reads.items()), sorted(own.items()), whole])
         first[entry.name] = seen.setdefault(work, entry.name)
