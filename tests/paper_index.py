@@ -34,9 +34,11 @@ def cited(text: str) -> str:
 
 
 def tests_of(words: list[str]) -> str:
-    """The two test files that name any of these words most often."""
-    counts = {path.stem: sum(len(re.findall(rf"\b{word}\b", text)) for word in words) for path, text in TESTS.items()}
-    return ", ".join(sorted((name for name in counts if counts[name]), key=lambda name: -counts[name])[:2])
+    """The test file that names these words most often, and another that does so half as often."""
+    pattern = re.compile("|".join(rf"(?<!\w){word}(?!\w)" for word in words))
+    counts = {path.stem: len(pattern.findall(text)) for path, text in TESTS.items()}
+    most = sorted(counts, key=lambda name: -counts[name])[:2]
+    return ", ".join(name for name in most if 2 * counts[name] >= max(1, counts[most[0]]))
 
 
 def row(notebook: str, name: str, paper: str, *functions: Callable) -> str:
@@ -45,7 +47,7 @@ def row(notebook: str, name: str, paper: str, *functions: Callable) -> str:
     files = [f"`losses/{ROOMS[room]}.{formula}`" for room, formula in found]
     own = [f"`{each.__module__.removeprefix('workbench.').replace('.', '/')}.{each.__name__}`" for each in functions]
     paper = paper or next((cited(getattr(*place).__doc__) for place in found), "") or cited(functions[0].__doc__)
-    words = [formula for _, formula in found] or [name, *(each.__name__ for each in functions)]
+    words = [formula for _, formula in found] or [f'"{name}"']
     return f"| `{name}` | {paper or 'no paper'} | {', '.join(files or own)} | {tests_of(words)} | {notebook} |"
 
 
