@@ -120,6 +120,14 @@ def distinct_names(folders: Sequence[Path]) -> list[str]:
     return ["/".join(folder.parts[-depths[experiment_of(folder.name)] :]) for folder in folders]
 
 
+def by_experiment(runs: Mapping[str, Run]) -> dict[str, list[Run]]:
+    """The runs that repeat one another, by what their names share."""
+    groups = defaultdict(list)
+    for name, run in runs.items():
+        groups[experiment_of(name)].append(run)
+    return dict(groups)
+
+
 def experiment_of(name: str) -> str:
     """What repetitions with other seeds and worlds share: the name without its ending."""
     return UNIT.sub("", name)
@@ -421,29 +429,24 @@ def accuracy_by_size(runs: Iterable[Run]) -> pd.DataFrame:
     Rows model (the run's name without its seed), start, parameters and policy_parameters (counts of weights), runs,
     measured_against, accuracy, accuracy_se. Smaller ones first. WorkbenchError where no run has the numbers.
     """
-    rows = [row for run in runs for row in _accuracies(run)]
-    if not rows:
+    tables = []
+    for run in runs:
+        summary = run.summary()
+        # a run that shows the study is not part of it
+        if "parameters" in summary and has_table(run, "accuracy") and not run.parameters.get("study_runs"):
+            whose = {"run": run.name, "model": experiment_of(run.name), "world": run.unit.world}
+            whose |= {"start": run.parameters["start"]}
+            whose |= {name: summary.get(name) for name in ("parameters", "policy_parameters")}
+            table = run.table("accuracy").query("group == 'all'")
+            tables.append(table[["measured_against", "accuracy", "accuracy_se"]].assign(**whose))
+    if not tables:
         raise WorkbenchError(
             "None of these runs holds a reward model's accuracy: give a folder of 05_reward_model runs."
         )
-    frame = pd.DataFrame(rows)
+    frame = pd.concat(tables)
     against = "gold" if (frame["measured_against"] == "gold").any() else "labels"
     table = over_runs(frame[frame["measured_against"] == against], ["model"], ["accuracy"])
     return table.sort_values(["start", "parameters"], ignore_index=True)
-
-
-def _accuracies(run: Run) -> list[dict]:
-    """The overall rows of a run's table `accuracy`, with what kind of model it is; none for other runs."""
-    summary = run.summary()
-    finished = "parameters" in summary and has_table(run, "accuracy")
-    if not finished or run.parameters.get("study_runs"):  # one that shows the study is not part of it
-        return []
-    table = run.table("accuracy")
-    whose = {"run": run.name, "model": experiment_of(run.name), "world": run.unit.world}
-    whose |= {"start": run.parameters["start"]}
-    whose |= {name: summary.get(name) for name in ("parameters", "policy_parameters")}
-    columns = ["measured_against", "accuracy", "accuracy_se"]
-    return [whose | row for row in table.loc[table["group"] == "all", columns].to_dict("records")]
 
 
 # --- Paths in the plane of KL and reward.

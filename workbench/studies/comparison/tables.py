@@ -21,6 +21,7 @@ from workbench.studies.measurements import (
     UNFINISHED,
     FoundRuns,
     Gathered,
+    by_experiment,
     experiment_of,
     read_measured,
     worlds_of,
@@ -93,11 +94,8 @@ def overview(runs: Mapping[str, Run], metrics: pd.DataFrame, answered: pd.DataFr
     `metrics` and `answered` are the rows of `metric_rows` and `answers`.
     """
     steps = metrics.groupby("experiment")["step"].max() if len(metrics) else {}
-    groups: dict[str, list[Run]] = {}
-    for name, run in runs.items():
-        groups.setdefault(experiment_of(name), []).append(run)
     rows = []
-    for experiment, group in groups.items():
+    for experiment, group in by_experiment(runs).items():
         row = {"experiment": experiment.removesuffix(UNFINISHED), "runs": len(group)}
         row |= {"status": "unfinished" if experiment.endswith(UNFINISHED) else "finished"}
         row |= {"last step": f"{steps[experiment]:.0f}" if experiment in steps else ""}
@@ -120,10 +118,10 @@ def to_know(found: FoundRuns, *left_out: Sequence[str], scores: Sequence[str]) -
     `scores` are those that any answer has.
     """
     runs, said = found.runs, []
-    repeated = len(set(map(experiment_of, runs))) < len(runs)
+    experiments = len(by_experiment(runs))
     if unfinished := [name.removesuffix(UNFINISHED) for name in runs if name.endswith(UNFINISHED)]:
         said.append(f"Unfinished, and shown apart: {listed(unfinished)}.")
-    if not repeated:
+    if experiments == len(runs):
         said.append("Every experiment is a single run: there are no errors over seeds, only over prompts.")
     if "gold" not in scores:
         instead = "scores are the proxy's, what a reward model says" if "proxy" in scores else "nor was a proxy"
@@ -131,7 +129,7 @@ def to_know(found: FoundRuns, *left_out: Sequence[str], scores: Sequence[str]) -
     lost = list(dict.fromkeys(sentence for each in (found.unread, *left_out) for sentence in each))
     said += [f"Left out: {sentence}" for sentence in lost[:LISTED]]
     said += [f"Left out: {len(lost) - LISTED} more."] * (len(lost) > LISTED)
-    return "\n".join([f"{len(runs)} runs of {len(set(map(experiment_of, runs)))} experiments.", *said])
+    return "\n".join([f"{len(runs)} runs of {experiments} experiments.", *said])
 
 
 def listed(names: Sequence[str]) -> str:
@@ -155,9 +153,7 @@ def differing_parameters(runs: Mapping[str, Run]) -> dict[str, pd.DataFrame]:
     """
     tables = {}
     for kind in _kinds(runs):
-        groups: dict[str, list[Run]] = {}
-        for name, run in kind.items():
-            groups.setdefault(experiment_of(name), []).append(run)
+        groups = by_experiment(kind)
         names = dict.fromkeys(key for run in kind.values() for key in run.parameters)
         rows = [
             {"experiment": experiment, "runs": len(group)} | {name: _values(group, name) for name in names}
