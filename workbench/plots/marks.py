@@ -89,12 +89,12 @@ def half_width(frame: pd.DataFrame, error: str) -> pd.Series:
 
 
 def error_bar(frame: pd.DataFrame, column: str) -> dict:
-    """95% interval of `column` as a plotly error bar, from its _low and _high or from its _se; invisible without."""
+    """95% interval of `column` as a plotly error bar, from its _se or from its _low and _high; invisible without."""
+    if f"{column}_se" in frame:
+        return {"type": "data", "array": half_width(frame, f"{column}_se").fillna(0), "thickness": 1.5, "width": 4}
     if f"{column}_low" in frame:
         return interval(*(frame[f"{column}{end}"] for end in ("", "_low", "_high")))
-    if f"{column}_se" not in frame:
-        return {"visible": False}
-    return {"type": "data", "array": half_width(frame, f"{column}_se").fillna(0), "thickness": 1.5, "width": 4}
+    return {"visible": False}
 
 
 def interval(values: pd.Series, low: pd.Series, high: pd.Series) -> dict:

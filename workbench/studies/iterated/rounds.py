@@ -30,7 +30,8 @@ from workbench.studies.measurements import read_measured
 from workbench.studies.overoptimization.tables import curve_of
 from workbench.tasks.world import Labeler, World, judge_pairs
 
-ARMS = ("fresh", "none", "one_shot")
+ARMS = {"fresh": "fresh labels", "none": "none fresh, refitted", "one_shot": "all labels at once"}
+CONTROL = ARMS["none"]
 SPARE = 2  # prompts drawn for each pair that is wanted: some are answered alike twice
 
 Rows = list[dict[str, Any]]
@@ -233,9 +234,8 @@ def round_table(path: pd.DataFrame, reach: pd.DataFrame, rewards: Mapping[int, R
             said = path[path["step"] == step]
             texts = said["prompt"].tolist(), said["completion"].tolist()
             scores = {"kl": said["kl"], "gold": said["gold"]}
-            scores["proxy"] = scores_of({fitted: rewards[fitted]}, texts, {"finished": said["finished"].tolist()})[
-                fitted
-            ]
+            ended = {"finished": said["finished"].tolist()}
+            scores["proxy"] = scores_of({fitted: rewards[fitted]}, texts, ended)[fitted]
             for score, values in scores.items():
                 row[f"{score}_{name}"], row[f"{score}_{name}_se"] = map(float, mean_and_error(values))
             known = reach[(reach["reward_model"] == fitted) & (reach["step"] == step)].iloc[0]
@@ -273,22 +273,15 @@ def _accuracy(scores: np.ndarray, truth: np.ndarray, prompts: np.ndarray) -> tup
     kept = np.abs(differences) > 1e-9  # equal gold has no order
     if not kept.any():
         return MeanAndError(float("nan"), float("nan")), 0
-    return pairwise_accuracy(margins[kept], (differences[kept] > 0).astype(float), prompts=prompts[kept]), int(
-        kept.sum()
-    )
+    accuracy = pairwise_accuracy(margins[kept], (differences[kept] > 0).astype(float), prompts=prompts[kept])
+    return accuracy, int(kept.sum())
 
 
-# --- Runs that asked for labels again and again, by whose answers were judged: fresh ones, the start's, or all at
-# once.
+# --- Runs beside each other, by whose answers were judged: fresh ones, the start's, or all at once.
 
 
-ARM_NAMES = {"fresh": "fresh labels", "none": "none fresh, refitted", "one_shot": "all labels at once"}
-CONTROL = ARM_NAMES["none"]
-OUTCOMES = {
-    "gold": "gold at the end",
-    "saved": "less fall from the peak",
-    "accuracy": "accuracy of the last reward model",
-}
+OUTCOMES = {"gold": "gold at the end", "saved": "less fall from the peak"}
+OUTCOMES |= {"accuracy": "accuracy of the last reward model"}
 
 
 def iterated_arms(runs: Iterable[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -300,7 +293,7 @@ def iterated_arms(runs: Iterable[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     curves, ends = [], []
     for run in runs:
-        arm = ARM_NAMES.get(run.parameters.get("labels", ""))
+        arm = ARMS.get(run.parameters.get("labels", ""))
         if arm is None or not run.finished or (path := read_measured(run, "path")).empty:
             continue
         about = {"label": arm, "world": run.unit.world, "seed": run.unit.seed, "run": run.name}

@@ -212,9 +212,8 @@ def priced_ends(curves: pd.DataFrame, free: pd.DataFrame) -> pd.DataFrame:
     ends = ends.merge(free[alike].drop_duplicates(), on=alike)
     best = free.groupby(UNIT)["gold"].max().rename("best").reset_index()
     ends = gain_over_stopping(free, ends).merge(best, on=UNIT, how="left")
-    return ends.assign(
-        level=ends["experiment"].str.replace(r"^\d+_", "", regex=True), against_best=ends["gold"] - ends["best"]
-    )
+    levels = ends["experiment"].str.replace(r"^\d+_", "", regex=True)
+    return ends.assign(level=levels, against_best=ends["gold"] - ends["best"])
 
 
 def ensemble_runs(study: Study, *, main: str, policy: str) -> pd.DataFrame:

@@ -258,7 +258,6 @@ def measured_kl(pool: pd.DataFrame, reward_model: str) -> pd.DataFrame:
 
 
 TRAITS = ("asked", "half", "start", "preset", "label_noise", "labelers", "repeat")
-UNIT = ["world", "seed"]
 
 
 def reward_models(runs: Iterable[Run]) -> pd.DataFrame:
@@ -372,21 +371,25 @@ def ensemble_peaks(pool: pd.DataFrame, sets: Mapping[str, list[str]], *, coef: f
     """Best-of-n by each ensemble of each set that a pool's reward models allow: members (the set), how, and the keys of
     `held_out_peak`. Without rows for a pool without gold."""
     rows = []
-    for name, members in sets.items():
-        if set(members) <= set(judges_of(pool)) and "gold" in pool:
-            scores = np.stack([pool[JUDGE + member] for member in members])
-            for how in ENSEMBLES:
-                chosen = pool.assign(**{JUDGE + how: ensemble_scores(scores, how, coef=coef)})
-                rows.append({"members": name, "how": how, **held_out_peak(pool_path(chosen, how))})
+    for name, members in _judging(pool, sets).items():
+        scores = np.stack([pool[JUDGE + member] for member in members])
+        for how in ENSEMBLES:
+            chosen = pool.assign(**{JUDGE + how: ensemble_scores(scores, how, coef=coef)})
+            rows.append({"members": name, "how": how, **held_out_peak(pool_path(chosen, how))})
     return pd.DataFrame(rows)
+
+
+def _judging(pool: pd.DataFrame, sets: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """The sets all of whose members scored the pool; none without gold."""
+    known = set(judges_of(pool)) if "gold" in pool else set()
+    return {name: members for name, members in sets.items() if set(members) <= known}
 
 
 def errors_in_common(pool: pd.DataFrame, sets: Mapping[str, list[str]]) -> pd.DataFrame:
     """Means over pairs of members of `shared_errors`, one row per set: members, errors, errors_given_gold."""
     rows = []
-    for name, members in sets.items():
-        if set(members) <= set(judges_of(pool)) and "gold" in pool:
-            scores = {member: pool_scores(pool, JUDGE + member) for member in members}
-            common = shared_errors(scores, pool_scores(pool, "gold"))
-            rows.append({"members": name, "pairs": len(common), **common[["errors", "errors_given_gold"]].mean()})
+    for name, members in _judging(pool, sets).items():
+        scores = {member: pool_scores(pool, JUDGE + member) for member in members}
+        common = shared_errors(scores, pool_scores(pool, "gold"))
+        rows.append({"members": name, "pairs": len(common), **common[["errors", "errors_given_gold"]].mean()})
     return pd.DataFrame(rows)
