@@ -211,6 +211,14 @@ def test_one_point_per_experiment_is_the_mean_of_its_runs_and_of_each_n(save):
     assert rows.loc["alonebon, n = 4", "gold_se"] == 0.5 and rows.loc["bon, n = 4", "method"] == "best of n"
 
 
+def test_what_only_some_runs_measured_is_averaged_over_those_and_no_interval_is_too_narrow():
+    rows = pd.DataFrame({"gold": [1.0, 2.0, 6.0], "proxy": [1.0, 3.0, math.nan], "kl": [math.nan, math.nan, 2.0]})
+    for columns in (list(rows), list(rows)[::-1]):
+        found = measurements.over_runs(rows.assign(experiment="a", world=""), ["experiment"], columns).iloc[0]
+        assert found[["gold", "proxy", "kl", "runs"]].tolist() == [3.0, 2.0, 2.0, 3]
+        assert found["freedom"] == 1 and found["proxy_se"] == pytest.approx(1.0) and math.isnan(found["kl_se"])
+
+
 def test_runs_below_a_folder_are_all_or_none(tmp_path):
     saved(tmp_path, "good")
     assert [run.name for run in measurements.runs_below(str(tmp_path))] == ["good"]

@@ -278,8 +278,8 @@ def over_runs(rows: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> 
         for column in [name for name in columns if name in part and len(part) > 1]:
             known = part.dropna(subset=column)
             if len(known):
-                units = mean_over_units(known[column], known["world"])
-                row[column], row[f"{column}_se"], row["freedom"] = units
+                row[column], row[f"{column}_se"], freedom = mean_over_units(known[column], known["world"])
+                row["freedom"] = np.fmin(row.get("freedom", np.nan), freedom)  # one for all columns: never too narrow
         table.append(row)
     return pd.DataFrame(table)
 
