@@ -159,7 +159,7 @@ class DirectAlignmentConfig:
             if getattr(self, name) is not None and name not in self.objective.settings:
                 takes = ", ".join([*self.objective.settings, "nll_coef"])
                 raise WorkbenchError(f"The loss {self.loss!r} has no {name}: it takes {takes}, so leave {name} out.")
-        if self.nll_coef and self.objective.data == "labelled":
+        if self.nll_coef and not self.objective.kind.comparative:
             raise WorkbenchError(f"The loss {self.loss!r} knows no chosen completion: leave nll_coef at 0.")
 
 

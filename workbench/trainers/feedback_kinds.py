@@ -52,6 +52,8 @@ class Kind:
     liked: Callable[[Any], list[bool]]  # which of them are worth imitating
     arguments: Callable[[Tensors, list], Tensors]  # (values, examples) -> what losses take
     fit: Callable[[Tensors], dict[str, float]]  # how well a reward model's outputs, log-odds, agree with what was said
+    measure: str = "accuracy"  # of those numbers the one to watch
+    comparative: bool = False  # whether completions of one prompt are compared, so that one of them is the chosen one
     read: Callable[[Any, Tensor, Sequences, list], Tensor] = _whole  # (model, states, sequences, examples) -> rewards
     prepared: Callable[[Any, list, list], tuple[list, list]] = _as_they_are  # (model, examples, held out) -> both
     better_and_worse: Callable[[Tensors], tuple[Tensor, Tensor]] | None = None  # rewards; None: for no direct loss
@@ -281,6 +283,7 @@ KINDS = {
         liked=lambda pair: [pair.preference > 0.5, pair.preference < 0.5],
         arguments=_of_pairs,
         fit=_pair_fit,
+        comparative=True,
         better_and_worse=lambda given: (given["chosen_rewards"], given["rejected_rewards"]),
         accuracies=_pair_accuracies,
     ),
@@ -293,6 +296,7 @@ KINDS = {
         liked=lambda example: [index == example.ranking[0] for index in range(len(example.ranking))],
         arguments=_of_rankings,
         fit=_ranking_fit,
+        comparative=True,
         better_and_worse=lambda given: (_ordered(given)[:, 0], _ordered(given)[:, 1:]),
         accuracies=_ranking_accuracies,
     ),
@@ -303,6 +307,7 @@ KINDS = {
         schema="ratings",
         encode=lambda rows, tokenizer, **limits: labelled_examples(rows, tokenizer, column="rating", **limits),
         fit=_rating_fit,
+        measure="correlation",
         prepared=_standardised,
     ),
     "steps": Kind(

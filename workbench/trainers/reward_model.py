@@ -36,11 +36,6 @@ class RewardObjective(Objective):
     ties: bool = False  # whether comparisons that nobody decided teach it something
     settings: tuple[str, ...] = ("lm_coef",)  # of the optional settings those that mean something here
 
-    @property
-    def comparative(self) -> bool:
-        """Whether only differences within an example are learned."""
-        return "center_rewards_coefficient" in self.settings
-
 
 def _with_margin(chosen_rewards: Tensor, rejected_rewards: Tensor, margin: Tensor) -> Tensor:
     return bradley_terry_loss(chosen_rewards, rejected_rewards, margin=margin)
@@ -149,8 +144,7 @@ class RewardModelTrainer(Stateful):
     @property
     def progress_keys(self) -> tuple[str, ...]:
         """Loss and fit, by what the objective calls it."""
-        fit = "correlation" if self.config.objective == "rating" else "accuracy"
-        return "loss", fit, f"held_out_{fit}"
+        return "loss", self.kind.measure, f"held_out_{self.kind.measure}"
 
     def step(self) -> dict[str, float | None]:
         """One optimiser step; `loss` without what is added to it, `mean_reward` and `margin` raw (log-odds)."""
@@ -200,7 +194,7 @@ class RewardModelTrainer(Stateful):
 
     def comparisons(self) -> tuple[list[list[int]], list[list[list[int]]]]:
         """Prompts and compared completions of the training examples, for `rewards.make_pessimistic`."""
-        if not self.objective.comparative:
+        if not self.kind.comparative:
             raise WorkbenchError(
                 f"pessimism needs completions that were compared, which objective {self.config.objective!r} has not: "
                 "set it to 0, or choose an objective of comparisons or rankings."
