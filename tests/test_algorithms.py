@@ -527,12 +527,12 @@ def test_the_error_of_the_kl_counts_prompts_and_not_their_completions():
     assert row["kl_se"] == pytest.approx(groups.std().item() / 2, abs=1e-4)
 
 
-@pytest.mark.parametrize("estimator", ["k2", "k3", "k3_weighted", "exact"])
-def test_a_dear_kl_in_the_loss_keeps_the_policy_near_the_reference(estimator):
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3", "k3_weighted", "exact"])
+def test_a_dear_kl_keeps_the_policy_near_the_reference_in_the_reward_of_ppo_and_in_the_loss_of_grpo(estimator):
     def final_kl(kl_coef):
-        models = tiny_model(layers=1), tiny_model(layers=1)
-        settings = {"kl_coef": kl_coef, "kl_estimator": estimator, "batch_size": 32, "steps": 20}
-        trainer = trainer_for(*models, algorithm="grpo", prompts=prompts_with(TEXTS * 3), **settings)
+        settings = {"algorithm": "ppo" if estimator == "k1" else "grpo", "prompts": prompts_with(TEXTS * 3)}
+        settings |= {"kl_coef": kl_coef, "kl_estimator": estimator, "batch_size": 32, "steps": 20}
+        trainer = trainer_for(tiny_model(layers=1), tiny_model(layers=1), **settings)
         return np.mean([trainer.step()["kl"] for _ in range(20)][-5:])
 
     assert final_kl(0.0) > 5 * abs(final_kl(2.0))
@@ -709,14 +709,12 @@ def test_what_is_missing_or_idle_is_named():
         trainer_for(algorithm="grpo", batch_size=72)
 
 
-def test_a_policy_that_is_its_own_reference_is_refused():
-    policy = tiny_model()
-    with pytest.raises(WorkbenchError, match="policy and reference share weights"):
-        trainer_for(policy, policy)
-    half = tiny_model(seed=1)
+def test_a_policy_that_shares_weights_with_its_reference_is_refused():
+    policy, half = tiny_model(), tiny_model(seed=1)
     half.lm_head.weight = policy.lm_head.weight
-    with pytest.raises(WorkbenchError, match="policy and reference share weights"):
-        trainer_for(policy, half)
+    for reference in (policy, half):
+        with pytest.raises(WorkbenchError, match="policy and reference share weights"):
+            trainer_for(policy, reference)
 
 
 def hold(model, tokens, logit):

@@ -78,16 +78,17 @@ def test_a_pairs_completions_are_neighbouring_rows_chosen_first():
     assert batch.completion_mask.sum(1).tolist() == [2, 3, 2, 1]
 
 
-def test_a_prompt_without_tokens_is_refused_by_its_row():
-    with pytest.raises(WorkbenchError, match=r"Row 1 .* 0 tokens"):
-        collate([[3], []], [[2], [2]], pad_id=0)
-
-
-def test_unequal_numbers_of_prompts_and_completions_are_refused():
-    with pytest.raises(WorkbenchError, match="1 prompts and 2 completions"):
-        collate([[3]], [[2], [2]], pad_id=0)
-    with pytest.raises(WorkbenchError, match="at least one"):
-        collate([], [], pad_id=0)
+@pytest.mark.parametrize(
+    ("prompts", "completions", "says"),
+    [
+        ([[3], []], [[2], [2]], r"Row 1 .* 0 tokens"),
+        ([[3]], [[2], [2]], "1 prompts and 2 completions"),
+        ([], [], "at least one"),
+    ],
+)
+def test_rows_that_make_no_batch_are_refused(prompts, completions, says):
+    with pytest.raises(WorkbenchError, match=says):
+        collate(prompts, completions, pad_id=0)
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 100, 8 * CHUNK_BATCHES + 3, 16 * CHUNK_BATCHES + 5])

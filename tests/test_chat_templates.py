@@ -42,6 +42,16 @@ def model_of(size, auto):
     return frozen(tiny_model(vocab_size=size, context=512, layers=1, auto=auto))
 
 
+def examples_of(tokenizer, prompt, completion):
+    """What a policy is asked with, and what it is trained on."""
+    rows = Dataset.from_list([{"prompt": prompt, "completion": completion}])
+    (asked,), (trained,) = (
+        prompt_examples(rows, tokenizer, max_prompt_length=400),
+        completion_examples(rows, tokenizer, **LIMITS),
+    )
+    return asked, trained
+
+
 def sampled(tokenizer, prompt_ids, completion_ids):
     """What sampling makes of a policy that says one token after the other, and would go on."""
     wanted, said = [*completion_ids, 5, 5, 5], []
@@ -63,9 +73,8 @@ def scored(monkeypatch, tokenizer, prompt, completion, **columns):
     """The ids that a reward model with this tokenizer reads."""
     read = []
     model = model_of(len(tokenizer), AutoModelForSequenceClassification)
-    monkeypatch.setattr(
-        workbench.models.rewards, "raw_rewards", lambda model, batch: read.append(batch) or torch.zeros(1)
-    )
+    remembered = "workbench.models.rewards.raw_rewards"
+    monkeypatch.setattr(remembered, lambda model, batch: read.append(batch) or torch.zeros(1))
     LearnedReward(model, tokenizer, max_length=500)([prompt], [completion], finished=[True], **columns)
     prompt_mask = read[0].attention_mask[0, : read[0].prompt_length]
     return read[0].tokens[0, : read[0].prompt_length][prompt_mask].tolist(), read[0].completions[0].tolist()
@@ -97,9 +106,7 @@ def template_ids(tokenizer, prompt, answer):
 def test_training_scoring_sampling_and_exporting_read_the_same_ids(kind, template, tmp_path, monkeypatch):
     tokenizer = TOKENIZERS[kind](chat_template=TEMPLATES[template])
     answer = SAID.get(template, "twelve hours.")
-    row = {"prompt": TALK, "completion": [{"role": "assistant", "content": answer}]}
-    (trained,) = completion_examples(Dataset.from_list([row]), tokenizer, **LIMITS)
-    (asked,) = prompt_examples(Dataset.from_list([row]), tokenizer, max_prompt_length=400)
+    asked, trained = examples_of(tokenizer, TALK, [{"role": "assistant", "content": answer}])
     assert asked.prompt_ids == trained.prompt_ids
     rollout = sampled(tokenizer, asked.prompt_ids, trained.completion_ids)
     (text,) = completion_texts(tokenizer, rollout)
@@ -127,12 +134,9 @@ def test_training_scoring_sampling_and_exporting_read_the_same_ids(kind, templat
 @pytest.mark.parametrize("kind", TOKENIZERS)
 def test_plain_text_is_read_as_prompt_and_completion_in_one(kind, completion, monkeypatch):
     tokenizer, prompt = TOKENIZERS[kind](), "Question: how long is a day?\nAnswer:"
-    rows = Dataset.from_list([{"prompt": prompt, "completion": completion}])
-    (example,) = completion_examples(rows, tokenizer, **LIMITS)
-    end, start, whole = (
-        tokenizer.eos_token_id,
-        *(tokenizer(text)["input_ids"] for text in (prompt, prompt + completion)),
-    )
+    _, example = examples_of(tokenizer, prompt, completion)
+    start, whole = (tokenizer(text)["input_ids"] for text in (prompt, prompt + completion))
+    end = tokenizer.eos_token_id
     start = start[:-1] if start[-1] == end else start
     whole = whole if whole[-1] == end else [*whole, end]
     assert example.prompt_ids == start
@@ -165,9 +169,7 @@ SURROUNDED = {  # by a blank before and behind, by a mark that no decoder shows,
 @pytest.mark.parametrize("kind", ["byte-level", "dummy prefix, adds BOS", "blank before the first"])
 def test_an_answer_between_blanks_and_marks_is_scored_as_it_was_said(kind, template, answer, monkeypatch):
     tokenizer = TOKENIZERS[kind](chat_template=SURROUNDED[template])
-    row = {"prompt": ASK, "completion": [{"role": "assistant", "content": answer}]}
-    (trained,) = completion_examples(Dataset.from_list([row]), tokenizer, **LIMITS)
-    (asked,) = prompt_examples(Dataset.from_list([row]), tokenizer, max_prompt_length=400)
+    asked, trained = examples_of(tokenizer, ASK, [{"role": "assistant", "content": answer}])
     ids = (trained.prompt_ids, trained.completion_ids)
     (text,) = completion_texts(tokenizer, collate(*([each] for each in ids), pad_id=tokenizer.pad_token_id))
     assert text == answer
@@ -180,8 +182,7 @@ def test_an_answer_between_blanks_and_marks_is_scored_as_it_was_said(kind, templ
 @pytest.mark.parametrize("kind", ["byte-level", "dummy prefix, adds BOS"])
 def test_an_answer_that_was_cut_is_scored_as_far_as_it_was_said(kind):
     tokenizer = TOKENIZERS[kind](chat_template=SURROUNDED["blanks"])
-    row = {"prompt": ASK, "completion": [{"role": "assistant", "content": "twelve hours and more"}]}
-    (trained,) = completion_examples(Dataset.from_list([row]), tokenizer, **LIMITS)
+    _, trained = examples_of(tokenizer, ASK, [{"role": "assistant", "content": "twelve hours and more"}])
     prompt = tokenizer.apply_chat_template(ASK, tokenize=False, add_generation_prompt=True)
     for length in range(2, len(trained.completion_ids)):
         said = trained.completion_ids[:length]
@@ -214,8 +215,8 @@ def test_a_mark_that_the_tokenizer_does_not_call_special_ends_an_answer_and_is_n
     tokenizer = word_tokenizer()
     tokenizer.add_tokens(["<end>"])
     tokenizer.chat_template = EACH + "{{ m.role }} : {{ m.content }} <end> {% endfor %}" + ASKED + "assistant : " + END
-    row = {"prompt": [{"role": "user", "content": "what"}], "completion": [{"role": "assistant", "content": "the sky"}]}
-    (example,) = completion_examples(Dataset.from_list([row]), tokenizer, **LIMITS)
+    said = [{"role": "assistant", "content": "the sky"}]
+    _, example = examples_of(tokenizer, [{"role": "user", "content": "what"}], said)
     assert tokenizer.convert_ids_to_tokens(example.completion_ids) == ["the", "sky", "<end>"]
     rollout = sampled(tokenizer, example.prompt_ids, example.completion_ids)
     assert rollout.finished.all() and completion_texts(tokenizer, rollout) == [" the sky"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from oracles.tiny_llama import waved_llama
 from tiny_models import EOS, FAMILIES, plain_logprobs, same_weights, tiny_model, weights_of
-from trainer_checks import continued_rows, rows_equal
+from trainer_checks import assert_continues
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from workbench import NonFiniteLoss, WorkbenchError
@@ -293,13 +293,7 @@ def test_a_completion_alone_in_its_batch_has_the_reference_point_zero():
     ("loss", "before"), [("dpo", 1), ("dpo", 2), ("dpo", 5), ("kto", 3), ("rrhf", 3), ("simpo", 3)]
 )
 def test_a_stopped_training_continues_bit_for_bit(loss, before, tmp_path):
-    straight = trainer_for(loss=loss, reference_seed=1)
-    expected = [straight.step() for _ in range(6)]
-    rows, continued = continued_rows(
-        lambda: trainer_for(loss=loss, reference_seed=1), tmp_path / "state.pt", before=before, after=6 - before
-    )
-    assert rows_equal(rows, expected)
-    assert same_weights(weights_of(continued.policy), weights_of(straight.policy))
+    assert_continues(lambda: trainer_for(loss=loss, reference_seed=1), tmp_path, steps=6, before=before)
 
 
 def test_a_continued_training_knows_what_the_reference_said_before():

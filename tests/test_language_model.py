@@ -124,8 +124,7 @@ def test_a_loss_that_is_nan_is_named_and_moves_nothing():
     assert all(torch.equal(before[name].nan_to_num(9), after[name].nan_to_num(9)) for name in before)
 
 
-def test_nothing_to_train_on_or_to_measure_on_is_refused():
-    with pytest.raises(WorkbenchError, match="0 training"):
-        sft_trainer(examples=[])
-    with pytest.raises(WorkbenchError, match="0 held-out"):
-        sft_trainer(held_out=[])
+@pytest.mark.parametrize(("empty", "says"), [("examples", "0 training"), ("held_out", "0 held-out")])
+def test_nothing_to_train_on_or_to_measure_on_is_refused(empty, says):
+    with pytest.raises(WorkbenchError, match=says):
+        sft_trainer(**{empty: []})

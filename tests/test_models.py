@@ -277,8 +277,7 @@ def test_what_is_no_weight_may_lie_in_a_folder_and_tied_weights_once(tmp_path):
 )
 def test_a_config_that_cannot_be_followed_is_refused_in_a_sentence_by_every_loader(config, says, tmp_path):
     folder = changed(tmp_path, config=config)
-    scratch = partial(load_reward_model, start="scratch")  # which reads no weights, quantised or not
-    for load in (load_policy, load_critic, *([scratch] if "quantization_config" not in config else [])):
+    for load in (load_policy, load_critic, *([SCRATCH] if "quantization_config" not in config else [])):
         with pytest.raises(WorkbenchError, match=says) as error:
             load(folder, word_tokenizer())
         assert "\n" not in str(error.value)
@@ -335,14 +334,11 @@ def test_adapters_without_their_model_are_refused(tmp_path):
 
 SMALL = {"vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 SMALL_T5 = {"vocab_size": 20, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "num_labels": 1}
+SCRATCH = partial(load_reward_model, start="scratch")  # which reads no weights
 BOTH_WAYS = {
     "masked": ("RobertaForMaskedLM", SMALL, load_policy),
     "scores": ("DebertaV2ForSequenceClassification", SMALL | {"num_labels": 1}, load_reward_model),
-    "from nothing": (
-        "BertForSequenceClassification",
-        SMALL | {"num_labels": 1},
-        partial(load_reward_model, start="scratch"),
-    ),
+    "from nothing": ("BertForSequenceClassification", SMALL | {"num_labels": 1}, SCRATCH),
     "two stacks": ("T5ForSequenceClassification", SMALL_T5, load_reward_model),
 }
 
@@ -425,9 +421,8 @@ def test_a_reward_model_is_no_policy_and_other_classifiers_are_no_reward_models(
     with pytest.raises(WorkbenchError, match=r"1 missing \(lm_head\.weight\); 1 unexpected \(score\.weight\)"):
         load_policy(reward, word_tokenizer())
     sorts = tiny_model(auto=AutoModelForSequenceClassification, num_labels=3)
-    with pytest.raises(
-        WorkbenchError, match=r"1 of another shape \(score\.weight \(3, 16\) for \(1, 16\)\).* with one output"
-    ):
+    says = r"1 of another shape \(score\.weight \(3, 16\) for \(1, 16\)\).* with one output"
+    with pytest.raises(WorkbenchError, match=says):
         load_reward_model(saved(sorts, word_tokenizer(), tmp_path / "sorts"), word_tokenizer())
     critic = tiny_model(auto=AutoModelForTokenClassification)
     with pytest.raises(WorkbenchError, match=r"1 unexpected \(score\.bias\)"):

@@ -17,7 +17,7 @@ from tiny_models import (
     weights_of,
     word_tokenizer,
 )
-from trainer_checks import continued_rows, rows_equal
+from trainer_checks import assert_continues
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaForSequenceClassification
 
 from workbench import NonFiniteLoss, WorkbenchError
@@ -305,15 +305,8 @@ def test_one_step_moves_rewards_towards_their_labels():
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("before", [1, 5])
 def test_a_stopped_training_continues_bit_for_bit(before, objective, tmp_path):
-    settings = {"objective": objective}
-    settings |= {name: 0.1 for name in OBJECTIVES[objective].settings}
-    straight = trainer_for(**settings)
-    expected = [straight.step() for _ in range(6)]
-    rows, continued = continued_rows(
-        lambda: trainer_for(**settings), tmp_path / "state.pt", before=before, after=6 - before
-    )
-    assert rows_equal(rows, expected)
-    assert same_weights(weights_of(continued.model), weights_of(straight.model))
+    settings = {"objective": objective} | {name: 0.1 for name in OBJECTIVES[objective].settings}
+    assert_continues(lambda: trainer_for(**settings), tmp_path, steps=6, before=before)
 
 
 @pytest.mark.parametrize("case", ["plain", "margin", "centred", "margin_centred"])

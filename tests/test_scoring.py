@@ -137,13 +137,6 @@ def test_positions_count_attended_tokens():
     assert position_ids(mask).tolist() == [[0, 0, 0, 1, 2, 2], [0, 1, 2, 3, 4, 5]]
 
 
-def test_temperature_divides_the_logits():
-    model, batch = tiny_model(), collate(PROMPTS, COMPLETIONS, pad_id=PAD)
-    for temperature in (0.5, 0.7, 2.0):
-        logprobs = completion_logprobs(model, batch, temperature=temperature)
-        assert_plain_logprobs(logprobs, model, PROMPTS, COMPLETIONS, temperature=temperature)
-
-
 def test_padding_has_no_probability_and_the_rest_has_all_of_it():
     model, batch = tiny_model(), collate([PROMPTS[0]], [COMPLETIONS[0]], pad_id=PAD)
     chance = completion_logits(model, batch).softmax(-1)

@@ -149,9 +149,7 @@ def load_policy(source: str, tokenizer, *, device: str = "cpu", dtype: str = "fl
     return model
 
 
-def load_reward_model(
-    source: str, tokenizer, *, start: str = "trained", preset: str = "", seed: int = 0, device="cpu", dtype="float32"
-):
+def load_reward_model(source: str, tokenizer, *, start="trained", preset="", seed: int = 0, device="cpu"):
     """A sequence classifier with one output, (B,) per row; its `head_is_new` says whether that was ever trained.
 
     `start`: "trained" takes a reward model as it is, to score with; to be trained, "sft" takes the weights of `source`
@@ -161,18 +159,17 @@ def load_reward_model(
     """
     if preset and start != "scratch":
         raise WorkbenchError(f"preset is {preset!r}, but start {start!r} takes its size from {source!r}: set it to ''.")
-    settings = {"start": start, "seed": seed, "device": device, "dtype": dtype}
-    return _load_scalar(AutoModelForSequenceClassification, source, tokenizer, **settings, preset=preset)
+    settings = {"start": start, "preset": preset, "seed": seed, "device": device}
+    return _load_scalar(AutoModelForSequenceClassification, source, tokenizer, **settings)
 
 
-def load_critic(source: str, tokenizer, *, start: str = "sft", seed: int = 0, device="cpu", dtype="float32"):
+def load_critic(source: str, tokenizer, *, start: str = "sft", device="cpu"):
     """A token classifier with one output, (B, T) values, whose head starts at zero: the first values are exactly 0.
 
     `source` is the SFT policy or the reward model it starts from; `start` "scratch" takes only the configuration.
     WorkbenchError where its tokenizer is not the policy's, whose token ids it is to read.
     """
-    settings = {"start": start, "seed": seed, "device": device, "dtype": dtype}
-    critic = _load_scalar(AutoModelForTokenClassification, source, tokenizer, **settings)
+    critic = _load_scalar(AutoModelForTokenClassification, source, tokenizer, start=start, device=device)
     for weight in scalar_head(critic).parameters():
         nn.init.zeros_(weight)
     return critic
@@ -214,9 +211,7 @@ def merge_lora(policy):
     return policy.merge_and_unload() if hasattr(policy, "merge_and_unload") else policy
 
 
-def _load_scalar(
-    auto_class, source: str, tokenizer, *, start: str, seed: int, device: str, dtype: str, preset: str = ""
-):
+def _load_scalar(auto_class, source: str, tokenizer, *, start: str, device: str, seed: int = 0, preset: str = ""):
     if start not in ("trained", "sft", "scratch"):
         raise WorkbenchError(f"start is {start!r}: choose 'sft' (the weights of {source!r}) or 'scratch'.")
     if start != "scratch":
@@ -229,12 +224,11 @@ def _load_scalar(
                     config = preset_config(preset, tokenizer, model_context(config))
                     _note_tokens(config, tokenizer, config.vocab_size)
                     config.num_labels = 1
-                model = _quicker(auto_class.from_config(config)).to(device=device, dtype=getattr(torch, dtype))
+                model = _quicker(auto_class.from_config(config)).to(device, torch.float32)  # whatever it was saved in
                 _require_causal(model.eval(), source)
             model.head_is_new = True
         else:
-            loaded = _load(auto_class, source, device=device, dtype=dtype, allow_pickle=False, num_labels=1)
-            model, model.head_is_new = loaded
+            model, model.head_is_new = _load(auto_class, source, device=device, num_labels=1)
             _require_rows(model, source, tokenizer)
         if start == "trained" and model.head_is_new:
             raise WorkbenchError(
@@ -274,7 +268,7 @@ def _require_rows(model, source: str, tokenizer) -> None:
         )
 
 
-def _load(auto_class, source: str, *, device: str, dtype: str, allow_pickle: bool, **config):
+def _load(auto_class, source: str, *, device: str, dtype: str = "float32", allow_pickle: bool = False, **config):
     """The model, and whether its last layer is new because the folder is of another kind of model."""
     _require_device(device)
     if dtype not in ("float32", "bfloat16", "float16"):
