@@ -14,6 +14,7 @@ from workbench.analysis.best_of_n import best_of_n_curve
 from workbench.analysis.statistics import Interval
 from workbench.feedback.agreement import agreement_matrix, labeler_vs_rest
 from workbench.feedback.labelers import labeler_summary
+from workbench.plots import marks
 from workbench.plots.theme import (
     GROUND,
     headline_of,
@@ -217,6 +218,21 @@ def test_error_bars_are_95_percent_intervals():
     ):
         expected = {"scatter": 0.0392, "bar": 0.0196}[figure.data[0].type]
         assert figure.data[0].error_y.array[0] == pytest.approx(expected, rel=1e-4)
+
+
+def test_marks_escape_names_keep_silent_without_hover_and_know_the_ends_of_intervals():
+    line = marks.points([1], [2], "<b>", {"color": "#000000", "width": 2, "group": "g"}, hover="%{y}")
+    assert (line.mode, line.name, line.legendgroup, line.showlegend) == ("lines", "&lt;b&gt;", "g", True)
+    silent = marks.points([1], [2], look={"size": 3, "symbol": "star"})
+    assert (silent.mode, silent.hoverinfo, silent.showlegend, silent.name) == ("markers", "skip", False, None)
+    around, line = marks.banded([1, 2], [0, 1], [-1, np.nan], [1, 2], "a", {"color": "#000000", "width": 2})
+    assert list(around.x) == [1, 1] and list(around.y) == [-1, 1] and around.legendgroup == line.legendgroup == "a"
+    known = pd.DataFrame({"value": [1.0, 2.0], "value_low": [0.5, np.nan], "value_high": [3.0, np.nan]})
+    bar = marks.error_bar(known, "value")
+    assert list(bar["array"]) == [2.0, 0.0] and list(bar["arrayminus"]) == [0.5, 0.0]
+    both = marks.error_bar(known.assign(value_se=1.0), "value")
+    assert list(both["array"]) == pytest.approx([stats.norm.ppf(0.975)] * 2)
+    assert marks.error_bar(known[["value"]], "value") == {"visible": False}
 
 
 def test_error_bars_of_few_runs_are_students():

@@ -16,6 +16,7 @@ from workbench.plots.marks import (
     AT_ONCE,
     DASHED,
     add_buttons,
+    band,
     cells,
     drawn_of,
     half_width,
@@ -71,7 +72,10 @@ def plot_metric_curves(curves: Mapping[str, pd.DataFrame], *, window: int = 15, 
     states = {metric: _metric_state(curves[metric], each, found, slots) for metric, each in drawn.items()}
     titles = {metric: _ends(curve, metric, len(drawn[metric])) for metric, curve in curves.items()}
     reading = f"Running means over {window} steps. Bands: 95% over the runs of an experiment."
-    figure = go.Figure([*_bands(slots), *_lines(slots)]).update_xaxes(title=axis_label("step")).update_yaxes(title=" ")
+    hover = "%{fullData.name}<br>step %{x}<br>%{y:.4g}<extra></extra>"
+    lines = [points([], [], look={"width": 2.2}, hover=hover) for _ in range(slots)]
+    figure = go.Figure([*(band([], [], [], GREY) for _ in range(slots)), *lines])
+    figure.update_xaxes(title=axis_label("step")).update_yaxes(title=" ")
     height, longest = max(500, 200 + 21 * slots), max(map(len, names))
     figure = styled_beside(figure, title=max(titles.values(), key=len), reading=reading, height=height)
     figure.update_layout(showlegend=True, margin={"r": min(330, 70 + 7 * longest)})
@@ -99,16 +103,6 @@ def _looks(names: Sequence[str], most: int) -> dict[str, dict[str, str]]:
     """The look of each name, the same in every state of the menu; none where there are too many."""
     different = sorted(set(names))
     return dict(zip(different, looks(len(different)), strict=True)) if len(different) <= most else {}
-
-
-def _bands(slots: int) -> list[go.Scatter]:
-    shared = {"mode": "lines", "fill": "toself", "hoverinfo": "skip", "showlegend": False, "line": {"width": 0}}
-    return [go.Scatter(**shared) for _ in range(slots)]
-
-
-def _lines(slots: int) -> list[go.Scatter]:
-    hover = "%{fullData.name}<br>step %{x}<br>%{y:.4g}<extra></extra>"
-    return [go.Scatter(mode="lines", line={"width": 2.2}, hovertemplate=hover) for _ in range(slots)]
 
 
 def _metric_state(curve: pd.DataFrame, names: Sequence[str], found: Mapping, slots: int) -> dict[str, list]:
