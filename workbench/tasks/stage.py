@@ -1,12 +1,10 @@
 """The first cell of a notebook, from its parameters alone: run, task, tokenizer, policy, reference, rewards, limits."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import cached_property
 from typing import Any
 
-from workbench.models import load
-from workbench.models.rewards import Reward, rewards_named
 from workbench.runs import Run, parameters_of
 from workbench.runs.files import file_and_function
 from workbench.tasks import ORIGIN, open_task, task_inputs
@@ -46,14 +44,21 @@ class Stage:
         given = self.parameters
         rows = {role: task_inputs(given[name]) for name, role in DATASETS.items() if given.get(name)}
         inputs = {role: place["dataset"] for role, place in rows.items() if place}
-        inputs |= load.listed_folders(**{role: given[name] for name, role in SOURCES.items() if given.get(name)})
+        if named := {role: given[name] for name, role in SOURCES.items() if given.get(name)}:
+            inputs |= self._models.listed_folders(**named)
         sinks = [name for name in given.get("sinks", "").split(",") if name]
         return Run.open(given["run_dir"], given, inputs=inputs, sinks=sinks)
 
     @cached_property
+    def _models(self):
+        from workbench import models  # brings torch, which a notebook that reads runs does without
+
+        return models
+
+    @cached_property
     def _read(self) -> tuple[Any, list[str]]:
         source = self.parameters.get("tokenizer") or self.parameters.get("model")
-        return load.load_tokenizer(source) if source else (self.task.tokenizer(), [])
+        return self._models.load_tokenizer(source) if source else (self.task.tokenizer(), [])
 
     @property
     def tokens(self):
@@ -70,22 +75,24 @@ class Stage:
         """What is trained: `model`, with adapters where `lora_rank` asks for them."""
         rank, seed = self.parameters.get("lora_rank", 0), self.parameters["seed"]
         policy = self._load()
-        return load.add_lora(policy, rank=rank, seed=seed) if rank else policy
+        return self._models.add_lora(policy, rank=rank, seed=seed) if rank else policy
 
     @cached_property
     def reference(self):
         """`model` once more, frozen."""
-        return load.frozen(self._load())
+        return self._models.frozen(self._load())
 
     def _load(self):
-        return load.load_policy(self.parameters["model"], self.tokens, device=self._device)
+        return self._models.load_policy(self.parameters["model"], self.tokens, device=self._device)
 
     @property
     def _device(self) -> str:
         return self.parameters.get("device", "cpu")
 
-    def rewards(self, name: str) -> dict[str, Reward]:
+    def rewards(self, name: str) -> dict[str, Callable[..., list[float]]]:
         """The rewards that the parameter `name` lists, by the names of folders or functions; none where it is ""."""
+        from workbench.models.rewards import rewards_named
+
         longest = self.parameters["max_prompt_length"] + self.parameters["max_completion_length"]
         return rewards_named(self.parameters[name], self.tokens, max_length=longest, device=self._device)
 
@@ -93,11 +100,11 @@ class Stage:
         """A critic that starts from the first of `reward_model`, or from `model` where that is a function."""
         first = self.parameters["reward_model"].split(",")[0]
         source = self.parameters["model"] if file_and_function(first)[1] else first
-        return load.load_critic(source, self.tokens, device=self._device)
+        return self._models.load_critic(source, self.tokens, device=self._device)
 
     def limits(self, model) -> dict[str, int]:
         """How many tokens of a prompt `model` is given, and how many it can read in all."""
-        return {"max_prompt_length": self.parameters["max_prompt_length"], "context": load.model_context(model)}
+        return {"max_prompt_length": self.parameters["max_prompt_length"], "context": self._models.model_context(model)}
 
     def settings(self, config: type) -> dict[str, Value]:
         """Those parameters that are fields of a configuration, without those that are left to it ("" and -1)."""
