@@ -10,6 +10,7 @@ import pytest
 from workbench import WorkbenchError
 from workbench.runs import Run
 from workbench.studies import measurements
+from workbench.studies.comparison.tables import overview
 from workbench.studies.measurements import find_runs
 
 PROMPTS = ("a", "b", "c", "d")
@@ -186,6 +187,14 @@ def test_a_damaged_table_is_passed_over(tmp_path):
     good, bad = saved(tmp_path, "good", **both(1.0)), saved(tmp_path, "bad", **both(1.0))
     bad.path("tables/evaluation.jsonl").write_text('{"prompt": \n')
     assert set(measurements.run_points([good, bad])["run"]) == {"02_sft", "good"}
+    for older in ("evaluation_before", "evaluation"):
+        bad.path(f"tables/{older}.jsonl").unlink()
+    for damaged in ('{"prompt": \n', "[]\n", '{"prompt": "x"}\n'):
+        bad.path("tables/measured.jsonl").write_text(damaged)
+        assert set(measurements.run_points([good, bad])["run"]) == {"02_sft", "good"}
+        found = measurements.answers({"good": good, "bad": bad})
+        assert set(found.rows["run"]) == {"02_sft", "good"} and "bad/tables/measured.jsonl" in found.left_out[0]
+        assert overview({"bad": bad}, pd.DataFrame(), pd.DataFrame({"policy": []}))["measured"].tolist() == [""]
     bad.path("summary.json").write_text("{")
     assert measurements.summaries_over_seeds([good, bad])["stage"].tolist() == ["good"]
 

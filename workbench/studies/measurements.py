@@ -174,8 +174,11 @@ def read_measured(run: Run, draw: str) -> pd.DataFrame:
 
     No rows where it was not drawn. Runs of the version before are read from the tables that they have instead.
     """
-    rows = [row for row in files.read_json_lines(run.path("tables/measured.jsonl")) if row.get("draw") == draw]
-    older = _older(run, draw)
+    path, older = run.path("tables/measured.jsonl"), _older(run, draw)
+    rows = files.read_json_lines(path)
+    if not all(isinstance(row, dict) and {"draw", "step"} <= set(row) for row in rows):
+        raise WorkbenchError(f"{files.shown(path)} has a row without draw and step: another version made it.")
+    rows = [row for row in rows if row["draw"] == draw]
     if not rows:
         return _known(older)
     older = older[~older["step"].isin([row["step"] for row in rows])]  # a run that was begun by that version
@@ -330,13 +333,19 @@ def run_points(runs: Runs) -> pd.DataFrame:
     runs = named(runs)
     points = [whose | _point(rows, whose["experiment"]) for whose, rows in _policies(runs)]
     for name, world in worlds_of(runs, {}).items():
-        curve = read_measured(runs[name], "best of n")
         whose = {**_whose(name), "world": world, "method": "best of n"}
-        points += [whose | row | {"run": f"{name}, n = {row['n']}"} for row in curve.to_dict("records") if "n" in row]
+        points += [whose | row | {"run": f"{name}, n = {row['n']}"} for row in best_of_n_curves(runs[name])]
     points = [point for point in points if pd.notna(point.get("kl")) and any(score in point for score in SCORES)]
     if not points:
         raise WorkbenchError(NOTHING_MEASURED)
     return pd.DataFrame(points).drop(columns=["start", *DRAWN], errors="ignore")
+
+
+def best_of_n_curves(run: Run) -> list[dict]:
+    """A row per n of best-of-n; none where it was not measured, or nobody can read it."""
+    with suppress(WorkbenchError):
+        return [row for row in read_measured(run, "best of n").to_dict("records") if "n" in row]
+    return []
 
 
 def _point(evaluation: pd.DataFrame, experiment: str) -> dict:

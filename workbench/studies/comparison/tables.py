@@ -21,9 +21,9 @@ from workbench.studies.measurements import (
     UNFINISHED,
     FoundRuns,
     Gathered,
+    best_of_n_curves,
     by_experiment,
     experiment_of,
-    read_measured,
     worlds_of,
 )
 
@@ -107,7 +107,7 @@ def overview(runs: Mapping[str, Run], metrics: pd.DataFrame, answered: pd.DataFr
 def _measured(runs: Sequence[Run], said: pd.DataFrame) -> str:
     """What is known of a policy, from its answers, or of the best of n; "" for nothing."""
     if said.empty:
-        return "gold and proxy by n" if any(len(read_measured(run, "best of n")) for run in runs) else ""
+        return "gold and proxy by n" if any(map(best_of_n_curves, runs)) else ""
     scores = [score for score in SCORES if score in said and said[score].notna().any()]
     return f"{' and '.join(scores) or 'completions'} on {said.groupby(['run', 'judge_id']).size().max()} prompts"
 
