@@ -60,9 +60,8 @@ def test_columns_of_the_data_that_are_named_as_ours_change_nothing():
     plain, with_odd = trainer_for(), trainer_for(prompts=rows, rewards={"proxy": lambda *t, proxy, **c: own(*t, **c)})
     filled(plain), filled(with_odd)
     names = ("prompt_index", "completion", "finished", "logprob", "proxy")
-    assert [[row[name] for name in names] for row in with_odd.pool] == [
-        [row[name] for name in names] for row in plain.pool
-    ]
+    pools = [[[row[name] for name in names] for row in trainer.pool] for trainer in (plain, with_odd)]
+    assert pools[0] == pools[1]
 
 
 def test_a_row_has_the_means_of_all_samples_and_of_each_prompts_best_by_proxy():

@@ -1,6 +1,7 @@
 """Implicit Q-learning: scipy's expectiles, value iteration, the guided policy by hand, training."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -135,9 +136,7 @@ def test_it_learns_four_labels_by_heart_and_says_what_was_good(family):
 
 
 def test_ratings_are_rewards_too():
-    examples = [
-        example(e.prompt_ids, e.completion_ids, rating) for e, rating in zip(EXAMPLES, (7, 2, 5, 1), strict=True)
-    ]
+    examples = [replace(given, label=rating) for given, rating in zip(EXAMPLES, (7, 2, 5, 1), strict=True)]
     trainer = trainer_for(examples=examples, epochs=150, batch_size=4, polyak=0.4, learning_rate=1e-2, gamma=1.0)
     rows = [trainer.step() for _ in range(trainer.total_steps)]
     assert rows[-1]["chosen_reward"] == pytest.approx(6, abs=0.2)

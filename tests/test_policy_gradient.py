@@ -34,11 +34,6 @@ from workbench import WorkbenchError
 from workbench.models import add_lora
 from workbench.records import PromptExample
 
-
-def learned_from(trainer):
-    return trainer.seen.advantages, trainer.seen.values, trainer.seen.returns
-
-
 # What a step computes
 
 
@@ -141,7 +136,7 @@ def test_what_the_pad_slots_hold_changes_no_update():
         if disturb:
             fill = torch.randint(0, 20, experience.tokens.shape, generator=torch.Generator().manual_seed(0))
             experience.tokens[:] = torch.where(experience.attention_mask, experience.tokens, fill)
-            for field in (experience.logprobs, *learned_from(trainer)):
+            for field in (experience.logprobs, experience.advantages, experience.values, experience.returns):
                 field[~experience.completion_mask] = 3.0
         assert (~experience.completion_mask).any()
         trainer.update(experience)

@@ -465,14 +465,10 @@ def test_k3_varies_less_than_k1_near_the_reference():
 
 
 def test_as_a_loss_k1_has_no_gradient_k2_that_of_the_kl_and_k3_that_of_the_kl_the_other_way_round():
-    parameters = random_logits(48, (12, 7)).double().requires_grad_()
-    _, reference = every_token(49)
+    parameters, (_, reference) = random_logits(48, (12, 7)).double().requires_grad_(), every_token(49)
     logprobs = parameters.log_softmax(-1)
-    chance = logprobs.exp()
-    forwards = gradient((chance * (logprobs - reference)).sum(), parameters)
-    parameters = parameters.detach().requires_grad_()
-    logprobs = parameters.log_softmax(-1)
-    backwards = gradient((reference.exp() * (reference - logprobs)).sum(), parameters)
+    forwards = gradient((logprobs.exp() * (logprobs - reference)).sum(), parameters)
+    backwards = gradient((reference.exp() * (reference - parameters.log_softmax(-1))).sum(), parameters)
     for estimate, exact in ((kl_k1, 0 * forwards), (kl_k2, forwards), (kl_k3, backwards)):
         found = gradient(expectation(estimate, parameters.log_softmax(-1), reference).sum(), parameters)
         torch.testing.assert_close(found, exact, rtol=1e-9, atol=1e-12)

@@ -69,12 +69,10 @@ def test_batches_columns_and_order_change_nothing():
 
 def test_a_long_text_keeps_the_end_of_its_prompt_and_the_start_of_its_completion():
     prompt, completion = "user : what colour is the sky assistant :", " blue green red yes no"
-    for room, expected in [
-        (9, ids_of("sky assistant :") + ids_of(completion) + [EOS]),
-        (4, ids_of(":") + ids_of(" blue green red")),
-    ]:
-        reward = reward_for(max_length=room)
-        assert len(expected) == room
+    kept = [ids_of("sky assistant :") + ids_of(completion) + [EOS], ids_of(":") + ids_of(" blue green red")]
+    assert list(map(len, kept)) == [9, 4]
+    for expected in kept:
+        reward = reward_for(max_length=len(expected))
         score = reward([prompt], [completion], finished=[True])[0]
         assert score == pytest.approx(plain_score(reward.model, expected), abs=1e-5)
 
@@ -153,10 +151,8 @@ def plain_feature(model, ids: list[int]) -> np.ndarray:
 
 def plain_confidence(model, groups=GROUPS) -> tuple[np.ndarray, np.ndarray]:
     """Sigma, (d, d), and the centre, (d,), from the definition."""
-    features = [
-        [plain_feature(model, prompt + ids) for ids in group]
-        for prompt, group in zip(GROUP_PROMPTS, groups, strict=True)
-    ]
+    rows = zip(GROUP_PROMPTS, groups, strict=True)
+    features = [[plain_feature(model, prompt + ids) for ids in group] for prompt, group in rows]
     outer = [np.outer(a - b, a - b) for group in features for a, b in combinations(group, 2)]
     sigma = np.mean(outer, axis=0)
     sigma += RIDGE * np.trace(sigma) / len(sigma) * np.eye(len(sigma))
