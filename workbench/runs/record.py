@@ -15,8 +15,8 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+import workbench.runs.files as files
 from workbench import WorkbenchError
-from workbench.runs import files
 
 MARK_OF_REPORT = b"default-src 'self' file: data: blob: 'unsafe-inline'"  # in every page of report.html
 OURS = ("run.json", "notebook.failed.ipynb", "notebook.part.ipynb")  # names that nobody else gives

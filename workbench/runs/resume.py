@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+import workbench.runs.files as files
 from workbench import NonFiniteLoss, WorkbenchError
-from workbench.runs import files
 
 
 def save_checkpoint(path: str | Path, state: dict) -> None:
