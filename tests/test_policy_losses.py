@@ -391,6 +391,24 @@ def test_advantages_are_those_of_trls_trainer(case):
     torch.testing.assert_close(ours, torch.tensor(TRL_POLICY[case]["advantages"]), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("case", "estimate", "when"), [("grpo_with_kl", kl_k3, "logprobs"), ("rloo_with_kl", kl_k1, "old_logprobs")]
+)
+def test_the_mean_kl_is_that_of_trls_trainer(case, estimate, when):
+    kl = masked_mean(estimate(SAMPLES[when], SAMPLES["reference_logprobs"]), SAMPLES["mask"])
+    assert kl.item() == pytest.approx(TRL_POLICY[case]["kl"], rel=1e-5)
+
+
+@pytest.mark.parametrize("case", ["grpo", "dapo"])
+def test_as_many_tokens_are_clipped_as_in_trls_trainer(case):
+    logprobs, mask = SAMPLES["logprobs"].clone().requires_grad_(), SAMPLES["mask"]
+    surrogate(case, logprobs, slice(None)).backward()
+    weighs = torch.tensor(TRL_POLICY[case]["advantages"])[:, None] != 0
+    stopped = masked_mean(((logprobs.grad == 0) & weighs).float(), mask).item()
+    theirs = TRL_POLICY[case]["clip_ratio/low_mean"] + TRL_POLICY[case]["clip_ratio/high_mean"]
+    assert stopped == pytest.approx(theirs, rel=1e-5)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_from_tokens_to_the_gradient_of_the_weights_all_is_as_in_trls_trainer(case):
     inputs, frozen = TRL_POLICY["inputs"], TRL_POLICY[case]
