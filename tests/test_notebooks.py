@@ -161,7 +161,7 @@ def test_the_choices_that_parameters_cells_list_are_those_of_the_package():
         "06_policy_gradient.kl_in": policy_gradient_config.CHOICES["kl_in"],
         "06_policy_gradient.kl_estimator": policy_gradient_config.CHOICES["kl_estimator"],
         "07_best_of_n.fine_tune": imitation.SELECTIONS,
-        "08_direct_alignment.loss": direct_alignment.LOSSES,
+        "08_direct_alignment.loss": [*direct_alignment.LOSSES, "ilql"],
         "12_compare_runs.temperature": evaluation.TEMPERATURES,
         "13_iterated_labels.labels": rounds.ARMS,
         "13_iterated_labels.panel": tasks.PANELS,

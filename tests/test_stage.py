@@ -8,6 +8,7 @@ import torch
 
 from workbench import WorkbenchError
 from workbench.models import build_policy
+from workbench.models.rewards import EnsembleReward
 from workbench.tasks.stage import open_stage
 
 
@@ -77,6 +78,12 @@ OWN = """
 def score(prompts, completions, *, finished, **columns):
     return [float(len(text)) for text in completions]
 
+def fails(prompts, completions, *, finished, **columns):
+    return columns["nowhere"]
+
+def nothing(prompts, completions, *, finished, **columns):
+    return None
+
 def short(prompts, completions):
     return [0.0 for _ in completions]
 
@@ -96,15 +103,34 @@ def test_a_function_of_a_file_is_a_reward_an_input_of_the_run_and_needs_no_criti
     ("named", "says"),
     [
         ("none.py:score", "none.py:score names a file that does not exist"),
-        ("mine.py:scroe", "mine.py defines no function 'scroe', but score, short: define scroe"),
+        ("mine.py:scroe", "mine.py defines no function 'scroe', but score, fails, nothing, short: define scroe"),
         ("mine.py:NUMBER", "mine.py defines no function 'NUMBER'"),
         ("mine.py:short", "mine.py:short can not be called as a reward .*'finished'.*: take .prompts, completions"),
+        ("mine.py:", "mine.py:' names no file and function: write my_file.py:score"),
         ("broken.py:score", "broken.py, the file of a reward, does not run .NameError: name 'torhc'"),
     ],
-    ids=["file", "function", "number", "signature", "code"],
+    ids=["file", "function", "number", "signature", "name", "code"],
 )
 def test_what_is_no_reward_is_refused_in_a_sentence_that_says_what_is(parameters, tmp_path, named, says):
     (tmp_path / "mine.py").write_text(OWN)
     (tmp_path / "broken.py").write_text("torhc")
     with pytest.raises(WorkbenchError, match=says):
         stage_of(parameters | {"reward_model": f"{tmp_path}/{named}"}).rewards("reward_model")
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [("fails", "The reward fails .fails. failed on 2 completions .KeyError: 'nowhere'."), ("nothing", "gave NoneType")],
+)
+def test_a_reward_of_ones_own_that_fails_is_named_in_an_ensemble_too(parameters, tmp_path, function, says):
+    (tmp_path / "mine.py").write_text(OWN)
+    members = stage_of(parameters | {"reward_model": f"{tmp_path}/mine.py:{function}"}).rewards("reward_model")
+    with pytest.raises(WorkbenchError, match=says):
+        EnsembleReward([*members.values()], how="mean", coef=1.0)(["a", "b"], ["c", "d"], finished=[True, True])
+
+
+def test_where_one_reward_is_meant_several_are_refused(parameters, tmp_path):
+    (tmp_path / "mine.py").write_text(OWN)
+    both = ",".join(f"{tmp_path}/mine.py:{name}" for name in ("score", "nothing"))
+    with pytest.raises(WorkbenchError, match=r"reward_model is .*: give one reward here"):
+        stage_of(parameters | {"reward_model": both}).reward("reward_model")

@@ -57,6 +57,12 @@ def test_every_stage_of_the_whole_recipe_reads_only_what_earlier_ones_make(prese
     assert len(stages) == count
 
 
+@pytest.mark.parametrize("recipe", sorted(STUDY.parent.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("preset", ["", "smoke"])
+def test_every_recipe_that_is_shipped_can_be_planned(recipe, preset, tmp_path):
+    assert planned(recipe, tmp_path, preset).stages
+
+
 def test_the_thinned_recipe_has_every_kind_of_stage_of_the_whole_one(tmp_path):
     recipes = STUDY, thinned(tmp_path)
     whole, few = (
@@ -81,7 +87,8 @@ def test_the_report_shows_the_two_studies_and_nothing_else(study):
 def test_every_policy_left_its_path_and_every_pool_was_judged_by_all(study):
     folder, _ = study
     for run in (*folder.glob("06_*"), *folder.glob("08_*"), *folder.glob("13_*")):
-        rows = [json.loads(line) for line in (run / "tables" / "path.jsonl").read_text().splitlines()]
+        rows = [json.loads(line) for line in (run / "tables" / "measured.jsonl").read_text().splitlines()]
+        rows = [row for row in rows if row["draw"] == "path"]
         assert rows[0]["step"] == 0
         assert {"kl", "kl_k1", "kl_k3", "proxy", "gold", "gold_helpful"} <= set(rows[0])
         assert sum(abs(row["kl"]) for row in rows if row["step"] == 0) < 1e-4

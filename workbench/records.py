@@ -11,7 +11,7 @@ completion is always `tokens[:, P:]` and nobody recomputes indices. Masks are Tr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Self
@@ -173,15 +173,23 @@ def is_message(value: Any) -> bool:
 def scores_of(rewards: Mapping[str, Callable], texts: tuple[list, list], columns: Mapping) -> dict[str, list[float]]:
     """What each reward, called with `texts` (prompts, completions) and `columns`, says of every completion.
 
-    A list, array or tensor of numbers; WorkbenchError names the reward, and the row that it gave no finite number.
+    A list, array or tensor of numbers; WorkbenchError names the reward that fails, and the row that it gave no finite
+    number.
     """
-    return {name: _finite(name, reward, reward(*texts, **columns), texts[1]) for name, reward in rewards.items()}
+    return {name: _scores(name, reward, texts, columns) for name, reward in rewards.items()}
 
 
-def _finite(name: str, reward: Callable, given: Any, completions: Sequence) -> list[float]:
+def _scores(name: str, reward: Callable, texts: tuple[list, list], columns: Mapping) -> list[float]:
+    own, completions = f"The reward {name} ({getattr(reward, '__qualname__', type(reward).__name__)})", texts[1]
+    try:
+        given = reward(*texts, **columns)
+    except WorkbenchError:
+        raise
+    except Exception as error:  # of somebody's own function
+        said = f"{type(error).__name__}: {error}"
+        raise WorkbenchError(f"{own} failed on {len(completions)} completions ({said:.200}): correct it.") from error
     values = given.tolist() if hasattr(given, "tolist") else given
     values = values if isinstance(values, list | tuple) else list(values) if isinstance(values, Iterator) else None
-    own = f"The reward {name} ({getattr(reward, '__qualname__', type(reward).__name__)})"
     if values is None or len(values) != len(completions):
         gave = f"{len(values)} numbers" if values is not None else f"{type(given).__name__} {str(given)[:40]!r}"
         asked = f"for {len(completions)} completions: return a list of one number for each"

@@ -60,7 +60,7 @@ class Ours:
         return models.load_policy(str(self.folder / "policy"), self.tokens, device=self.device, dtype=self.dtype)
 
     def scalar(self, load, part: str):
-        return load(str(self.folder / part), self.tokens, device=self.device, dtype=self.dtype)
+        return load(str(self.folder / part), self.tokens, device=self.device).to(getattr(torch, self.dtype))
 
     def prompts(self, count: int) -> list[PromptExample]:
         rows = cases.prompts(self.case, len(self.tokens), count)

@@ -7,6 +7,7 @@ with its folder.
 
 import inspect
 import runpy
+import sys
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
@@ -22,7 +23,7 @@ from workbench.models.chat_templates import Messages, rendered, turn_of
 from workbench.models.load import frozen, load_own_tokenizer, load_reward_model, model_context
 from workbench.models.scoring import completion_states, scalar_head
 from workbench.models.tokens import batches_by_length, collate, collate_groups, cut_prompt, encode_texts
-from workbench.records import Sequences
+from workbench.records import Sequences, scores_of
 from workbench.runs.files import file_and_function, resolve, shown
 
 Reward = Callable[..., list[float]]
@@ -92,8 +93,9 @@ class EnsembleReward:
         self.members, self.how, self.coef = members, how, coef
 
     def __call__(self, prompts, completions, *, finished, **columns) -> list[float]:
-        scores = [member(prompts, completions, finished=finished, **columns) for member in self.members]
-        return ensemble_scores(scores, self.how, coef=self.coef).tolist()
+        named = {getattr(member, "__name__", f"{number}"): member for number, member in enumerate(self.members, 1)}
+        scores = scores_of(named, (prompts, completions), {**columns, "finished": finished})
+        return ensemble_scores([*scores.values()], self.how, coef=self.coef).tolist()
 
 
 def rewards_named(sources: str, tokenizer, *, max_length: int, device: str = "cpu") -> dict[str, Reward]:
@@ -106,6 +108,8 @@ def rewards_named(sources: str, tokenizer, *, max_length: int, device: str = "cp
     rewards = {}
     for source in filter(None, map(str.strip, sources.split(","))):
         file, function = file_and_function(source)
+        if not function and (source.startswith(":") or source.endswith((".py", ".py:"))):
+            raise WorkbenchError(f"The reward {source!r} names no file and function: write my_file.py:score.")
         name = function or Path(source).name
         if name in rewards:
             raise WorkbenchError(f"{sources!r} names two rewards {name!r}: rename one of them.")
@@ -126,11 +130,14 @@ def own_reward(file: str, function: str) -> Reward:
     path, wanted = resolve(file), "(prompts, completions, *, finished, **columns)"
     if not path.is_file():
         raise WorkbenchError(f"The reward {file}:{function} names a file that does not exist: check the path.")
+    sys.path.insert(0, str(path.parent))  # what stands beside it can be imported, though only the file is hashed
     try:
         names = runpy.run_path(str(path))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         said = f"{type(error).__name__}: {error}"
         raise WorkbenchError(f"{shown(path)}, the file of a reward, does not run ({said:.200}): correct it.") from error
+    finally:
+        sys.path.remove(str(path.parent))
     reward = names.get(function)
     if not callable(reward):
         known = ", ".join(name for name, value in names.items() if inspect.isfunction(value)) or "none"

@@ -5,6 +5,7 @@ from dataclasses import fields
 from functools import cached_property
 from typing import Any
 
+from workbench import WorkbenchError
 from workbench.runs import Run, parameters_of
 from workbench.runs.files import file_and_function
 from workbench.tasks import ORIGIN, open_task, task_inputs
@@ -95,6 +96,13 @@ class Stage:
 
         longest = self.parameters["max_prompt_length"] + self.parameters["max_completion_length"]
         return rewards_named(self.parameters[name], self.tokens, max_length=longest, device=self._device)
+
+    def reward(self, name: str) -> Callable[..., list[float]]:
+        """The one reward that the parameter `name` names; WorkbenchError where it lists several."""
+        rewards = [*self.rewards(name).values()]
+        if len(rewards) != 1:
+            raise WorkbenchError(f"{name} is {self.parameters[name]!r}: give one reward here.")
+        return rewards[0]
 
     def critic(self):
         """A critic that starts from the first of `reward_model`, or from `model` where that is a function."""
