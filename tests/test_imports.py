@@ -13,6 +13,7 @@ from workbench.feedback.imports import argilla_feedback, label_studio_feedback
 from workbench.feedback.kinds import require_verdict, training_rows
 from workbench.feedback.store import Store
 from workbench.feedback.tables import require_items
+from workbench.runs import Run
 
 
 def written(path, records):
@@ -586,6 +587,42 @@ def test_a_file_is_known_by_its_fields_and_what_answers_mean_is_read_from_text(t
     assert [each.labeler for each in read_feedback(str(path), kind="pair")[1]] == ["ada", "bob"]
     with pytest.raises(WorkbenchError, match="no judgement of kind 'pairs'"):
         read_feedback(str(path), kind="pairs")
+
+
+def test_a_run_without_judgements_is_refused_and_stays_as_it_is(tmp_path):
+    Run.open(tmp_path / "sft", {"seed": 0}).finish()
+    before = sorted(path.name for path in (tmp_path / "sft").iterdir())
+    with pytest.raises(WorkbenchError, match=r"sft holds no judgements.db: give a run of 03_preferences, or a file of"):
+        read_feedback(str(tmp_path / "sft"), kind="pair")
+    assert sorted(path.name for path in (tmp_path / "sft").iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("source", "settings", "words"),
+    [
+        *(
+            (source, {name: "x=1"}, f"{kind}, where {name} has no meaning: leave {name} out")
+            for source, kind in (("run", "is a run"), ("p.jsonl", "is in standard columns"))
+            for name in ("question", "prompt", "completions", "labels")
+        ),
+        ("a.json", {}, "has answers to .*: name one of these, as in question=preference"),
+        ("away.json", {}, "away.json does not exist: give a run"),
+        ("run/judgements.db", {}, "give its run folder, .*run"),
+        ("p.csv", {}, "judgements are read from .json and .jsonl files"),
+        ("nobody.jsonl", {}, "nobody.jsonl has no column 'labeler' .found: prompt, chosen, rejected"),
+    ],
+)
+def test_what_read_feedback_can_not_follow_is_named(source, settings, words, tmp_path):
+    Run.open(tmp_path / "run", {"seed": 0}).finish()
+    Store(tmp_path / "run" / "judgements.db").close()
+    written(tmp_path / "a.json", [argilla_record("r", preference={ADA: "response1"})])
+    lines(tmp_path / "p.jsonl", [{**PAIR, "labeler": "ada"}])
+    lines(tmp_path / "nobody.jsonl", [{name: PAIR[name] for name in ("prompt", "chosen", "rejected")}])
+    (tmp_path / "p.csv").write_text("prompt,chosen,rejected,labeler\n")
+    with pytest.raises(WorkbenchError, match=words):
+        read_feedback(str(tmp_path / source), kind="pair", **settings)
+    with pytest.raises(WorkbenchError, match="feedback is '': give a run"):
+        read_feedback("", kind="pair")
 
 
 def leaves(value, path=()):

@@ -214,6 +214,22 @@ def test_agreement_is_measured_of_a_file_that_people_judged_elsewhere(record, se
     assert exported["labeler"].value_counts().to_dict() == {"ada": 4, "bob": 4}
 
 
+@pytest.mark.parametrize(
+    ("texts", "preference", "choices"),
+    [(["a", "b b"], 0.5, 0), (["天气很好", "我不知道"], 1.0, 8)],
+    ids=["ties", "no blanks"],
+)
+def test_agreement_goes_on_where_no_choice_shows_a_habit(texts, preference, choices, tmp_path, capsys):
+    about = {"chosen": texts[0], "rejected": texts[1], "preference": preference}
+    rows = [about | {"prompt": f"p{n}", "item_id": str(n), "labeler": who} for n in range(4) for who in ("ada", "bob")]
+    (tmp_path / "judged.json").write_text(json.dumps(rows), encoding="utf-8")
+    folder = execute("04_labeler_agreement", tmp_path / "run", feedback=str(tmp_path / "judged.json"))
+    said = capsys.readouterr().out
+    assert f"Of {choices} choices none is between texts that differ in words: habits are left out." in said
+    assert "No two labelers to compare in a habit." in said and summary_of(folder)["labeler agreement"] == 1
+    assert json.loads((folder / "run.json").read_text())["status"] == "finished"
+
+
 DEMONSTRATIONS = [{"prompt": f"user : is {number} red ? assistant :", "completion": " yes ."} for number in range(20)]
 PAIRS = [{"prompt": row["prompt"], "chosen": " yes .", "rejected": " no ."} for row in DEMONSTRATIONS]
 REFUSED = [

@@ -273,6 +273,7 @@ def _require_one_form(items: Sequence[Mapping]) -> None:
 
 KIND_OF = {record.file: kind for kind, record in KINDS.items()}
 COLUMNS = {record.file: record.columns for record in KINDS.values()} | {"unpaired": ("completion", "label")}
+SOURCES = "give a run of 03_preferences, or a file of judgements"
 OF_THE_JUDGEMENT = ("margin", "preference", "flags", "labeler", "item_id")  # columns that do not describe the item
 
 
@@ -286,19 +287,48 @@ def read_feedback(
     were shown, and `labels` ("1=0, 2=1, equal=tie") what other answers than names of completions mean.
     """
     require_kind(kind)
-    path = resolve(source)
+    path = _place(source)
+    given = {"question": question, "prompt": prompt != "prompt", "completions": completions, "labels": labels}
     if path.is_dir():
-        with closing(Store(Run.read(source).path("judgements.db"))) as store:
+        _refuse(given, f"{shown(path)} is a run")
+        with closing(Store(path / "judgements.db")) as store:
             return store.items(), store.judgements(kind)
-    found = {name for _, record in records_of(path) for name in record}
+    found = dict.fromkeys(name for _, record in records_of(path) for name in record)
     shown_as = {"prompt": prompt, "labels": _meanings(labels)}
     if completions:
         shown_as["completions"] = completions if "." in completions else _listed(completions)
-    if {"fields", "responses"} <= found:
+    if {"fields", "responses"} <= found.keys():
         return argilla_feedback(path, kind=kind, question=_listed(question), **shown_as)
-    if {"data", "annotations"} <= found:
+    if {"data", "annotations"} <= found.keys():
         return label_studio_feedback(path, kind=kind, control=question, **shown_as)
+    _refuse(given, f"{shown(path)} is in standard columns")
+    if "labeler" not in found:
+        columns = ", ".join(found)
+        raise WorkbenchError(f"{shown(path)} has no column 'labeler' (found: {columns}): say who judged each row.")
     return standard_feedback(path, schema=KINDS[kind].file)
+
+
+def _place(source: str) -> Path:
+    """The path of a run with judgements, or of a file that may hold some; WorkbenchError for anything else."""
+    if not source.strip():
+        raise WorkbenchError(f"feedback is {source!r}: {SOURCES}.")
+    path = resolve(source)
+    if not path.exists():
+        raise WorkbenchError(f"{shown(path)} does not exist: {SOURCES}.")
+    if path.is_dir():
+        if not Run.read(path).path("judgements.db").is_file():  # opening a store would make one
+            raise WorkbenchError(f"{shown(path)} holds no judgements.db: {SOURCES}.")
+    elif path.suffix == ".db":
+        raise WorkbenchError(f"{shown(path)} is the store of a run: give its run folder, {shown(path.parent)}.")
+    elif path.suffix.lower() not in (".json", ".jsonl"):
+        raise WorkbenchError(f"{shown(path)} can not be read: judgements are read from .json and .jsonl files.")
+    return path
+
+
+def _refuse(given: Mapping[str, object], why: str) -> None:
+    """WorkbenchError for the first that is given: it says how to read files of other tools."""
+    for name in filter(given.get, given):
+        raise WorkbenchError(f"{why}, where {name} has no meaning: leave {name} out.")
 
 
 def _listed(text: str) -> list[str]:

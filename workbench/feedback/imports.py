@@ -191,10 +191,10 @@ def argilla_feedback(
             for user, answers in _answers(responses, questions, where):
                 value = _argilla_value(kind, answers, meaning, where)
                 judgements.append(judgement_of(items[-1], kind, value, labeler=user, where=where))
-    if answered and not judgements:
-        raise WorkbenchError(
-            f"{shown(path)} has no answers to {questions}, but to {sorted(answered)}: name one of these."
-        )
+    known = sorted(answered - {""})
+    if known and not (judgements and all(questions)):
+        found = f"no answers to {questions}, but to {known}" if all(questions) else f"answers to {known}"
+        raise WorkbenchError(f"{shown(path)} has {found}: name one of these, as in question={known[0]}.")
     return with_repeats(items, judgements, path)
 
 
