@@ -19,8 +19,7 @@ from workbench.pipeline import report
 from workbench.plots.marks import by_trace, spread_out
 from workbench.runs import Run
 from workbench.studies import measurements
-from workbench.studies.comparison import tables as dashboard
-from workbench.studies.comparison import tables as run_settings
+from workbench.studies.comparison import tables as compared
 from workbench.studies.comparison.figures import (
     plot_chosen_metric,
     plot_key_numbers,
@@ -91,13 +90,13 @@ def runs_of(folder: Path) -> dict[str, Run]:
 
 
 def test_a_curve_is_the_mean_over_runs_with_the_error_between_them(three):
-    rows = dashboard.metric_rows(runs_of(three)).rows
-    curve = dashboard.metric_curve(rows, "reward").set_index(["experiment", "step"])
+    rows = compared.metric_rows(runs_of(three)).rows
+    curve = compared.metric_curve(rows, "reward").set_index(["experiment", "step"])
     assert curve.loc["06_ppo", "value"].tolist() == [1.5, 3.5, 5.5]
     assert curve.loc["06_ppo", "value_se"].tolist() == pytest.approx([0.5, 1.5, 2.5])  # half the distance of two runs
     assert curve.loc["08_dpo", "value"].tolist() == [5.0, 4.0] and curve.loc["08_dpo", "value_se"].isna().all()
-    assert dashboard.metrics_in(rows) == ["reward", "kl", "loss"]
-    assert set(dashboard.metric_curve(rows, "loss")["experiment"]) == {"08_dpo"}
+    assert compared.metrics_in(rows) == ["reward", "kl", "loss"]
+    assert set(compared.metric_curve(rows, "loss")["experiment"]) == {"08_dpo"}
 
 
 def test_runs_of_different_lengths_are_averaged_where_all_are_and_without_common_steps_stay_apart(tmp_path):
@@ -105,7 +104,7 @@ def test_runs_of_different_lengths_are_averaged_where_all_are_and_without_common
     save(tmp_path / "a_seed1", rows=metrics([3.0, 4.0]))
     save(tmp_path / "b_seed0", rows=metrics([1.0, math.nan]))
     save(tmp_path / "b_seed1", rows=metrics([math.nan, 2.0]))
-    curve = dashboard.metric_curve(dashboard.metric_rows(runs_of(tmp_path)).rows, "reward")
+    curve = compared.metric_curve(compared.metric_rows(runs_of(tmp_path)).rows, "reward")
     assert curve[curve["experiment"] == "a"]["value"].tolist() == [2.0, 3.0]
     apart = curve[curve["experiment"].str.startswith("b")].set_index("experiment")["value"]
     assert apart.to_dict() == {"b_seed0": 1.0, "b_seed1": 2.0}
@@ -117,16 +116,16 @@ def test_damaged_metrics_are_a_sentence_and_texts_and_infinities_no_metrics(tmp_
         file.write('{"step": 2, "reward": Infinity}\n')
     (save(tmp_path / "bad", rows=metrics([1.0])) / "metrics.jsonl").write_text("{\n")
     save(tmp_path / "none")
-    gathered = dashboard.metric_rows(runs_of(tmp_path))
+    gathered = compared.metric_rows(runs_of(tmp_path))
     assert set(gathered.rows["run"]) == {"good", "endless"} and "note" not in gathered.rows
-    sizes = dashboard.metric_curve(gathered.rows, "reward").groupby("experiment").size()
+    sizes = compared.metric_curve(gathered.rows, "reward").groupby("experiment").size()
     assert sizes.to_dict() == {"endless": 1, "good": 2}
     assert len(gathered.left_out) == 1 and "bad/metrics.jsonl" in gathered.left_out[0]
 
 
 def test_the_menu_of_metrics_shows_those_experiments_that_measured_each(three):
-    rows = dashboard.metric_rows(runs_of(three)).rows
-    figure = plot_metric_curves({name: dashboard.metric_curve(rows, name) for name in dashboard.metrics_in(rows)})
+    rows = compared.metric_rows(runs_of(three)).rows
+    figure = plot_metric_curves({name: compared.metric_curve(rows, name) for name in compared.metrics_in(rows)})
     assert [trace.name for trace in figure.data if trace.showlegend] == ["06_ppo", "08_dpo"]
     assert "06_ppo ends highest (5.5), 08_dpo lowest (4)" in figure.layout.title.text
     band = figure.data[0]
@@ -252,17 +251,17 @@ def test_what_a_model_wrote_is_never_markup(three):
 def test_the_overview_says_what_each_experiment_holds(three):
     save(three / "05_reward_model", finished=False)
     found = find_runs(str(three))
-    gathered = dashboard.metric_rows(found.runs), answers(found.runs)
-    table = dashboard.overview(found.runs, gathered[0].rows, gathered[1].rows).set_index("experiment")
+    gathered = compared.metric_rows(found.runs), answers(found.runs)
+    table = compared.overview(found.runs, gathered[0].rows, gathered[1].rows).set_index("experiment")
     assert table.loc["06_ppo", ["runs", "status", "last step"]].tolist() == [2, "finished", "3"]
     assert table.loc["06_ppo", "measured"] == "gold and proxy on 4 prompts"
     assert table.loc["05_reward_model", ["status", "measured"]].tolist() == ["unfinished", ""]
-    said = dashboard.to_know(found, gathered[0].left_out, ["one thing."], scores=scores_in(gathered[1].rows))
+    said = compared.to_know(found, gathered[0].left_out, ["one thing."], scores=scores_in(gathered[1].rows))
     lines = ["4 runs of 3 experiments.", "Unfinished, and shown apart: 05_reward_model.", "Left out: one thing."]
     assert said.splitlines() == lines
-    without = dashboard.to_know(found, scores=scores_in(gathered[1].rows.drop(columns="gold")))
+    without = compared.to_know(found, scores=scores_in(gathered[1].rows.drop(columns="gold")))
     assert "Gold was not measured: scores are the proxy's" in without
-    single = dashboard.to_know(find_runs(str(three / "08_dpo")), scores=["gold"])
+    single = compared.to_know(find_runs(str(three / "08_dpo")), scores=["gold"])
     assert "there are no errors over seeds" in single
 
 
@@ -273,7 +272,7 @@ def test_only_parameters_that_differ_are_listed_by_kind_of_run_and_folders_by_th
         save(tmp_path / f"06_a_seed{seed}", parameters={**shared, **model, "kl_coef": 0.0})
         save(tmp_path / f"06_b_seed{seed}", parameters={**shared, **model, "kl_coef": 0.5, "steps": 50, "newer": 1})
     save(tmp_path / "03_labels", parameters={"kinds": "pairs", "labelers": "simulated"})
-    tables = run_settings.differing_parameters(runs_of(tmp_path))
+    tables = compared.differing_parameters(runs_of(tmp_path))
     assert list(tables) == ["06"]
     assert tables["06"].to_dict("records") == [
         {"experiment": "06_a", "runs": 2, "steps": "100", "kl_coef": "0"},
@@ -283,12 +282,12 @@ def test_only_parameters_that_differ_are_listed_by_kind_of_run_and_folders_by_th
 
 def test_versions_that_differ_are_listed_with_the_runs_that_have_them(tmp_path):
     folders = [save(tmp_path / f"06_a_seed{seed}") for seed in range(3)]
-    assert run_settings.differing_versions(runs_of(tmp_path)).empty
+    assert compared.differing_versions(runs_of(tmp_path)).empty
     record = json.loads((folders[2] / "run.json").read_text())
     record["packages"]["torch"] = "1.0"
     record["git"] = {"commit": "a" * 40, "dirty": True}
     (folders[2] / "run.json").write_text(json.dumps(record))
-    table = run_settings.differing_versions(runs_of(tmp_path)).set_index(["what", "version"])
+    table = compared.differing_versions(runs_of(tmp_path)).set_index(["what", "version"])
     assert table.loc[("torch", "1.0"), "runs"] == 1 and table.loc["torch"]["runs"].tolist() == [2, 1]
     assert table.loc[("commit", "a" * 12 + ", with changes"), "which"] == "06_a"
 
@@ -323,7 +322,7 @@ def test_nothing_to_show_is_a_sentence(draw):
 
 
 def test_chosen_experiments_or_each_of_their_runs_are_drawn_and_a_metric_of_none_is_a_sentence(three):
-    rows = dashboard.metric_rows(runs_of(three)).rows
+    rows = compared.metric_rows(runs_of(three)).rows
 
     def names(metric="reward", experiments=("06_ppo", "08_dpo"), each_run=False):
         figure = plot_chosen_metric(rows, metric=metric, experiments=experiments, each_run=each_run, steps=15)
@@ -436,10 +435,10 @@ def wait_for_title(figure, text: str) -> None:
 
 
 def test_menus_of_the_exported_page_move_every_figure_and_nothing_leaves_the_machine(three, tmp_path_factory, tab):
-    rows, answered = dashboard.metric_rows(runs_of(three)).rows, answers(runs_of(three)).rows
+    rows, answered = compared.metric_rows(runs_of(three)).rows, answers(runs_of(three)).rows
     save(three / "05_rm", summary={"accuracy": 0.75, "pairs": 100})
     figures = [
-        plot_metric_curves({name: dashboard.metric_curve(rows, name) for name in dashboard.metrics_in(rows)}),
+        plot_metric_curves({name: compared.metric_curve(rows, name) for name in compared.metrics_in(rows)}),
         plot_side_by_side(side_by_side_answers(answered, score="gold", count=3), score="gold"),
         plot_score_distributions(answered, scores=["gold", "proxy"]),
         plot_key_numbers(measurements.summaries_over_seeds(runs_of(three))),

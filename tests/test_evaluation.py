@@ -17,6 +17,7 @@ from tiny_models import (
     word_tokenizer,
 )
 
+from workbench import WorkbenchError
 from workbench.analysis.evaluations import summarise_evaluation
 from workbench.models.sampling import sample
 from workbench.models.tokens import collate, conditioned
@@ -260,9 +261,31 @@ def test_a_step_that_is_measured_again_stands_there_once(tmp_path):
 def test_prompts_may_have_columns_of_every_name(tmp_path):
     run = Run.open(tmp_path / "run", {"seed": 0})
     names = {"row": 7, "n": 9, "step": 3, "temperature": 0.2, "draw": "x"}
-    record_measured(run, [{"prompt": "a", "completion": "b", "gold": 1.0, **names}] * 2, step=4)
+    record_measured(run, [{"prompt": "a", "completion": "b", "gold": 1.0, "kl": 0.0, **names}] * 2, step=4)
     told = run.table("measured")[list(names)].to_dict("records")
     assert told == [{"row": row, "n": 1, "step": 4, "temperature": 1.0, "draw": "path"} for row in (0, 1)]
+
+
+SOUND = {"prompt": "a", "completion": "b", "kl": 0.5, "gold": 1.0}
+
+
+@pytest.mark.parametrize(
+    "row, draw, said",
+    [
+        ({"prompt": "a", "completion": "b", "gold": 1.0}, "path", "no column kl"),
+        ({"kl": 0.5, "gold": 1.0}, "path", "no column prompt, completion"),
+        (SOUND, "mine", "'mine'.*choose from path, evaluation, best of n"),
+        (SOUND, "evaluation", "no column temperature"),
+        (SOUND, "best of n", "no column n "),
+        (SOUND | {"kl": "0.5"}, "path", "kl '0.5', which is not a number"),
+        (SOUND | {"completion": 7}, "path", "completion 7, which is not text"),
+    ],
+)
+def test_rows_that_no_study_could_read_are_refused_before_they_are_written(tmp_path, row, draw, said):
+    run = Run.open(tmp_path / "run", {"seed": 0})
+    with pytest.raises(WorkbenchError, match=said):
+        record_measured(run, [row], step=3, draw=draw)
+    assert not run.path("tables").exists()
 
 
 def test_nothing_measured_writes_nothing(tmp_path):

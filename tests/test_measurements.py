@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from workbench import WorkbenchError
+from workbench.analysis.evaluations import NEEDED
 from workbench.runs import Run
 from workbench.studies import measurements
 from workbench.studies.comparison.tables import overview
@@ -197,6 +198,38 @@ def test_a_damaged_table_is_passed_over(tmp_path):
         assert overview({"bad": bad}, pd.DataFrame(), pd.DataFrame({"policy": []}))["measured"].tolist() == [""]
     bad.path("summary.json").write_text("{")
     assert measurements.summaries_over_seeds([good, bad])["stage"].tolist() == ["good"]
+
+
+STANDS = {"draw": "path", "step": 0, "row": 0, "prompt": "a", "completion": "x", "kl": 0.5, "gold": 1.0, "n": 1}
+FLAWS = {f"no column {name}": {key: STANDS[key] for key in STANDS if key != name} for name in NEEDED["path"]}
+FLAWS |= {f"without {name}": STANDS | {name: None} for name in ("step", "row", "prompt")}
+FLAWS |= {f"{name} {value!r}, which": STANDS | {name: value} for name in ("kl", "gold", "step") for value in ("x", [1])}
+FLAWS |= {"temperature 'hot'": STANDS | {"temperature": "hot"}, "completion 3, which": STANDS | {"completion": 3}}
+FLAWS |= {"no kl": STANDS | {"kl": None}}
+FLAWS |= {f"draw {value!r}": STANDS | {"draw": value} for value in ("mine", ["path"], None)}
+TEXTS = {said: json.dumps(row) + "\n" for said, row in FLAWS.items()}
+TEXTS |= {"no measurement, though": "", "half line": json.dumps(STANDS) + '\n{"draw": "pa'}
+
+
+@pytest.mark.parametrize("said", TEXTS)
+def test_a_run_whose_measurements_cannot_be_trusted_is_left_out_by_name(tmp_path, said):
+    for name, text in {"bad": TEXTS[said], "good": json.dumps(STANDS) + "\n"}.items():
+        run = saved(tmp_path, name)
+        run.path("tables").mkdir()
+        run.path("tables/measured.jsonl").write_text(text)
+    kept, left_out = measurements.readable_runs(str(tmp_path))
+    assert [run.name for run in kept] == ["good"] and len(left_out) == 1
+    assert "bad/tables/measured.jsonl" in left_out[0] and said in left_out[0]
+    with pytest.raises(WorkbenchError, match="bad was left out"):
+        measurements.readable_runs(str(tmp_path / "bad"))
+
+
+@pytest.mark.parametrize("text", ["", json.dumps(STANDS) + '\n{"draw": "pa'])
+def test_an_unfinished_run_may_yet_measure(tmp_path, text):
+    run = saved(tmp_path, "going", finished=False)
+    run.path("tables").mkdir()
+    run.path("tables/measured.jsonl").write_text(text)
+    assert len(measurements.read_measured(run, "path")) == text.count("\n")
 
 
 def test_without_key_numbers_there_are_no_rows(tmp_path):

@@ -193,6 +193,10 @@ def test_an_older_pool_gives_its_curve(tmp_path):
     assert study.curves["gold_gain"].tolist() == pytest.approx([0.0, 0.3]) and len(study.peaks) == 0
 
 
+def test_without_a_push_that_is_free_there_are_no_mean_curves(study):
+    assert studies.mean_curves(study.curves.iloc[:0]).empty
+
+
 def test_means_over_units_lie_between_them(study):
     plain = study_levels.plain_pushes(study.curves)
     means = studies.mean_curves(plain)

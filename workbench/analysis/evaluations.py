@@ -1,11 +1,35 @@
 """What evaluations say: their means, and the same prompts answered by several policies side by side."""
 
 from collections.abc import Mapping
+from numbers import Number
 
 import pandas as pd
 
 from workbench import WorkbenchError
 from workbench.analysis.statistics import mean_and_error
+
+# what the rows of each draw of the table `measured` need beside draw and step
+NEEDED = {
+    "path": ("row", "prompt", "completion", "kl"),
+    "evaluation": ("row", "prompt", "completion", "kl", "temperature"),
+    "best of n": ("n", "kl"),
+}
+NUMBERS = ("step", "row", "n", "temperature", "kl", "proxy", "gold")
+FILLED = ("step", "row", "n", "prompt")  # in every row
+
+
+def flaw_of(rows: pd.DataFrame, draw: str) -> str:
+    """What keeps rows of this draw from being read, such as "no column kl"; "" where nothing does."""
+    if missing := [name for name in NEEDED[draw] if name not in rows]:
+        return f"no column {', '.join(missing)} in its rows of {draw}"
+    for name in rows.columns.intersection([*NUMBERS, "prompt", "completion"]):
+        kind, word = (str, "text") if name in ("prompt", "completion") else (Number, "a number")
+        known = rows[name].dropna()
+        if name in FILLED and len(known) < len(rows):
+            return f"a row without {name}"
+        if wrong := [value for value in known if not isinstance(value, kind)]:
+            return f"{name} {wrong[0]!r}, which is not {word}"
+    return ""
 
 
 def side_by_side(evaluations: Mapping[str, pd.DataFrame], *, count: int = 6, temperature: float = 1.0) -> pd.DataFrame:

@@ -18,7 +18,7 @@ import pandas as pd
 
 from workbench import WorkbenchError
 from workbench.analysis.best_of_n import expected_of_best, measured_best_of_n_kl
-from workbench.analysis.evaluations import summarise_evaluation
+from workbench.analysis.evaluations import NEEDED, flaw_of, summarise_evaluation
 from workbench.analysis.statistics import UNKNOWN, interval_over_units, mean_and_error, mean_over_units
 from workbench.runs import UNIT, Run, files
 
@@ -173,16 +173,40 @@ def read_measured(run: Run, draw: str) -> pd.DataFrame:
     """The rows of one `draw` in a run's table `measured` (see `record_measured`) with the columns that it has.
 
     No rows where it was not drawn. Runs of the version before are read from the tables that they have instead.
+    WorkbenchError for a damaged table, of a finished run also for one without rows or that ends in a half line.
     """
     path, older = run.path("tables/measured.jsonl"), _older(run, draw)
-    rows = files.read_json_lines(path)
+    rows, flaw = files.read_json_lines(path), ""
     if not all(isinstance(row, dict) and {"draw", "step"} <= set(row) for row in rows):
-        raise WorkbenchError(f"{files.shown(path)} has a row without draw and step: another version made it.")
-    rows = [row for row in rows if row["draw"] == draw]
-    if not rows:
+        flaw = "a row without draw and step"
+    elif unknown := [row["draw"] for row in rows if row["draw"] not in list(NEEDED)]:
+        flaw = f"a row of the draw {unknown[0]!r}, not of {', '.join(NEEDED)}"
+    elif run.finished and path.exists() and not (rows and path.read_bytes().endswith(b"\n")):
+        flaw = "a half line at its end" if rows else "no measurement, though the run is finished"
+    measured = pd.DataFrame([] if flaw else [row for row in rows if row["draw"] == draw])
+    flaw = flaw or (flaw_of(measured, draw) if len(measured) else "")
+    if flaw or (draw == "path" and len(measured) and measured["kl"].isna().all()):
+        said = "another version made it, or it is damaged; delete the run or run the stage again"
+        raise WorkbenchError(f"{files.shown(path)} holds {flaw or 'no kl'}: {said}.")
+    if measured.empty:
         return _known(older)
-    older = older[~older["step"].isin([row["step"] for row in rows])]  # a run that was begun by that version
-    return _known(pd.concat([older, pd.DataFrame(rows)]) if len(older) else pd.DataFrame(rows))
+    older = older[~older["step"].isin(measured["step"])]  # a run that was begun by that version
+    return _known(pd.concat([older, measured]) if len(older) else measured)
+
+
+def readable_runs(folder: str) -> tuple[list[Run], list[str]]:
+    """`runs_below` whose table `measured` can be read, and a sentence for each other; WorkbenchError where none can."""
+    kept, left_out = [], []
+    for run in runs_below(folder):
+        try:
+            for draw in NEEDED:
+                read_measured(run, draw)
+            kept.append(run)
+        except WorkbenchError as error:
+            left_out.append(f"{run.name} was left out: {error}")
+    if not kept:
+        raise WorkbenchError(" ".join(left_out))
+    return kept, left_out
 
 
 def _known(rows: pd.DataFrame) -> pd.DataFrame:
@@ -528,6 +552,7 @@ def budget_paths(runs: Iterable[Run]) -> pd.DataFrame:
 def score_columns(frame: pd.DataFrame) -> list[str]:
     """The scores that were measured: gold, proxy, then the components of gold."""
     names = [name for name in frame if str(name).startswith("gold_") and not name.endswith(("_low", "_high", "_se"))]
+    names = [name for name in names if pd.api.types.is_numeric_dtype(frame[name])]  # not what a prompt calls gold_text
     return [name for name in ("gold", "proxy", *names) if name in frame and frame[name].notna().any()]
 
 
@@ -542,6 +567,7 @@ def _policy_means(folder: Path, _stamps: tuple) -> pd.DataFrame:
     if table.empty:
         source, table = "evaluation", read_measured(run, "evaluation")
         ends = table[table["temperature"] == 1] if "temperature" in table else table.iloc[:0]
+        ends = ends.reindex(columns=list(dict.fromkeys([*ends, "kl"])))  # perhaps nobody measured it
         table = ends.assign(kl=ends["kl"].where(ends["step"] > 0, 0.0)) if ends["step"].nunique() > 1 else ends.iloc[:0]
     scores, rows = score_columns(table), []
     for step, part in table.groupby("step"):

@@ -11,6 +11,8 @@ from typing import Any
 import pandas as pd
 import torch
 
+from workbench import WorkbenchError
+from workbench.analysis.evaluations import NEEDED, flaw_of
 from workbench.losses.policy import exact_kl, kl_k1, kl_k3
 from workbench.models.sampling import reward_arguments, sample
 from workbench.models.scoring import completion_logits, token_logprobs
@@ -165,7 +167,9 @@ def record_measured(
 
     `draw` says whose answers they are: "path", one per held-out prompt every few steps of training; "evaluation", by
     other random numbers at several temperatures; "best of n", means by `n`. `rows` are those of `held_out_rows`, of a
-    trainer's `last_held_out` or of `evaluate_at_temperatures`; `row` counts those of one n and temperature.
+    trainer's `last_held_out` or of `evaluate_at_temperatures`, and need the columns prompt, completion, kl (nats) and,
+    of an evaluation, temperature; of best of n, only n and kl. WorkbenchError where one is missing or of another type.
+    `row` counts those of one n and temperature.
     `components` splits gold into parts, kept as gold_<part>; `columns` are added to every row. Measured again, a step
     replaces itself, so a run that was killed and resumed ends with the same tables. Where KL is spent by position
     (token_kl) goes to the table `kl_positions`.
@@ -173,9 +177,13 @@ def record_measured(
     frame = pd.DataFrame(rows)
     if frame.empty:
         return
+    if draw not in NEEDED:
+        raise WorkbenchError(f"What was measured cannot be of the draw {draw!r}: choose from {', '.join(NEEDED)}.")
+    same = {name: value for name, value in {"n": 1, "temperature": 1.0}.items() if name not in VARIED[draw]}
+    if flaw := flaw_of(frame.assign(**same | columns | {"row": 0, "step": step}), draw):
+        raise WorkbenchError(f"What was measured at step {step} holds {flaw}: `record_measured` says what rows need.")
     frame = frame if "proxy" in frame else frame.rename(columns={"reward": "proxy"})
     measured = with_components(frame.drop(columns="token_kl", errors="ignore"), components)
-    same = {name: value for name, value in {"n": 1, "temperature": 1.0}.items() if name not in VARIED[draw]}
     measured = measured.assign(**same | columns, step=step, draw=draw)  # whatever columns of these names prompts have
     measured["row"] = measured.groupby(["n", "temperature"]).cumcount()
     with interrupt_waits():

@@ -22,7 +22,7 @@ from workbench.studies.exact.optimum import Tree, build_tree, enumerate_completi
 
 WORDS = ("a", "b", "c", "d")
 PROMPTS = ("a b", "b d", "c a")
-STANDING = ("kl", "reward", "kl_to_optimum", "wasted_kl", "missed_reward")  # what `analysis.exact.standing` measures
+STANDING = ("kl", "reward", "kl_to_optimum", "wasted_kl", "missed_reward")  # what `optimum.standing` measures
 SPECIAL = {"pad_token": "<pad>", "eos_token": "<eos>"}
 
 
@@ -110,7 +110,7 @@ class ExactWorld(Enumeration):
         }
 
     def standing(self, model, *, beta: float) -> dict[str, float]:
-        """`analysis.exact.standing` of a model."""
+        """`optimum.standing` of a model."""
         return standing(self.probabilities(model), self.reference, self.rewards, beta)
 
     def prompt_examples(self, count: int) -> list[PromptExample]:
@@ -211,7 +211,7 @@ class MeasuredExactly:
 def exact_path(metrics: pd.DataFrame, start: dict[str, float], *, method: str) -> pd.DataFrame:
     """What `MeasuredExactly` wrote into a run's metrics, after a row for the policy before it: one row per measurement.
 
-    Columns method, step, share (of training), place (the step in words) and those of `analysis.exact.standing`.
+    Columns method, step, share (of training), place (the step in words) and those of `optimum.standing`.
     """
     measured = metrics.dropna(subset=["exact_kl"])
     rows = measured[[f"exact_{name}" for name in STANDING]].set_axis(STANDING, axis=1)

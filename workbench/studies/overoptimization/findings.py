@@ -1,6 +1,6 @@
 """What an overoptimization study found: fitted laws, and what moves the peak of gold.
 
-Everything is compared within units (one world and seed), with the methods of `gao_fit` and `scaling`.
+Everything is compared within units (one world and seed), by `analysis.overoptimization` and `analysis.effects`.
 """
 
 from __future__ import annotations

@@ -236,8 +236,11 @@ def _peak(run: Run, path: pd.DataFrame) -> Mapping[str, float]:
 def mean_curves(curves: pd.DataFrame) -> pd.DataFrame:
     """Means over units at equal KL of every kind of push: columns KIND, kl, runs, proxy and gold with _low and _high.
 
-    Intervals are 95% over units, NaN for a single one; curves reach as far as the first of their runs.
+    Intervals are 95% over units, NaN for a single one; curves reach as far as the first of their runs. No curves give
+    no rows.
     """
+    if curves.empty:
+        return curves
     kinds = curves.groupby(KIND, sort=False, dropna=False).ngroup().rename("experiment")
     scores = [name for name in ("proxy", "gold") if name in curves]
     means = mean_paths(curves[["run", "world", "seed", "step", "kl", *scores]].join(kinds))
