@@ -15,7 +15,7 @@ ifneq ($(MADE_IN),$(CURDIR))
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help run study lab test lint index bench conformance peers lock clean
+.PHONY: help run study lab test lint index results bench conformance peers lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo "make test         every test"
 	@echo "make lint         style, formatting and the layer rule"
 	@echo "make index        the table of methods in the README, made of the tables in the code"
+	@echo "make results      the tables of notebooks/RESULTS.md, made of what was run here"
 	@echo "make bench        speed and memory beside TRL and model.generate, one table (about an hour)"
 	@echo "make conformance  the numbers that tests take from TRL, made again by TRL and compared"
 	@echo "make peers        installs what bench and conformance compare with into .peers"
@@ -59,6 +60,10 @@ lint: $(STAMP)
 # The README's table of methods: paper, formula, tests, notebook.
 index: $(STAMP)
 	@$(BIN)/python tests/paper_index.py
+
+# Tables of runs that are in runs/; those of others stay as they are.
+results: $(STAMP)
+	@$(BIN)/python tests/results_page.py
 
 # Oracles of tests/oracles, made again with the libraries they come from.
 conformance: $(STAMP) peers

@@ -10,20 +10,23 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pandas as pd
 import paper_index
 import pytest
+import results_page
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from workbench.pipeline.clean_notebook import after_saving
+from workbench.runs import Run
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 INSTALLED_EXTRAS = ("dev", "lora", "dask")
 MAXIMUM_IMPORT_SECONDS = 0.3
-TARGETS = ("run", "lab", "test", "lint", "index", "bench", "conformance", "peers", "lock", "clean")
+TARGETS = ("run", "lab", "test", "lint", "index", "results", "bench", "conformance", "peers", "lock", "clean")
 
 
 def declared_requirements(*extras):
@@ -310,3 +313,16 @@ def test_the_readme_is_short_and_lists_every_method_of_the_tables_with_a_paper_a
     assert paper_index.with_index(page) == page, "Run `make index`."
     for line in paper_index.rows():
         assert all(cell.strip() for cell in line.strip("|").split("|")), f"{line} has an empty cell."
+
+
+def test_the_page_of_results_is_filled_in_from_saved_tables_and_keeps_what_was_not_run(tmp_path):
+    run = Run.open(tmp_path / "runs/one", {"seed": 3})
+    rows = [{"method": "a|b", "gold": 0.5, "runs": 9}, {"method": "c", "gold": None, "runs": 1}]
+    run.save_table("gains", pd.DataFrame(rows))
+    known = "<!-- table runs/one gains gold,method,runs -->\nold\n<!-- end -->\n"
+    unknown = known.replace("runs/one", "runs/two")
+    page, absent = results_page.filled(f"before\n{known}between\n{unknown}after\n", tmp_path)
+    assert absent == ["runs/two"] and unknown in page and page.startswith("before\n") and page.endswith("after\n")
+    assert "| gold | method | runs |\n| --- | --- | --- |\n| 0.50 | a\\|b | 9 |\n|  | c | 1 |\n" in page
+    assert run.record["started_at"][:10] in page and "old" not in page.split("between")[0]
+    assert results_page.filled(page, tmp_path)[0] == page

@@ -1,0 +1,61 @@
+"""The tables of notebooks/RESULTS.md, filled in from what runs saved (`make results`).
+
+A table stands between two comments: the first names the run's folder, its table and perhaps the columns to show, as in
+`<!-- table runs/units/12_compare_runs over_seeds number,mean -->`. What was not run here stays as it is.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from workbench.runs import Run
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "notebooks/RESULTS.md"
+TABLE = re.compile(r"<!-- table (\S+) (\w+)(?: (\S+))? -->\n.*?<!-- end -->\n", re.DOTALL)
+
+
+def written(value: object) -> str:
+    """A cell: whole numbers whole, others to two decimals, what is missing as nothing."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return "" if value is None else str(value).replace("|", "\\|")
+    if pd.isna(value):
+        return ""
+    small = 0 < abs(value) < 0.005
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.1e}" if small else f"{value:.2f}"
+
+
+def table_of(run: Run, name: str, columns: str) -> str:
+    """A run's table in Markdown, and under it which commit and machine made it, when."""
+    frame = run.table(name)
+    frame = frame[columns.split(",")] if columns else frame
+    lines = [
+        list(frame),
+        ["---"] * len(frame.columns),
+        *([*map(written, row)] for row in frame.itertuples(index=False)),
+    ]
+    made = f"`{run.record['git']['commit'][:10]}`, {run.record['platform']}, {run.record['started_at'][:10]}"
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n*Made by commit {made}.*\n"
+
+
+def filled(text: str, root: Path) -> tuple[str, list[str]]:
+    """The page with each table whose run is in `root` made anew, and the runs that are not there."""
+    absent = []
+
+    def fill(block: re.Match) -> str:
+        folder, name, columns = block.groups()
+        if not (root / folder / "run.json").exists():
+            absent.append(folder)
+            return block[0]
+        first = block[0].split("\n", 1)[0]
+        return f"{first}\n{table_of(Run.read(root / folder), name, columns or '')}<!-- end -->\n"
+
+    return TABLE.sub(fill, text), absent
+
+
+if __name__ == "__main__":
+    page, absent = filled(PAGE.read_text(encoding="utf-8"), Path(sys.argv[1]) if sys.argv[1:] else HERE.parent)
+    PAGE.write_text(page, encoding="utf-8")
+    print(*(f"kept as it was: {folder} was not run here" for folder in dict.fromkeys(absent)), sep="\n")
