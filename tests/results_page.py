@@ -31,13 +31,10 @@ def table_of(run: Run, name: str, columns: str) -> str:
     """A run's table in Markdown, and under it which commit and machine made it, when."""
     frame = run.table(name)
     frame = frame[columns.split(",")] if columns else frame
-    lines = [
-        list(frame),
-        ["---"] * len(frame.columns),
-        *([*map(written, row)] for row in frame.itertuples(index=False)),
-    ]
-    made = f"`{run.record['git']['commit'][:10]}`, {run.record['platform']}, {run.record['started_at'][:10]}"
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n*Made by commit {made}.*\n"
+    cells = [[written(value) for value in row] for row in frame.itertuples(index=False)]
+    lines = [f"| {' | '.join(line)} |" for line in (list(frame), ["---"] * len(frame.columns), *cells)]
+    commit = (run.record.get("git") or {}).get("commit", "no checkout")[:10]
+    return "\n".join(lines) + f"\n\n*Commit {commit}, {run.record['platform']}, {run.record['started_at'][:10]}.*\n"
 
 
 def filled(text: str, root: Path) -> tuple[str, list[str]]:
