@@ -12,7 +12,7 @@ from judgements import judged as judgement
 from scipy.optimize import minimize
 
 from workbench import WorkbenchError
-from workbench.feedback.strengths import model_rankings, plackett_luce, plackett_luce_scores
+from workbench.feedback.strengths import model_rankings, plackett_luce
 
 SCORES = np.array([0.9, 0.3, 0.0, -0.4, -0.8])
 
@@ -32,6 +32,11 @@ def table(orders, rest=None):
     return pd.DataFrame({"item_id": range(len(orders)), "groups": groups, "rest": rest or [[]] * len(orders)})
 
 
+def scores_of(rankings, **settings):
+    """The score of every name, by name."""
+    return plackett_luce(rankings, clusters="", resamples=1, **settings).set_index("name")["score"].sort_index()
+
+
 def centred(scores):
     return np.asarray(scores) - np.mean(scores)
 
@@ -39,7 +44,7 @@ def centred(scores):
 @pytest.mark.parametrize("seed", range(3))
 def test_scores_of_complete_orders_are_those_of_choix(seed):
     orders = drawn(60, np.random.default_rng(seed))
-    found = plackett_luce_scores(table(orders))
+    found = scores_of(table(orders))
     assert list(found.index) == [0, 1, 2, 3, 4]
     np.testing.assert_allclose(found, centred(choix.ilsr_rankings(5, orders, tol=1e-10)), atol=1e-6)
 
@@ -48,7 +53,7 @@ def test_scores_of_complete_orders_are_those_of_choix(seed):
 def test_a_normal_prior_is_the_penalty_of_choix(alpha):
     orders = drawn(20, np.random.default_rng(0))
     theirs = choix.opt_rankings(5, orders, alpha=alpha, method="BFGS", tol=1e-8)
-    ours = plackett_luce_scores(table(orders), prior_sd=1 / math.sqrt(2 * alpha))
+    ours = scores_of(table(orders), prior_sd=1 / math.sqrt(2 * alpha))
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
@@ -57,7 +62,7 @@ def test_scores_of_the_best_of_several_are_those_of_choix(seed):
     orders = drawn(80, np.random.default_rng(seed))
     best = pd.DataFrame({"groups": [[[order[0]]] for order in orders], "rest": [list(order[1:]) for order in orders]})
     theirs = choix.opt_top1(5, [(order[0], order[1:]) for order in orders], alpha=0.0, tol=1e-12)
-    np.testing.assert_allclose(plackett_luce_scores(best), centred(theirs), atol=1e-6)
+    np.testing.assert_allclose(scores_of(best), centred(theirs), atol=1e-6)
 
 
 def all_orders(groups, rest):
@@ -92,7 +97,7 @@ def test_ties_are_the_mean_over_all_orders_of_their_group(seed):
         return -sum(means) + scores.mean() ** 2
 
     best = minimize(surprise, np.zeros(4), method="BFGS", options={"gtol": 1e-9})
-    found = plackett_luce_scores(pd.DataFrame(rows, columns=["groups", "rest"]))
+    found = scores_of(pd.DataFrame(rows, columns=["groups", "rest"]))
     np.testing.assert_allclose(found, centred(best.x), atol=2e-6)
 
 
@@ -160,15 +165,15 @@ def test_the_same_seed_gives_the_same_intervals_and_prior_narrows_them():
 )
 def test_what_can_not_be_scored_says_who_is_to_blame(orders, words):
     with pytest.raises(WorkbenchError, match=words):
-        plackett_luce_scores(table(orders))
+        scores_of(table(orders))
     if len({name for order in orders for name in order}) > 1:
-        assert np.isfinite(plackett_luce_scores(table(orders), prior_sd=1)).all()
+        assert np.isfinite(scores_of(table(orders), prior_sd=1)).all()
 
 
 def test_bad_arguments_get_a_sentence():
     rankings = table(drawn(30, np.random.default_rng(0)))
     with pytest.raises(WorkbenchError, match="prior_sd is 0"):
-        plackett_luce_scores(rankings, prior_sd=0)
+        scores_of(rankings, prior_sd=0)
     with pytest.raises(WorkbenchError, match="no column 'prompt'"):
         plackett_luce(rankings, clusters="prompt")
     with pytest.raises(WorkbenchError, match="at least 2"):

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -121,28 +120,12 @@ def cohen_kappa(table: pd.DataFrame, *, weights: str = "equal", seed: int = 0) -
     must then be numbers, else by 1. WorkbenchError for another number of labelers, and where both always gave one same
     verdict: agreement is complete, kappa undefined.
     """
-    labels = _of_two(table)
-    return _interval(_cohen(labels, (0, 1), weights), labels, seed)
-
-
-def cohen_kappa_value(table: pd.DataFrame, *, weights: str = "equal") -> float:
-    """`cohen_kappa` without the interval; one item is enough."""
-    labels = _of_two(table)
-    return _value(_cohen(labels, (0, 1), weights), labels)
-
-
-def cohen_kappa_matrix(table: pd.DataFrame, *, weights: str = "equal") -> pd.DataFrame:
-    """Kappa of each labeler (row) with each other (column).
-
-    NaN on the diagonal, where two share no item, and where both always gave one same verdict.
-    """
     labels = comparable_labels(table)
-    matrix = np.full((len(labels.labelers),) * 2, np.nan)
-    for pair in combinations(range(len(labels.labelers)), 2):
-        rows, kappa = _cohen(labels, pair, weights)
-        if len(rows):
-            matrix[pair] = matrix[pair[::-1]] = kappa(rows.sum(axis=0))
-    return pd.DataFrame(matrix, index=labels.labelers, columns=labels.labelers)
+    if len(labels.labelers) != 2:
+        raise WorkbenchError(
+            f"Cohen's kappa compares 2 labelers, but the table holds {labels.labelers}: keep two of them."
+        )
+    return _interval(_cohen(labels, weights), labels, seed)
 
 
 def fleiss_kappa(table: pd.DataFrame, *, seed: int = 0) -> Interval:
@@ -153,12 +136,6 @@ def fleiss_kappa(table: pd.DataFrame, *, seed: int = 0) -> Interval:
     """
     labels = comparable_labels(table)
     return _interval(_fleiss(labels), labels, seed)
-
-
-def fleiss_kappa_value(table: pd.DataFrame) -> float:
-    """`fleiss_kappa` without the interval; one item is enough."""
-    labels = comparable_labels(table)
-    return _value(_fleiss(labels), labels)
 
 
 def equally_judged(table: pd.DataFrame) -> pd.DataFrame:
@@ -184,30 +161,13 @@ def krippendorff_alpha(table: pd.DataFrame, *, level: str, seed: int = 0) -> Int
     return _interval(_alpha(labels, level), labels, seed)
 
 
-def krippendorff_alpha_value(table: pd.DataFrame, *, level: str) -> float:
-    """`krippendorff_alpha` without the interval; one item is enough."""
-    labels = comparable_labels(table)
-    return _value(_alpha(labels, level), labels)
-
-
-def _of_two(table: pd.DataFrame) -> Labels:
-    labels = comparable_labels(table)
-    if len(labels.labelers) != 2:
-        raise WorkbenchError(
-            f"Cohen's kappa compares 2 labelers, but the table holds {labels.labelers}: keep two of them, or use "
-            "cohen_kappa_matrix."
-        )
-    return labels
-
-
-def _cohen(labels: Labels, pair: tuple[int, int], weights: str) -> Statistic:
+def _cohen(labels: Labels, weights: str) -> Statistic:
     """Kappa from the sums of: disagreement, the first labeler's verdicts by value (C), the second's (C)."""
     if weights not in WEIGHTS:
         raise WorkbenchError(f"There are no weights {weights!r}: use {', '.join(WEIGHTS)}.")
     distances = _distances(labels.values, WEIGHTS[weights])
-    given = labels.given[:, pair]
-    both = (given >= 0).all(axis=1)
-    first, second = given[both].T
+    both = (labels.given >= 0).all(axis=1)
+    first, second = labels.given[both].T
     one_hot = np.eye(len(labels.values))
     rows = np.concatenate([distances[first, second][:, None], one_hot[first], one_hot[second]], axis=1)
     return _by_item(rows, labels.item[both]), partial(_cohen_kappa_of, distances=distances)
@@ -305,22 +265,16 @@ def _by_item(rows: np.ndarray, item: np.ndarray) -> np.ndarray:
     return per_item(rows, np.unique(item, return_inverse=True)[1]) if len(rows) else rows
 
 
-def _value(statistic: Statistic, labels: Labels) -> float:
+def _interval(statistic: Statistic, labels: Labels, seed: int) -> Interval:
     """WorkbenchError where the value is undefined."""
     rows, value_of = statistic
-    value = float(value_of(rows.sum(axis=0)))
-    if np.isnan(value):
+    if np.isnan(value_of(rows.sum(axis=0))):
         counts = labels.counts
         only = labels.values[counts[counts.sum(axis=1) > 1].sum(axis=0).argmax()]
         raise WorkbenchError(
             f"Every verdict that can be compared is {only!r}: agreement is complete, but what chance would give is "
             "unknown, and kappa and alpha are undefined; report pairwise_agreement, or collect verdicts that differ."
         )
-    return value
-
-
-def _interval(statistic: Statistic, labels: Labels, seed: int) -> Interval:
-    _value(statistic, labels)
     return interval_over_items(*statistic, seed=seed)
 
 

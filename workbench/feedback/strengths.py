@@ -1,4 +1,4 @@
-"""Scores of models from comparisons of two (Bradley and Terry 1952) and orders of several (Plackett 1975), and Elo.
+"""Scores of models from comparisons of two (Bradley and Terry 1952) and orders of several (Plackett 1975).
 
 Luce 1959: one of several is chosen with a probability in proportion to its strength exp(score). Plackett's order is
 such a choice of the best, then of the best of those that are left, and so on; a comparison is an order of two, the best
@@ -19,30 +19,22 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import combinations, islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from workbench import WorkbenchError
-from workbench.analysis.statistics import Interval, expanded_levels
-from workbench.feedback.kinds import COMPARING, KINDS, compared, judged
+from workbench.analysis.statistics import expanded_levels
+from workbench.feedback.kinds import COMPARING, KINDS, judged
 from workbench.feedback.tables import names_in, of_one_sort, read, require_columns
 from workbench.records import Judgement
 
 Order = tuple[list[list], list]  # groups of names, best first, ties in one group; names below them in no known order
 Choice = tuple[tuple[Any, tuple], float]  # (chosen, others), how often
-
-
-class Davidson(NamedTuple):
-    """Scores, and how likely ties are: between equals, the odds of a tie against a win of a certain one of them."""
-
-    scores: pd.DataFrame
-    tie: Interval
 
 
 def model_rankings(items: Iterable[Mapping], judgements: Iterable[Judgement]) -> tuple[pd.DataFrame, dict[str, int]]:
@@ -67,31 +59,6 @@ def model_rankings(items: Iterable[Mapping], judgements: Iterable[Judgement]) ->
     return pd.DataFrame(rows, columns=["item_id", "labeler", "groups", "rest"]), dict(left_out)
 
 
-def comparisons_of(rankings: pd.DataFrame) -> pd.DataFrame:
-    """All pairs that `model_rankings` decide or tie: item_id, labeler, winner, loser, tie.
-
-    Pairs of one ranking are no independent evidence: keep them together by `clusters="item_id"`. Nobody is compared
-    with itself.
-    """
-    rows = [
-        (row["item_id"], row["labeler"], *pair)
-        for row in rankings.to_dict("records")
-        for pair in compared(row["groups"], row["rest"])
-    ]
-    table = pd.DataFrame(rows, columns=["item_id", "labeler", "winner", "loser", "tie"])
-    return table[table["winner"] != table["loser"]].reset_index(drop=True)
-
-
-def plackett_luce_scores(rankings: pd.DataFrame, *, prior_sd: float = math.inf) -> pd.Series:
-    """Most likely score of every name in `rankings`, by name."""
-    return _scores(_orders(rankings), prior_sd)
-
-
-def bradley_terry_scores(comparisons: pd.DataFrame, *, prior_sd: float = math.inf) -> pd.Series:
-    """Most likely score of every name in `comparisons`, by name; a tie is half a win for each."""
-    return _scores(_of_two(_checked(comparisons)), prior_sd)
-
-
 def plackett_luce(
     rankings: pd.DataFrame,
     *,
@@ -100,19 +67,12 @@ def plackett_luce(
     seed: int = 0,
     resamples: int = 1000,
 ) -> pd.DataFrame:
-    """`plackett_luce_scores` with intervals: name, score, low, high, rankings, first; the best first.
+    """Most likely score of every name with its interval: name, score, low, high, rankings, first; the best first.
 
     `rankings` counts those with the name, `first` how often it stood first, ties shared.
     """
-    orders = _orders(rankings)
-    names, choices = _choices(orders, cluster_of(rankings, clusters), prior_sd)
-    columns = dict(zip(INTERVAL, intervals(choices, prior_sd=prior_sd, seed=seed, resamples=resamples), strict=True))
-    appeared, first = Counter(), Counter()
-    for groups, rest in orders:
-        appeared.update({name for group in [*groups, rest] for name in group})
-        for name in groups[0]:
-            first[name] += 1 / len(groups[0])
-    return _sorted(names, columns | {"rankings": appeared, "first": first})
+    orders, own = _orders(rankings), cluster_of(rankings, clusters)
+    return _scored(orders, own, ("rankings", "first"), prior_sd=prior_sd, seed=seed, resamples=resamples)
 
 
 def bradley_terry(
@@ -123,83 +83,36 @@ def bradley_terry(
     seed: int = 0,
     resamples: int = 1000,
 ) -> pd.DataFrame:
-    """`bradley_terry_scores` with intervals: name, score, low, high, comparisons, wins; the best first."""
-    table = _checked(comparisons)
-    names, choices = _choices(_of_two(table), cluster_of(table, clusters), prior_sd)
-    columns = dict(zip(INTERVAL, intervals(choices, prior_sd=prior_sd, seed=seed, resamples=resamples), strict=True))
-    return _sorted(names, columns | _wins(table))
+    """Most likely score of every name with its interval: name, score, low, high, comparisons, wins; the best first.
+
+    A tie is half a win for each.
+    """
+    orders, own = _orders_of_two(comparisons), cluster_of(comparisons, clusters)
+    return _scored(orders, own, ("comparisons", "wins"), prior_sd=prior_sd, seed=seed, resamples=resamples)
 
 
-def davidson(
-    comparisons: pd.DataFrame,
+def _scored(
+    orders: Sequence[Order],
+    clusters: Sequence[Hashable],
+    counts: tuple[str, str],
     *,
-    prior_sd: float = math.inf,
-    clusters: str = "item_id",
-    seed: int = 0,
-    resamples: int = 1000,
-) -> Davidson:
-    """Scores as those of `bradley_terry` in a model of ties. Davidson 1970.
-
-    With strengths p = exp(score), the first wins, the second wins and a tie are as likely as p1 : p2 : tie sqrt(p1 p2).
-    WorkbenchError also where there are only ties, or none.
-    """
-    table = _checked(comparisons)
-    orders, own = _of_two(table), cluster_of(table, clusters)
-    names, _ = _choices(orders, own, prior_sd)
-    number = {name: place for place, name in enumerate(names)}
-    pairs = [(number[one], number[other]) for one, other in zip(table["winner"], table["loser"], strict=True)]
-    _require_tie(pairs, table["tie"], size=len(names))
-    made = []  # of each comparison the choice of one of three: either name, or the tie
-    for cluster, pair, tie in zip(own, pairs, table["tie"], strict=True):
-        level = tuple(sorted(pair))
-        made.append((cluster, (level, level) if tie else (pair[0], (pair[1], level)), 1.0))
-    choices = choices_made(made, partial(_log_strength, last=len(names)), scores=len(names), size=len(names) + 1)
-    ends = intervals(choices, prior_sd=prior_sd, seed=seed, resamples=resamples)
-    columns = {name: values[:-1] for name, values in zip(INTERVAL, ends, strict=True)}
-    tie = Interval(*(float(np.exp(values[-1])) for values in ends))
-    return Davidson(_sorted(names, columns | _wins(table)), tie)
-
-
-def elo(comparisons: pd.DataFrame, *, k: float = 32, start: float = 1000) -> pd.DataFrame:
-    """Ratings after all comparisons, one after the other: name, rating, comparisons, wins; the best first. Elo 1978.
-
-    A comparison moves both names by `k` times what it surprised by: a rival 400 points below is beaten with odds of 10
-    to 1. The result depends on the order of the rows, and the last ones count most: it follows players who change. For
-    models, which do not, `bradley_terry` uses every comparison alike.
-    """
-    table = _checked(comparisons)
-    ratings = dict.fromkeys(sorted({*table["winner"], *table["loser"]}), float(start))
-    for winner, loser, tie in zip(table["winner"], table["loser"], table["tie"], strict=True):
-        expected = 1 / (1 + 10 ** ((ratings[loser] - ratings[winner]) / 400))
-        change = k * ((0.5 if tie else 1.0) - expected)
-        ratings[winner] += change
-        ratings[loser] -= change
-    return _sorted(list(ratings), {"rating": ratings} | _wins(table))
-
-
-INTERVAL = ("score", "low", "high")
-
-
-def _scores(orders: Sequence[Order], prior_sd: float) -> pd.Series:
-    names, choices = _choices(orders, range(len(orders)), prior_sd)
-    return pd.Series(most_likely(choices, prior_sd=prior_sd), index=names, name="score")
-
-
-def _choices(orders: Sequence[Order], clusters: Sequence[Hashable], prior_sd: float) -> tuple[list, Choices]:
-    """All names and the choices that put them in order."""
+    prior_sd: float,
+    seed: int,
+    resamples: int,
+) -> pd.DataFrame:
+    """Rows name, score, low, high, and under the names in `counts`: in how many orders, and how often first."""
     if not prior_sd > 0:
         raise WorkbenchError(f"prior_sd is {prior_sd!r}: give a standard deviation above 0, or math.inf for no prior.")
-    made = [(cluster, *stage) for cluster, order in zip(clusters, orders, strict=True) for stage in _stages(*order)]
-    names = sorted({name for _, (chosen, others), _ in made for name in (chosen, *others)})
-    if len(names) < 2:
-        raise WorkbenchError(f"The rankings compare {names}: scores need at least 2 names.")
-    number = {name: place for place, name in enumerate(names)}
-    if math.isinf(prior_sd):
-        above = np.zeros((len(names), len(names)), dtype=bool)
-        for _, (chosen, others), _ in made:
-            above[number[chosen], [number[name] for name in others]] = True
-        require_linked(names, above)
-    return names, choices_made(made, lambda name: {number[name]: 1.0}, scores=len(names), size=len(names))
+    names, choices = _choices(orders, clusters, linked=math.isinf(prior_sd))
+    score, low, high = intervals(choices, precision=prior_sd**-2, seed=seed, resamples=resamples)
+    appeared, first = Counter(), Counter()
+    for groups, rest in orders:
+        appeared.update({name for group in [*groups, rest] for name in group})
+        for name in groups[0]:
+            first[name] += 1 / len(groups[0])
+    counted = {column: [count[name] for name in names] for column, count in zip(counts, (appeared, first), strict=True)}
+    table = pd.DataFrame({"name": names, "score": score, "low": low, "high": high, **counted})
+    return table.sort_values("score", ascending=False, ignore_index=True)
 
 
 def _orders(rankings: pd.DataFrame) -> list[Order]:
@@ -212,6 +125,32 @@ def _orders(rankings: pd.DataFrame) -> list[Order]:
     names = iter(of_one_sort(name for groups in lists for names in groups for name in names)[0])
     lists = [[list(islice(names, len(group))) for group in groups] for groups in lists]
     return [(groups, rest) for *groups, rest in lists]
+
+
+def _orders_of_two(comparisons: pd.DataFrame) -> list[Order]:
+    """Comparisons as orders of two."""
+    require_columns(comparisons, ["winner", "loser"])
+    if comparisons.empty:
+        raise WorkbenchError("The table of comparisons has 0 rows: give at least one.")
+    table = read(comparisons if "tie" in comparisons else comparisons.assign(tie=False), ["winner", "loser", "tie"])
+    same = table["winner"] == table["loser"]
+    if same.any():
+        name = table["winner"][same].iloc[0]
+        raise WorkbenchError(f"A comparison is of {name!r} with {name!r}: compare two different names.")
+    rows = zip(table["winner"], table["loser"], table["tie"], strict=True)
+    return [([[winner, loser]] if tie else [[winner], [loser]], []) for winner, loser, tie in rows]
+
+
+def cluster_of(table: pd.DataFrame, clusters: str) -> list[Hashable]:
+    """Which rows are one draw: the values of a column, or each row on its own for ""."""
+    if not clusters:
+        return list(range(len(table)))
+    if clusters not in table:
+        raise WorkbenchError(
+            f'The table has no column {clusters!r} (it has {list(table.columns)}): name another, or "" for rows that '
+            "are independent."
+        )
+    return names_in(table, clusters)
 
 
 def _stages(groups: Sequence[Sequence], rest: Sequence) -> Iterator[Choice]:
@@ -230,320 +169,137 @@ def _stages(groups: Sequence[Sequence], rest: Sequence) -> Iterator[Choice]:
                         yield (chosen, tuple(sorted(others, key=str))), 1 / (math.comb(len(group), size) * size)
 
 
-def _of_two(table: pd.DataFrame) -> list[Order]:
-    """Comparisons as orders of two."""
-    rows = zip(table["winner"], table["loser"], table["tie"], strict=True)
-    return [([[winner, loser]] if tie else [[winner], [loser]], []) for winner, loser, tie in rows]
-
-
-def _require_tie(pairs: Sequence[tuple[int, int]], ties: pd.Series, *, size: int) -> None:
-    """WorkbenchError unless Davidson's parameter of ties has a finite likeliest value above 0.
-
-    It grows without end, and all outcomes become certain, where scores exist that are at least 1 apart for every win
-    and at most 1 for every tie: where no cycle of these inequalities contradicts itself.
-    """
-    if ties.nunique() < 2:
-        found = "all" if ties.all() else "none"
-        raise WorkbenchError(
-            f"Of {len(pairs)} comparisons {found} are ties, but Davidson's model needs both: use bradley_terry."
-        )
-    most = np.full((size, size), np.inf)  # by how much the column may be above the row
-    for (winner, loser), tie in zip(pairs, ties, strict=True):
-        most[winner, loser] = min(most[winner, loser], 1.0 if tie else -1.0)
-        if tie:
-            most[loser, winner] = min(most[loser, winner], 1.0)
-    for middle in range(size):  # Floyd and Warshall's shortest paths
-        most = np.minimum(most, most[:, [middle]] + most[[middle], :])
-    if not (np.diag(most) < 0).any():
-        raise WorkbenchError(
-            "The wins and ties contradict each other nowhere, so that Davidson's model would call them certain: "
-            "compare more, or use bradley_terry."
-        )
-
-
-def _log_strength(alternative: int | tuple[int, int], *, last: int) -> dict[int, float]:
-    """Of a name: its score; of a tie: the mean of both scores and the last parameter, the log of Davidson's."""
-    if isinstance(alternative, tuple):
-        return {**dict.fromkeys(alternative, 0.5), last: 1.0}
-    return {alternative: 1.0}
-
-
-def _checked(comparisons: pd.DataFrame) -> pd.DataFrame:
-    """The table as typed values, with a column tie; WorkbenchError where there is nothing to score."""
-    require_columns(comparisons, ["winner", "loser"])
-    if comparisons.empty:
-        raise WorkbenchError("The table of comparisons has 0 rows: give at least one.")
-    table = read(comparisons if "tie" in comparisons else comparisons.assign(tie=False), ["winner", "loser", "tie"])
-    same = table["winner"] == table["loser"]
-    if same.any():
-        name = table["winner"][same].iloc[0]
-        raise WorkbenchError(f"A comparison is of {name!r} with {name!r}: compare two different names.")
-    return table
-
-
-def _wins(table: pd.DataFrame) -> dict[str, Counter]:
-    """In how many comparisons each name was, and how many it won, half of one for a tie."""
-    wins = Counter()
-    for winner, loser, tie in zip(table["winner"], table["loser"], table["tie"], strict=True):
-        wins[winner] += 0.5 if tie else 1.0
-        wins[loser] += 0.5 if tie else 0.0
-    return {"comparisons": Counter([*table["winner"], *table["loser"]]), "wins": wins}
-
-
-def _sorted(names: Sequence, columns: Mapping[str, np.ndarray | Mapping]) -> pd.DataFrame:
-    """Rows name and `columns`, in the order of the names or by name, the largest of the first column first."""
-    values = {
-        column: [given[name] for name in names] if isinstance(given, Mapping) else given
-        for column, given in columns.items()
-    }
-    table = pd.DataFrame({"name": names, **values})
-    return table.sort_values(next(iter(columns)), ascending=False, ignore_index=True)
-
-
-# --- The likelihood of choices: log-strengths are linear in the parameters, so the log-likelihood is concave.
+# --- The likelihood of choices, which is concave in the scores.
 
 
 NEWTON_STEPS, HALVINGS = 200, 40
 LAST_STEP, LAST_STEP_OF_DRAWS = 1e-8, 1e-3  # nats; a step of Newton's method leaves about its square as error
-LARGEST_BATCH = 500_000  # numbers held at once while resampling
-Step = Callable[[np.ndarray, np.ndarray], np.ndarray]  # how far to go from (R, P), with these times (R, D): (R, P)
-Derivatives = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+LARGEST_BATCH = 2_000_000  # numbers held at once while resampling
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """D different choices of one among up to A, with P parameters, and by which of C clusters they were made.
+    """D different choices of one among up to A of P names, and by which of C clusters they were made."""
 
-    The log-strength of an alternative is a sum of a few parameters: up to S of them, each times its part. The E = A * S
-    entries of a choice are so few that P, which may be thousands, is met only where they are added up.
-    """
-
-    names: np.ndarray  # (D, A, S) which parameters each alternative's log-strength is made of; the chosen one is first
-    parts: np.ndarray  # (D, A, S) how often each is in it, 0 on padding
+    names: np.ndarray  # (D, A) the numbers of the names, the chosen one first
     present: np.ndarray  # (D, A) bool, False on padding
     cluster: np.ndarray  # (N,) of each time that a choice was made, those of one choice after those of the one before
     times: np.ndarray  # (N,) 1, or a part of it where a tie was split
     starts: np.ndarray  # (D,) where in N each choice begins
     clusters: int  # C
-    scores: int  # of the P parameters the first ones, which mean nothing but their differences
     size: int  # P
 
     def weighted(self, weights: np.ndarray) -> np.ndarray:
         """How often each choice was made, (R, D), by clusters with these weights, (R, C)."""
         return np.add.reduceat(weights[:, self.cluster] * self.times, self.starts, axis=1)
 
-    def added(self, values: np.ndarray) -> np.ndarray:
-        """The sum for each parameter, (R, P), of a value for each entry, (R, D, A, S)."""
-        cells = np.arange(len(values))[:, None] * self.size + self.names.ravel()
-        return np.bincount(cells.ravel(), values.ravel(), len(values) * self.size).reshape(-1, self.size)
+    def shares(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Probability of each alternative, (R, D, A), and minus the log-probability of the chosen one, (R, D)."""
+        strengths = scores[:, self.names]
+        gaps = np.where(self.present, strengths - strengths[..., :1], -np.inf)
+        top = gaps.max(axis=2, keepdims=True)
+        parts = np.exp(gaps - top)
+        total = parts.sum(axis=2, keepdims=True)
+        return parts / total, (top + np.log(total))[..., 0]
+
+    def derivatives(self, shares: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Gradient, (R, P), and information, (R, P, P), of the log-likelihood where the choices have these shares."""
+        alternatives, rows = np.arange(self.names.shape[1]), np.arange(len(shares))[:, None]
+        surplus = times[..., None] * ((alternatives == 0) - shares)  # what was chosen less what was to be expected
+        cells = rows * self.size + self.names.ravel()
+        gradient = np.bincount(cells.ravel(), surplus.ravel(), len(shares) * self.size)
+        covariance = shares[..., None] * (np.eye(len(alternatives)) - shares[..., None, :]) * times[..., None, None]
+        cells = rows * self.size**2 + (self.names[:, :, None] * self.size + self.names[:, None, :]).ravel()
+        information = np.bincount(cells.ravel(), covariance.ravel(), len(shares) * self.size**2)
+        return gradient.reshape(-1, self.size), information.reshape(-1, self.size, self.size)
 
 
 def intervals(
-    choices: Choices, *, prior_sd: float, seed: int, resamples: int
+    choices: Choices, *, precision: float, seed: int, resamples: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The most likely parameters, (P,), and the lower and upper ends of their 95% intervals.
+    """The most likely scores, (P,), and the lower and upper ends of their 95% intervals.
 
     The clusters get random weights with mean 1 (the Bayesian bootstrap, Rubin 1981): unlike how often each is drawn
-    with replacement, none is 0, so that what is linked stays linked.
+    with replacement, none is 0, so that what is linked stays linked. `precision` is that of the prior on each score.
     """
     if choices.clusters < 2:
         raise WorkbenchError("1 item has no measurable spread: an interval needs verdicts on at least 2.")
-    best = most_likely(choices, prior_sd=prior_sd)
-    precision = _precision(choices, prior_sd)
-    scaled, newton = _scaled_steps(choices, precision, best), _newton_steps(choices, precision)
+    once = choices.weighted(np.ones((1, choices.clusters)))
+    best = _most_likely(choices, once, np.zeros((1, choices.size)), precision, LAST_STEP)
     generator, draws = np.random.default_rng(seed), []
-    batch = max(1, LARGEST_BATCH // max(len(choices.cluster), choices.parts.size))
+    held = max(len(choices.cluster), choices.names.size * choices.names.shape[1], choices.size**2)
+    batch = max(1, LARGEST_BATCH // held)
     for start in range(0, resamples, batch):
         weights = generator.exponential(size=(min(batch, resamples - start), choices.clusters))
         weights *= choices.clusters / weights.sum(axis=1, keepdims=True)
         times = choices.weighted(weights)
-        for_all = partial(_maximised, choices, precision=precision, enough=LAST_STEP_OF_DRAWS)
-        try:
-            draws.append(for_all(times, np.tile(best, (len(times), 1)), step_from=scaled))
-        except WorkbenchError:  # so little is known that another matrix is needed for each
-            draws += [for_all(row[None], best[None], step_from=newton) for row in times]
+        draws.append(_most_likely(choices, times, np.tile(best, (len(times), 1)), precision, LAST_STEP_OF_DRAWS))
     low, high = np.quantile(np.concatenate(draws), expanded_levels(choices.clusters), axis=0)
-    return best, low, high
+    return best[0], low, high
 
 
-def most_likely(choices: Choices, *, prior_sd: float) -> np.ndarray:
-    """Parameters, (P,), that maximise the likelihood of all choices, and of the scores under a normal prior.
+def _most_likely(choices: Choices, times: np.ndarray, start: np.ndarray, precision: float, enough: float) -> np.ndarray:
+    """The most likely scores, (R, P), for each row of how often choices were made, (R, D), from `start` (R, P).
 
-    WorkbenchError where they run away to infinity.
-    """
-    precision, times = _precision(choices, prior_sd), choices.weighted(np.ones((1, choices.clusters)))
-    start, step = np.zeros((1, choices.size)), _newton_steps(choices, precision)
-    return _maximised(choices, times, start, precision, LAST_STEP, step)[0]
-
-
-def choices_made(
-    made: Sequence[tuple[Hashable, tuple[Any, tuple], float]],
-    strengths: Callable[[Any], Mapping[int, float]],
-    *,
-    scores: int,
-    size: int,
-) -> Choices:
-    """Choices from (cluster, (chosen, others), times), each alternative with the parameters in its log-strength."""
-    different = {choice: place for place, choice in enumerate(dict.fromkeys(choice for _, choice, _ in made))}
-    clusters = {cluster: place for place, cluster in enumerate(dict.fromkeys(cluster for cluster, _, _ in made))}
-    sums = {each: strengths(each) for chosen, others in different for each in (chosen, *others)}
-    shape = len(different), 1 + max(len(others) for _, others in different), max(map(len, sums.values()))
-    names, parts, present = np.zeros(shape, dtype=int), np.zeros(shape), np.zeros(shape[:2], dtype=bool)
-    for (chosen, others), place in different.items():
-        for number, each in enumerate((chosen, *others)):
-            names[place, number, : len(sums[each])] = list(sums[each])
-            parts[place, number, : len(sums[each])] = list(sums[each].values())
-        present[place, : 1 + len(others)] = True
-    which = np.array([different[choice] for _, choice, _ in made])
-    order = np.argsort(which, kind="stable")
-    return Choices(
-        names=names,
-        parts=parts,
-        present=present,
-        cluster=np.array([clusters[cluster] for cluster, _, _ in made])[order],
-        times=np.array([times for _, _, times in made])[order],
-        starts=np.searchsorted(which[order], np.arange(len(different))),
-        clusters=len(clusters),
-        scores=scores,
-        size=size,
-    )
-
-
-def cluster_of(table: pd.DataFrame, clusters: str) -> list[Hashable]:
-    """Which rows are one draw: the values of a column, or each row on its own for ""."""
-    if not clusters:
-        return list(range(len(table)))
-    if clusters not in table:
-        raise WorkbenchError(
-            f'The table has no column {clusters!r} (it has {list(table.columns)}): name another, or "" for rows that '
-            "are independent."
-        )
-    return names_in(table, clusters)
-
-
-def _precision(choices: Choices, prior_sd: float) -> np.ndarray:
-    """Of the normal prior on each parameter, (P,): 0 where there is none."""
-    return np.where(np.arange(choices.size) < choices.scores, prior_sd**-2, 0.0)
-
-
-def _maximised(
-    choices: Choices, times: np.ndarray, start: np.ndarray, precision: np.ndarray, enough: float, step_from: Step
-) -> np.ndarray:
-    """The most likely parameters, (R, P), for each row of how often choices were made, (R, D), from `start` (R, P).
-
-    Halved steps up a concave function for each row, until no step is larger than `enough`.
+    Newton's method, each row's step halved until it is no step down, until no step is larger than `enough`.
+    WorkbenchError where scores run away to infinity.
     """
     found, value = start, _objective(start, choices, times, precision)
+    fixed = precision * np.eye(choices.size) + 1  # a common shift of all scores changes nothing: their mean is kept
     for _ in range(NEWTON_STEPS):
-        step = step_from(found, times)
-        found, value = _uphill(found, step, value, lambda at: _objective(at, choices, times, precision))
+        gradient, information = choices.derivatives(choices.shares(found)[0], times)
+        step = np.linalg.solve(information + fixed, (gradient - precision * found)[..., None])[..., 0]
+        size = np.ones((len(found), 1))
+        for _ in range(HALVINGS):
+            reached = _objective(found + size * step, choices, times, precision)
+            worse = reached < value - 1e-12 * np.abs(value)
+            if not worse.any():
+                break
+            size[worse] /= 2
+        found, value = found + size * step, reached
         if np.abs(step).max() < enough:
             return found
     raise WorkbenchError("No finite scores fit these verdicts best: compare more, or give prior_sd=1.")
 
 
-def _uphill(
-    found: np.ndarray, step: np.ndarray, value: np.ndarray, objective: Callable[[np.ndarray], np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Where each row's step, halved until it is no step down, leads to, and the objective there."""
-    size = np.ones((len(found), 1))
-    for _ in range(HALVINGS):
-        reached = objective(found + size * step)
-        worse = reached < value - 1e-12 * np.abs(value)
-        if not worse.any():
-            break
-        size[worse] /= 2
-    return found + size * step, reached
-
-
-def _shares(found: np.ndarray, choices: Choices) -> tuple[np.ndarray, np.ndarray]:
-    """Probability of each alternative, (R, D, A), and minus the log-probability of the chosen one, (R, D)."""
-    strengths = np.einsum("rdas,das->rda", found[:, choices.names], choices.parts)
-    gaps = np.where(choices.present, strengths - strengths[..., :1], -np.inf)
-    top = gaps.max(axis=2, keepdims=True)
-    parts = np.exp(gaps - top)
-    total = parts.sum(axis=2, keepdims=True)
-    return parts / total, (top + np.log(total))[..., 0]
-
-
-def _objective(found: np.ndarray, choices: Choices, times: np.ndarray, precision: np.ndarray) -> np.ndarray:
+def _objective(found: np.ndarray, choices: Choices, times: np.ndarray, precision: float) -> np.ndarray:
     """Log-likelihood of each row, (R,), with the log-density of the prior."""
-    _, surprise = _shares(found, choices)
-    return -(times * surprise).sum(axis=1) - (precision * found**2).sum(axis=1) / 2
+    return -(times * choices.shares(found)[1]).sum(axis=1) - precision * (found**2).sum(axis=1) / 2
 
 
-def _gradient(shares: np.ndarray, times: np.ndarray, choices: Choices) -> np.ndarray:
-    """Of the log-likelihood, (R, P): what was chosen less what was to be expected."""
-    surplus = -shares
-    surplus[..., 0] += 1
-    return choices.added((times[..., None] * surplus)[..., None] * choices.parts)
-
-
-def _newton_steps(choices: Choices, precision: np.ndarray) -> Step:
-    """Steps of the inverse observed information times the gradient, with scores that keep their mean."""
-    derivatives = _derivatives(choices)
-
-    def step(found: np.ndarray, times: np.ndarray) -> np.ndarray:
-        gradient, information = derivatives(_shares(found, choices)[0], times)
-        gradient = gradient - precision * found
-        return np.linalg.solve(information + _fixed(choices, precision), gradient[..., None])[..., 0]
-
-    return step
-
-
-def _derivatives(choices: Choices) -> Derivatives:
-    """Gradient, (1, P), and information, (1, P, P), of the log-likelihood of a row with these shares, (1, D, A)."""
-    entries = choices.parts[0].size
-    alternative = np.repeat(np.arange(choices.parts.shape[1]), choices.parts.shape[2])  # (E,) that an entry is of
-    names, parts = choices.names.reshape(-1, entries), choices.parts.reshape(-1, entries)
-    cells = (names[:, :, None] * choices.size + names[:, None, :]).ravel()
-
-    def derivatives(shares: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        share = shares[0][:, alternative]
-        covariance = share[..., None] * (np.equal.outer(alternative, alternative) - share[:, None, :])
-        covariance *= times[0][:, None, None] * (parts[:, :, None] * parts[:, None, :])
-        information = np.bincount(cells, covariance.ravel(), choices.size**2)
-        return _gradient(shares, times, choices), information.reshape(1, choices.size, choices.size)
-
-    return derivatives
-
-
-def _fixed(choices: Choices, precision: np.ndarray) -> np.ndarray:
-    """(P, P) of the prior, and of the mean of the scores: a common shift of all of them changes nothing."""
-    same = (np.arange(choices.size) < choices.scores).astype(float)
-    return np.diag(precision) + np.outer(same, same)
-
-
-def _scaled_steps(choices: Choices, precision: np.ndarray, best: np.ndarray) -> Step:
-    """Steps near the most likely parameters, by the information there, scaled to what each row knows of each of them.
-
-    One inverted matrix serves all rows: one for each would take hours for a thousand names.
-    """
-
-    def spread(found: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        shares, _ = _shares(found, choices)
-        known = (times[..., None] * shares * (1 - shares))[..., None] * choices.parts**2
-        return shares, np.sqrt(choices.added(known) + precision)
-
-    once = choices.weighted(np.ones((1, choices.clusters)))
-    shares, usual = spread(best[None], once)
-    inverse = np.linalg.inv(_derivatives(choices)(shares, once)[1][0] + _fixed(choices, precision))
-
-    def step(found: np.ndarray, times: np.ndarray) -> np.ndarray:
-        shares, known = spread(found, times)
-        scale = usual / known
-        moved = scale * ((scale * (_gradient(shares, times, choices) - precision * found)) @ inverse)
-        moved[:, : choices.scores] -= moved[:, : choices.scores].mean(axis=1, keepdims=True)
-        return moved
-
-    return step
-
-
-# --- Whether wins link all names to each other; where they do not, no finite scores fit best (Ford 1957).
+def _choices(orders: Sequence[Order], clusters: Sequence[Hashable], *, linked: bool) -> tuple[list, Choices]:
+    """All names and the choices that put them in order; WorkbenchError where they must be `linked` and are not."""
+    made = [(cluster, *stage) for cluster, order in zip(clusters, orders, strict=True) for stage in _stages(*order)]
+    names = sorted({name for _, (chosen, others), _ in made for name in (chosen, *others)})
+    if len(names) < 2:
+        raise WorkbenchError(f"The rankings compare {names}: scores need at least 2 names.")
+    number = {name: place for place, name in enumerate(names)}
+    different = {choice: place for place, choice in enumerate(dict.fromkeys(choice for _, choice, _ in made))}
+    own = {cluster: place for place, cluster in enumerate(dict.fromkeys(cluster for cluster, _, _ in made))}
+    numbers = np.zeros((len(different), 1 + max(len(others) for _, others in different)), dtype=int)
+    present = np.zeros(numbers.shape, dtype=bool)
+    for (chosen, others), place in different.items():
+        numbers[place, : 1 + len(others)] = [number[name] for name in (chosen, *others)]
+        present[place, : 1 + len(others)] = True
+    if linked:
+        above = np.zeros((len(names), len(names)), dtype=bool)
+        above[np.broadcast_to(numbers[:, :1], numbers.shape)[present], numbers[present]] = True
+        require_linked(names, above)
+    which = np.array([different[choice] for _, choice, _ in made])
+    order = np.argsort(which, kind="stable")
+    return names, Choices(
+        names=numbers,
+        present=present,
+        cluster=np.array([own[cluster] for cluster, _, _ in made])[order],
+        times=np.array([times for _, _, times in made])[order],
+        starts=np.searchsorted(which[order], np.arange(len(different))),
+        clusters=len(own),
+        size=len(names),
+    )
 
 
 def require_linked(names: Sequence, above: np.ndarray) -> None:
-    """WorkbenchError unless wins lead from every name to every other (Ford 1957).
+    """WorkbenchError unless wins lead from every name to every other: else no finite scores fit best (Ford 1957).
 
     above (n, n) bool: row placed above column, or level with it, at least once.
     """
