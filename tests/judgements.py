@@ -1,5 +1,7 @@
 """A judgement in a line: what a test does not say is as it mostly is."""
 
+import pandas as pd
+
 from workbench.records import Judgement
 
 
@@ -10,3 +12,8 @@ def judged(item_id, value, labeler="ada", *, kind="pair", size=2, shown_order=No
     return Judgement(
         item_id=item_id, labeler=labeler, kind=kind, value=value, shown_order=order, repeat=repeat, **given
     )
+
+
+def log_of(store):
+    """Every row ever written, undone ones and the undoing too."""
+    return pd.read_sql_query("SELECT * FROM judgement ORDER BY seq", store._db)

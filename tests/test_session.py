@@ -4,11 +4,11 @@ import itertools
 import random
 
 import pytest
-from judgements import judged
+from judgements import judged, log_of
 
 from workbench import WorkbenchError
 from workbench.analysis.statistics import mean_and_error
-from workbench.feedback.queues import LiveAgreement, Queue
+from workbench.feedback.queues import Desk, Queue
 from workbench.feedback.session import Collection, Session, answer, shown_order, verdict
 from workbench.feedback.store import Store
 
@@ -149,7 +149,7 @@ def test_an_earlier_judgement_is_changed_in_its_own_order_and_the_log_keeps_both
     assert ada.view().item_id == waiting
     stands = {each.event_id: each.value for each in ada.store.judgements()}
     assert stands.keys() == {"e1", "e2", "e3"} and stands["e3"] == first.shown_order[1]
-    log = ada.store.log()
+    log = log_of(ada.store)
     assert log["event_id"].tolist()[:3] == ["e0", "e1", "e2"] and log["action"].tolist()[3:] == ["undo", "label"]
     assert ada.judge(waiting, "e4", "label", answer={"choice": 0}, elapsed_ms=1) == "saved"
 
@@ -219,13 +219,14 @@ def test_live_agreement_counts_ties_half_and_waits_for_enough(tmp_path):
 
 
 def test_live_agreement_is_the_mean_and_error_over_items_whatever_is_taken_back():
-    draw, live, standing = random.Random(0), LiveAgreement(), []
-    for _ in range(400):
+    draw, desk, standing = random.Random(0), Desk("ada", "pair", set()), []
+    for number in range(400):
         if standing and draw.random() < 0.3:
-            live.count(-1, *standing.pop(draw.randrange(len(standing))))
+            item, value = standing.pop(draw.randrange(len(standing)))
+            desk._count(-1, number, item, "bob", 0, True, value, 0)
         else:
             standing.append((f"i{draw.randrange(40)}", draw.choice(["0", "1", '"tie"'])))
-            live.count(1, *standing[-1])
+            desk._count(1, number, standing[-1][0], "bob", 0, True, standing[-1][1], 0)
     pairs = [
         (item, 1.0 if one == other else 0.5 if '"tie"' in (one, other) else 0.0)
         for (item, one), (same, other) in itertools.combinations(standing, 2)
@@ -233,7 +234,7 @@ def test_live_agreement_is_the_mean_and_error_over_items_whatever_is_taken_back(
     ]
     mean, error = mean_and_error([credit for _, credit in pairs], [item for item, _ in pairs])
     found = f"labelers agree on {mean:.0%} ± {2 * error:.0%} of {len({item for item, _ in pairs})} items judged by two"
-    assert live.sentence() == found
+    assert desk.agreement() == found
 
 
 def test_what_another_process_writes_or_takes_back_is_seen_at_once(tmp_path):
@@ -274,7 +275,7 @@ def test_running_again_adds_nothing(tmp_path):
     for _ in range(2):
         collection, asked = Collection(tmp_path / "a.db", labelers="simulated", labeler="you"), pairs(3)
         collection.ask("pair", asked, lambda asked=asked: simulate(asked))
-    assert len(collection.store.log()) == 3
+    assert len(log_of(collection.store)) == 3
 
 
 def test_judgements_come_in_the_order_of_the_items_and_only_theirs(tmp_path):

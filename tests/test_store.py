@@ -9,8 +9,10 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from judgements import judged as judgement
+from judgements import log_of
 
 from workbench import WorkbenchError
 from workbench.feedback import store as store_module
@@ -84,7 +86,7 @@ def test_undo_is_a_row_and_the_item_can_be_judged_again(store):
     assert [each.item_id for each in store.judgements()] == ["i0"]
     store.record(judged("i1", 1, event_id="second thoughts"))
     assert [each.value for each in store.judgements()] == [0, 1]
-    log = store.log()
+    log = log_of(store)
     assert log["action"].tolist() == ["label", "label", "undo", "label"]
     assert log["undoes"].tolist()[2] == log["seq"].tolist()[1]
 
@@ -99,7 +101,7 @@ def test_a_judgement_in_the_place_of_another_is_stored_once_or_not_at_all(store)
         store.replace(judged("i0", 0, event_id="b"))
     assert len(store.judgements()) == 2
     assert [row["event_id"] for row in store.latest("ada", "pair", 9)] == ["c"]
-    assert store.log()["action"].tolist() == ["label", "label", "undo", "label"]
+    assert log_of(store)["action"].tolist() == ["label", "label", "undo", "label"]
 
 
 def test_undo_takes_back_only_ones_own_of_the_same_kind(store):
@@ -206,7 +208,7 @@ def test_three_processes_lose_nothing_to_each_other(tmp_path):
     for writer in writers:
         writer.join()
     assert [writer.exitcode for writer in writers] == [0, 0, 0]
-    table = Store(path).table()
+    table = pd.DataFrame([vars(each) for each in Store(path).judgements()])
     assert len(table) == 360 and not table.duplicated(["labeler", "item_id"]).any()
     assert (table["value"] == table["item_id"].str[1:].astype(int) % 2).all()
 

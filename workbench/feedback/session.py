@@ -92,7 +92,7 @@ class Session:
             done=self._turn.done,
             total=self._turn.total,
             seconds_left=self._seconds_left(desk),
-            agreement=desk.agreement.sentence() if KINDS[self.kind].shape == "choice" else "",  # others are never equal
+            agreement=desk.agreement() if KINDS[self.kind].shape == "choice" else "",  # others are never equal
             message=self._turn.reason,
             can_undo=self._turn.done > 0 and not before,
             earlier=self._said(before) if before else {},

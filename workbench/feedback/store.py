@@ -12,8 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from workbench import WorkbenchError
 from workbench.feedback.kinds import require_kind, require_verdict
 from workbench.feedback.tables import jsonable, labeler_name, require_items
@@ -60,7 +58,6 @@ SCHEMA = (
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
 COLUMNS = "item_id, labeler, kind, repeat, value, details, shown_order, elapsed_ms, note, event_id, created_at"
-JUDGEMENT_FIELDS = [name for name in COLUMNS.split(", ") if name != "created_at"]
 
 
 # --- A durable log of judgements: one SQLite file that several labelers and processes write at once.
@@ -200,23 +197,13 @@ class Store:
 
     def judgements(self, kind: str = "") -> list[Judgement]:
         """Judgements that stand, of one kind or all, in the order in which they were made."""
-        return [Judgement(**{name: row[name] for name in JUDGEMENT_FIELDS}) for row in self._current(kind)]
-
-    def table(self, kind: str = "") -> pd.DataFrame:
-        """`judgements` as a table, with created_at in Unix seconds."""
-        return pd.DataFrame(self._current(kind), columns=[*JUDGEMENT_FIELDS, "created_at"])
+        where, values = ("WHERE kind = ?", (kind,)) if kind else ("", ())
+        rows = self._rows(f"{where} ORDER BY seq", values)
+        return [Judgement(**{name: row[name] for name in row if name != "created_at"}) for row in rows]
 
     def latest(self, labeler: str, kind: str, count: int) -> list[dict[str, Any]]:
         """The labeler's last judgements of a kind that stand, the latest first: their fields, and created_at."""
         return self._rows("WHERE +labeler = ? AND +kind = ? ORDER BY seq DESC LIMIT ?", (labeler, kind, count))
-
-    def log(self) -> pd.DataFrame:
-        """Every row ever written, undone ones and the undoing too: seq, action, undoes and the judgement's columns."""
-        with self._explained():
-            found = pd.read_sql_query(f"SELECT seq, action, undoes, {COLUMNS} FROM judgement ORDER BY seq", self._db)
-        for column in ("value", "details", "shown_order"):
-            found[column] = [json.loads(text) for text in found[column]]
-        return found
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -265,10 +252,6 @@ class Store:
             ),
         )
         return True
-
-    def _current(self, kind: str) -> list[dict[str, Any]]:
-        where, values = ("WHERE kind = ?", (kind,)) if kind else ("", ())
-        return self._rows(f"{where} ORDER BY seq", values)
 
     def _rows(self, which: str, values: Sequence[Any]) -> list[dict[str, Any]]:
         names = COLUMNS.split(", ")
