@@ -58,6 +58,7 @@ SCHEMA = (
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
 COLUMNS = "item_id, labeler, kind, repeat, value, details, shown_order, elapsed_ms, note, event_id, created_at"
+JUDGEMENT_FIELDS = [name for name in COLUMNS.split(", ") if name != "created_at"]
 
 
 # --- A durable log of judgements: one SQLite file that several labelers and processes write at once.
@@ -199,7 +200,7 @@ class Store:
         """Judgements that stand, of one kind or all, in the order in which they were made."""
         where, values = ("WHERE kind = ?", (kind,)) if kind else ("", ())
         rows = self._rows(f"{where} ORDER BY seq", values)
-        return [Judgement(**{name: row[name] for name in row if name != "created_at"}) for row in rows]
+        return [Judgement(**{name: row[name] for name in JUDGEMENT_FIELDS}) for row in rows]
 
     def latest(self, labeler: str, kind: str, count: int) -> list[dict[str, Any]]:
         """The labeler's last judgements of a kind that stand, the latest first: their fields, and created_at."""
