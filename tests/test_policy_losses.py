@@ -15,6 +15,7 @@ from workbench.losses.advantages import group_centered, group_relative, leave_on
 from workbench.losses.policy import (
     clipped_surrogate_loss,
     clipped_value_loss,
+    clipped_weight_loss,
     entropy,
     exact_kl,
     kl_k1,
@@ -203,6 +204,9 @@ BEFORE_IT_MOVED = {
     "reinforce": lambda logprobs, advantages: policy_gradient_loss(logprobs, advantages),
     "reinforce, baseline": lambda logprobs, advantages: policy_gradient_loss(logprobs, advantages - 5.0),
     "clipped": lambda logprobs, advantages: clipped_surrogate_loss(logprobs, logprobs.detach(), advantages),
+    "clipped weight": lambda logprobs, advantages: clipped_weight_loss(
+        logprobs, logprobs.detach(), advantages, cliprange=1.0, cliprange_high=4.0
+    ),
     "penalised": lambda logprobs, advantages: kl_penalised_surrogate_loss(
         logprobs, logprobs.detach(), advantages, beta=0.7
     ),
@@ -263,6 +267,29 @@ def test_the_clipped_surrogate_never_promises_more_than_the_free_one():
     assert (clipped >= free * (1 - 1e-6 * free.sign())).all()
     inside = ((logprobs - old).exp() - 1.1).abs() < 0.2
     torch.testing.assert_close(clipped[inside], free[inside])
+
+
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+def test_a_clipped_weight_keeps_the_gradient_of_every_token_where_a_clipped_ratio_drops_it(advantage):
+    ratios = torch.tensor([[0.5, 1.0, 3.0, 20.0]]).double()
+    logprobs, old = (ratios.log() - 4).requires_grad_(), torch.full((1, 4), -4.0).double()
+    advantages = torch.full((1, 4), advantage).double()
+    given = {"cliprange": 1.0, "cliprange_high": 4.0}  # the weight is at most 5, and free below
+    clipped_weight_loss(logprobs, old, advantages, **given).sum().backward()
+    # weight times the gradient of the log-probability, which is 1 for the token's own
+    assert logprobs.grad.tolist()[0] == pytest.approx([-advantage * weight for weight in (0.5, 1.0, 3.0, 5.0)])
+    free = torch.autograd.grad((-advantages * (logprobs - old).exp()).sum(), logprobs)[0]
+    torch.testing.assert_close(logprobs.grad[:, :3], free[:, :3])  # in range: that of the ratio, whose slope it is
+
+
+def test_a_clipped_weight_of_a_token_that_was_given_up_is_0_and_of_one_out_of_float_range_the_highest():
+    logprobs = torch.tensor([[-INF, -1.0]], requires_grad=True)
+    loss = clipped_weight_loss(
+        logprobs, torch.tensor([[-1.0, -500.0]]), torch.ones(1, 2), cliprange=1.0, cliprange_high=4
+    )
+    loss.sum().backward()
+    assert loss.tolist()[0] == pytest.approx([0.0, 5.0])  # ratio times its log goes to 0; 5 times 1 nat
+    assert logprobs.grad.tolist()[0] == pytest.approx([0.0, -5.0])
 
 
 def test_the_penalised_surrogate_subtracts_the_kl_of_the_old_policy_from_the_new():

@@ -63,6 +63,19 @@ def sequence_ratio_loss(
     return clipped_surrogate_loss(moved, unmoved, advantages, cliprange=cliprange, cliprange_high=cliprange_high)
 
 
+def clipped_weight_loss(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, cliprange: float, cliprange_high: float
+) -> Tensor:
+    """REINFORCE weighed by the clipped ratio, which has no gradient of its own, (B, R). MiniMax 2025 (M1), eq. 4.
+
+    Arguments as in `clipped_surrogate_loss`; a `cliprange` of 1 leaves the ratio free below, as in the paper. A token
+    out of range keeps a gradient, where a clipped surrogate drops it.
+    """
+    least = math.log1p(-cliprange) if cliprange < 1 else -math.inf
+    weight = log_ratio(logprobs, old_logprobs).detach().clamp(least, math.log1p(cliprange_high)).exp()
+    return torch.where(weight == 0, 0, weight * policy_gradient_loss(logprobs, advantages))  # 0 times infinity: 0
+
+
 def kl_penalised_surrogate_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, beta: float) -> Tensor:
     """Surrogate without a clip, minus `beta` times KL(old || new), per token, (B, R). Schulman et al. 2017, eq. 8.
 

@@ -27,6 +27,7 @@ from workbench.losses.advantages import (
 )
 from workbench.losses.policy import (
     clipped_surrogate_loss,
+    clipped_weight_loss,
     kl_k1,
     kl_k2,
     kl_k3,
@@ -121,6 +122,12 @@ def clipped_completion_ratio(
     """A ratio per completion."""
     clip = {"cliprange": config.cliprange, "cliprange_high": config.cliprange_high}
     return sequence_ratio_loss(logprobs, part.logprobs, part.advantages, part.completion_mask, **clip)
+
+
+def clipped_weight(logprobs: Tensor, part: Experience, config: PolicyGradientConfig, *, penalty_coef: float) -> Tensor:
+    """A ratio per token, as a weight: no token loses its gradient."""
+    clip = {"cliprange": config.cliprange, "cliprange_high": config.cliprange_high}
+    return clipped_weight_loss(logprobs, part.logprobs, part.advantages, **clip)
 
 
 def penalised_ratio(logprobs: Tensor, part: Experience, config: PolicyGradientConfig, *, penalty_coef: float) -> Tensor:
@@ -273,6 +280,17 @@ ALGORITHMS = {
         clipped=whole_completion,
         cliprange=0.01,  # at these rates the paper's 3e-4 and 4e-4 clip nine tokens in ten of a second mini-batch
         cliprange_high=0.0133,
+        **_GROUP,
+        **_IN_DEVIATIONS,
+        **_KL_IN_LOSS,
+    ),
+    "cispo": Algorithm(
+        paper="MiniMax 2025",
+        surrogate=clipped_weight,
+        aggregate=batch_token_mean,
+        cliprange=1.0,  # free below, and high above: a ratio of at most 5 (Khatri et al. 2025)
+        cliprange_high=4.0,
+        resampling_rounds=3,
         **_GROUP,
         **_IN_DEVIATIONS,
         **_KL_IN_LOSS,
