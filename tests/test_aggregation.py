@@ -10,7 +10,7 @@ from judgements import judged as judgement
 
 from workbench import WorkbenchError
 from workbench.feedback.aggregation import labeler_rows, majority_rows, posterior_rows
-from workbench.feedback.exchange import account, with_ties
+from workbench.feedback.exchange import account
 from workbench.feedback.labelers import dawid_skene
 from workbench.tasks.columns import to_standard
 
@@ -56,14 +56,13 @@ def test_the_majority_counted_by_hand(values, expected, preference, agreement):
     assert not rows or rows[0]["preference"] == pytest.approx(preference)
 
 
-def test_rows_are_standard_and_ties_come_back():
+def test_rows_are_standard():
     rows, left_out = majority_rows(ITEMS, [*votes(0, 0, 1), *votes(0, 1, item_id="same"), judged("check", "a", 1)])
     assert list(rows[0]) == ["prompt", "chosen", "rejected", "preference", "labelers", "agreement", "item_id"]
     assert [row["reason"] for row in left_out] == ["check", "identical"]
     assert account(rows, left_out, judgements=6) == "1 pair from 6 judgements; left out: 1 check, 1 identical"
-    rows, left_out = with_ties(*majority_rows(ITEMS, votes(0, 1)))
-    assert (rows[0]["preference"], rows[0]["labelers"], left_out) == (0.5, 2, [])
-    assert to_standard(Dataset.from_list(rows), "preferences", source="rows")["preference"][:] == [0.5]
+    standard = to_standard(Dataset.from_list(rows), "preferences", source="rows")
+    assert standard["preference"][:] == [pytest.approx(2 / 3)]
 
 
 def test_rankings_and_bests_are_votes_on_their_pairs():

@@ -75,23 +75,14 @@ def test_one_call_writes_every_kind_and_counts_what_became_of_it(tmp_path):
 def test_every_format_holds_the_rows_counted_by_hand(tmp_path):
     export(ITEMS, JUDGEMENTS, tmp_path, formats=MADE)
     assert [(row["chosen"], row["margin"]) for row in rows_of(tmp_path, "margins")] == [(" that .", 1.0)]
-    soft = rows_of(tmp_path, "soft_preferences")
-    assert [row["preference"] for row in soft if row["item_id"] == "two"] == [1.0, 1.0, 0.5]
-    assert sum(row["preference"] == 0.5 for row in soft) == 2 and len(soft) == 18
-    unpaired = [(row["completion"], row["label"]) for row in rows_of(tmp_path, "unpaired")]
-    pairs, ratings = unpaired[:4], unpaired[4:]
-    assert pairs == [(" that .", True), (" this .", False), (" this .", True), (" that .", False)]
-    assert ratings == [(" this .", True), (" that .", False)]
     assert rows_of(tmp_path, "best_of")[0]["best"] == 2
     assert [row.get("flags") for row in rows_of(tmp_path, "ratings")] == [[], ["rude"], None]
     reasons = [(row["format"], row["reason"]) for row in rows_of(tmp_path, "left_out")]
-    assert ("margins", "no strength") in reasons and ("unpaired", "on the threshold") in reasons
-    export(ITEMS, JUDGEMENTS, tmp_path, formats="unpaired", threshold=1.5)
-    assert [row["label"] for row in rows_of(tmp_path, "unpaired")][4:] == [True, True, True]
+    assert ("margins", "no strength") in reasons
 
 
-SCHEMAS = {name: name for name in ("preferences", "rankings", "unpaired", "ratings", "demonstrations")}
-SCHEMAS |= dict.fromkeys(("margins", "soft_preferences"), "preferences")
+SCHEMAS = {name: name for name in ("preferences", "rankings", "ratings", "demonstrations")}
+SCHEMAS["margins"] = "preferences"
 
 
 @pytest.mark.parametrize("talk", [False, True])

@@ -10,7 +10,7 @@ from datasets import Dataset
 from judgements import judged as judgement
 
 from workbench import WorkbenchError
-from workbench.feedback.exchange import account, placed, with_ties
+from workbench.feedback.exchange import account, placed
 from workbench.feedback.kinds import training_rows
 from workbench.feedback.session import COLLECTED, parse_kinds
 from workbench.tasks.columns import to_standard
@@ -108,18 +108,6 @@ def test_strengths_become_margins_of_thirds():
     assert "margin" not in rows[-1] and reasons(left_out) == ["tie"]
 
 
-def test_ties_come_back_as_pairs_of_preference_one_half():
-    judgements = [judged("i1", 1, strength=4), judged("i1", "tie", labeler="bob"), judged("i2", "tie"), judged("c1", 1)]
-    rows, left_out = with_ties(*preference_rows(ITEMS, judgements))
-    assert [(row["chosen"], row["labeler"], row["preference"], row.get("margin")) for row in rows] == [
-        ("bad", "ada", 1.0, 1.0),
-        ("good", "bob", 0.5, None),
-    ]
-    assert [(row["reason"], row["prompt"]) for row in left_out] == [("tie", "p2"), ("check", "pick bad")]
-    standard = to_standard(Dataset.from_list(rows), "preferences", source="rows")
-    assert standard["preference"][:] == [1.0, 0.5]
-
-
 def test_rankings_become_rows_where_the_order_is_complete():
     judgements = [
         ranked("i3", [2], [0], [1]),
@@ -152,14 +140,6 @@ def test_a_ranking_with_ties_keeps_the_pairs_that_it_decides():
     assert ["".join(row["completions"]) for row in left_out] == ["wy", "xy", "xz", "yz"] and set(reasons(left_out)) == {
         "tie"
     }
-    soft, rest = with_ties(pairs, left_out)
-    assert sides(soft) == ["zy", "zw", "zx", "yx", "wx", "wy", "xy", "xz", "yz"] and rest == []
-    assert [row["preference"] for row in soft] == [1.0] * 5 + [0.5] * 4
-
-
-def test_ties_stay_beside_the_pairs_of_their_ranking():
-    soft, _ = with_ties(*ranking_pairs(ITEMS, [ranked("i3", [2], [0, 1]), ranked("i4", [0], [1], [2], [3])]))
-    assert [row["item_id"] for row in soft] == ["i3"] * 3 + ["i4"] * 6
 
 
 def test_the_best_of_several_is_better_than_each_other():
@@ -272,8 +252,6 @@ def test_every_judgement_is_in_the_rows_or_left_out(kind, collect):
         assert not checks & {row["item_id"] for row in rows}
         if collect in (preference_rows, ranking_pairs, best_of_pairs):
             assert all(row["chosen"] != row["rejected"] for row in rows)
-            soft, rest = with_ties(rows, left_out)
-            assert len(soft) + len(rest) == len(rows) + len(left_out)
 
 
 def test_kinds_are_parsed_and_unknown_ones_refused_with_those_that_exist():

@@ -1,18 +1,15 @@
 """Judgements as files of training data that this workbench and TRL load unchanged.
 
-    file                    columns                                      made of
-    preferences.jsonl       prompt, chosen, rejected                     pairs, rankings, choices of the best
-    margins.jsonl           prompt, chosen, rejected, margin             pairs whose labeler said a strength
-    soft_preferences.jsonl  prompt, chosen, rejected, preference         pairs, rankings, choices of the best, and ties
-    rankings.jsonl          prompt, completions, ranking                 rankings without ties
-    best_of.jsonl           prompt, completions, best                    choices of the best
-    unpaired.jsonl          prompt, completion, label                    pairs, and ratings off a threshold
-    ratings.jsonl           prompt, completion, rating, perhaps flags    ratings
-    demonstrations.jsonl    prompt, completion                           corrections
-    left_out.jsonl          format, reason, prompt, completions, value   everything else, value as JSON
+    file                  columns                                      made of
+    preferences.jsonl     prompt, chosen, rejected                     pairs, rankings, choices of the best
+    margins.jsonl         prompt, chosen, rejected, margin             pairs whose labeler said a strength
+    rankings.jsonl        prompt, completions, ranking                 rankings without ties
+    best_of.jsonl         prompt, completions, best                    choices of the best
+    ratings.jsonl         prompt, completion, rating, perhaps flags    ratings
+    demonstrations.jsonl  prompt, completion                           corrections
+    left_out.jsonl        format, reason, prompt, completions, value   everything else, value as JSON
 
-Rows also name labeler and item_id, which keep what belongs together together. TRL knows no `preference`: it would take
-the ties of soft_preferences.jsonl for choices.
+Rows also name labeler and item_id, which keep what belongs together together.
 """
 
 from __future__ import annotations
@@ -44,8 +41,6 @@ from workbench.records import Judgement
 from workbench.runs import Run
 from workbench.runs.files import read_json_lines, replace_file, resolve, shown
 
-MIDDLE = 4.0  # of ratings from 1 to 7
-
 
 class Format(NamedTuple):
     """How a file is made."""
@@ -61,19 +56,17 @@ def export(
     folder: str | Path,
     *,
     formats: str | Sequence[str] = (),
-    threshold: float = MIDDLE,
 ) -> str:
     """Write a file per format and say what became of all judgements.
 
     By default those of `USUAL` that the judgements can make. Every file is replaced whole or not at all, none before
-    all rows are made; a format without rows leaves no file. Completions rated above `threshold` are desirable in
-    unpaired.jsonl, those below are not. WorkbenchError for an unknown format, one that none of the judgements is for,
-    items of mixed form, and where a file can not be written.
+    all rows are made; a format without rows leaves no file. WorkbenchError for an unknown format, one that none of the
+    judgements is for, items of mixed form, and where a file can not be written.
     """
     items, judgements, folder = list(items), list(judgements), resolve(folder)
     require_items(items)
     _require_one_form(items)
-    wanted, files, left_out, sentences = _wanted(formats, judgements, threshold), {}, [], []
+    wanted, files, left_out, sentences = _wanted(formats, judgements), {}, [], []
     for name, (kinds, noun, make) in wanted.items():
         own = [judgement for judgement in judgements if judgement.kind in kinds]
         files[name], omitted = make(items, own)
@@ -143,33 +136,6 @@ def pair_rows(items: Sequence[Mapping], judgements: Sequence[Judgement]) -> tupl
     return [{name: value for name, value in row.items() if name != "margin"} for row in rows], left_out
 
 
-def soft_rows(items: Sequence[Mapping], judgements: Sequence[Judgement]) -> tuple[Rows, Rows]:
-    """`pair_rows` with preference: 1 for choices, .5 for ties."""
-    return with_ties(*pair_rows(items, judgements))
-
-
-def with_ties(rows: Iterable[Mapping], left_out: Iterable[Mapping]) -> tuple[Rows, Rows]:
-    """The pairs with `preference`, the probability that the chosen one is better: 1, and .5 for those left out as ties.
-
-    A preference that a row has stays as it is. What one labeler said of one item stays together. Ties between identical
-    texts remain left out.
-    """
-    soft = [{**row, "preference": row.get("preference", 1.0)} for row in rows]
-    rest = []
-    for row in left_out:
-        if row["reason"] == "tie" and len(row["completions"]) == 2 and row["completions"][0] != row["completions"][1]:
-            chosen, rejected = row["completions"]
-            pair = {"prompt": row["prompt"], "chosen": chosen, "rejected": rejected}
-            others = {name: row[name] for name in row if name not in ("prompt", "completions", "reason", "value")}
-            soft.append({**pair, **others, "preference": 0.5})
-        else:
-            rest.append(dict(row))
-    places: dict[tuple, int] = {}
-    for row in soft:
-        places.setdefault((row["item_id"], row.get("labeler")), len(places))
-    return sorted(soft, key=lambda row: places[row["item_id"], row.get("labeler")]), rest
-
-
 def margin_rows(items: Sequence[Mapping], judgements: Sequence[Judgement]) -> tuple[Rows, Rows]:
     """The rows of pairs with a strength; other decided pairs are left out for "no strength"."""
     silent = [each for each in judgements if each.value in (0, 1) and each.details.get("strength") is None]
@@ -178,34 +144,6 @@ def margin_rows(items: Sequence[Mapping], judgements: Sequence[Judgement]) -> tu
     for judgement, item, reason in judged(items, silent, "pair"):
         left_out.append(left_out_row(judgement, item, reason or "no strength"))
     return rows, left_out
-
-
-def unpaired_rows(
-    items: Sequence[Mapping], judgements: Sequence[Judgement], *, threshold: float = MIDDLE
-) -> tuple[Rows, Rows]:
-    """Rows prompt, completion, label, labeler, item_id: the chosen ones of pairs True, the rejected ones False.
-
-    Rated completions are True above `threshold`, False below, and left out on it.
-    """
-    own = {kind: [each for each in judgements if each.kind == kind] for kind in ("pair", "rating")}
-    (pairs, left_out), (rated, unrated) = (training_rows(kind, items, said) for kind, said in own.items())
-    rows, left_out = [], left_out + unrated
-    for row in pairs:
-        rows += [_labelled(row, row["chosen"], True), _labelled(row, row["rejected"], False)]
-    for row in rated:
-        rating = row["rating"]
-        if rating == threshold:
-            who = {"labeler": row["labeler"], "item_id": row["item_id"]}
-            texts = {"prompt": row["prompt"], "completions": [row["completion"]]}
-            left_out.append({**texts, "reason": "on the threshold", "value": rating, **who})
-        else:
-            rows.append(_labelled(row, row["completion"], bool(rating > threshold)))
-    return rows, left_out
-
-
-def _labelled(row: Mapping[str, Any], completion: Any, label: bool) -> dict[str, Any]:
-    own = {"prompt": row["prompt"], "completion": completion, "label": label}
-    return {**own, "labeler": row["labeler"], "item_id": row["item_id"]}
 
 
 def placed(rows: Iterable[Mapping[str, Any]]) -> Rows:
@@ -233,12 +171,10 @@ FORMATS = {
 } | {
     "preferences": Format(COMPARING, "pair", pair_rows),
     "margins": Format(("pair",), "pair", margin_rows),
-    "soft_preferences": Format(COMPARING, "pair", soft_rows),
-    "unpaired": Format(("pair", "rating"), "row", unpaired_rows),
 }
 
 
-def _wanted(formats: str | Sequence[str], judgements: Sequence[Judgement], threshold: float) -> dict[str, Format]:
+def _wanted(formats: str | Sequence[str], judgements: Sequence[Judgement]) -> dict[str, Format]:
     """The formats to write; WorkbenchError for one that there is not, or that nothing here is for."""
     names = [formats] if isinstance(formats, str) else list(formats)
     found = {judgement.kind for judgement in judgements}
@@ -253,8 +189,7 @@ def _wanted(formats: str | Sequence[str], judgements: Sequence[Judgement], thres
                 f"The format {name!r} is made of kind {' or '.join(FORMATS[name].kinds)}, but these judgements are of "
                 f"kind {' and '.join(sorted(found))}: use another format."
             )
-    known = {**FORMATS, "unpaired": FORMATS["unpaired"]._replace(rows=partial(unpaired_rows, threshold=threshold))}
-    return {name: known[name] for name in names or USUAL if found & set(known[name].kinds)}
+    return {name: FORMATS[name] for name in names or USUAL if found & set(FORMATS[name].kinds)}
 
 
 def _messages(text: str | list[dict[str, str]], role: str) -> list[dict[str, str]]:
@@ -271,8 +206,6 @@ def _require_one_form(items: Sequence[Mapping]) -> None:
 # --- Files of training data in the standard columns, such as `export` writes, as items and judgements.
 
 
-KIND_OF = {record.file: kind for kind, record in KINDS.items()}
-COLUMNS = {record.file: record.columns for record in KINDS.values()} | {"unpaired": ("completion", "label")}
 SOURCES = "give a run of 03_preferences, or a file of judgements"
 OF_THE_JUDGEMENT = ("margin", "preference", "flags", "labeler", "item_id")  # columns that do not describe the item
 
@@ -293,19 +226,16 @@ def read_feedback(
         _refuse(given, f"{shown(path)} is a run")
         with closing(Store(path / "judgements.db")) as store:
             return store.items(), store.judgements(kind)
-    found = dict.fromkeys(name for _, record in records_of(path) for name in record)
+    found = {name for _, record in records_of(path) for name in record}
     shown_as = {"prompt": prompt, "labels": _meanings(labels)}
     if completions:
         shown_as["completions"] = completions if "." in completions else _listed(completions)
-    if {"fields", "responses"} <= found.keys():
+    if {"fields", "responses"} <= found:
         return argilla_feedback(path, kind=kind, question=_listed(question), **shown_as)
-    if {"data", "annotations"} <= found.keys():
+    if {"data", "annotations"} <= found:
         return label_studio_feedback(path, kind=kind, control=question, **shown_as)
     _refuse(given, f"{shown(path)} is in standard columns")
-    if "labeler" not in found:
-        columns = ", ".join(found)
-        raise WorkbenchError(f"{shown(path)} has no column 'labeler' (found: {columns}): say who judged each row.")
-    return standard_feedback(path, schema=KINDS[kind].file)
+    return standard_feedback(path, kind=kind)
 
 
 def _place(source: str) -> Path:
@@ -343,36 +273,31 @@ def _meanings(labels: str) -> dict[str, int | str]:
     return {label.strip(): int(verdict) if verdict.strip().isdigit() else verdict.strip() for label, _, verdict in said}
 
 
-def standard_feedback(path: str | Path, *, schema: str = "preferences", labeler: str = "imported") -> Feedback:
-    """A JSON or JSON-lines file in standard columns, such as `export` writes, as the judgements that it is made of.
+def standard_feedback(path: Path, *, kind: str) -> Feedback:
+    """A JSON or JSON-lines file in the standard columns of a kind and labeler, as the judgements that it is made of.
 
-    In `preferences`, a preference of .5 is a tie and a `margin` the strength it stands for; other pairs with the same
-    item_id become items of their own. Rows of `ratings` and `unpaired` with one item_id and prompt are completions of
-    one item; a label is a rating of 1 or 0. Without a column labeler, the n-th judgement of an item is by another one.
-    Columns with another name go to the item, "expected" as "file_expected".
+    Of pairs, a preference of .5 is a tie and a `margin` the strength it stands for; others with the same item_id become
+    items of their own. Ratings with one item_id and prompt are of completions of one item. Columns with another name go
+    to the item, "expected" as "file_expected".
     """
-    if schema not in COLUMNS:
-        raise WorkbenchError(f"There is no schema {schema!r} to import: use one of {', '.join(COLUMNS)}.")
-    records = records_of(path)
+    records, judgements, items = records_of(path), [], []
     for where, record in records:
-        for name in ("prompt", *COLUMNS[schema]):
+        for name in ("labeler", "prompt", *KINDS[kind].columns):
             if record.get(name) is None:
-                raise WorkbenchError(f"{where} has no {name!r}, which {schema} need: correct the file.")
-    items, judgements = [], []
-    for item, rows in _grouped(records, schema, Path(path).stem):
-        numbers = schema == "unpaired" or KINDS[KIND_OF[schema]].shape == "numbers"
-        judgements += (_rated if numbers else _judged)(item, rows, schema, labeler)
+                raise WorkbenchError(f"{where} has no {name!r}, which {KINDS[kind].file} need: add it.")
+    for item, rows in _grouped(records, kind, path.stem):
+        judgements += (_rated if KINDS[kind].shape == "numbers" else _judged)(item, rows, kind)
         items.append(item)
     return with_repeats(items, judgements, path)
 
 
-def _grouped(records: Records, schema: str, stem: str) -> list[tuple[dict[str, Any], Records]]:
+def _grouped(records: Records, kind: str, stem: str) -> list[tuple[dict[str, Any], Records]]:
     """The items that rows are about, and the rows of each; the completions of ratings are still to come."""
     groups: dict[str, Records] = defaultdict(list)
     first = {}
     for number, (where, record) in enumerate(records):
-        texts = record["completions"] if "completions" in COLUMNS[schema] else []
-        if schema == "preferences":  # in an order that does not tell which was chosen
+        texts = record["completions"] if "completions" in KINDS[kind].columns else []
+        if kind == "pair":  # in an order that does not tell which was chosen
             texts = sorted((record["chosen"], record["rejected"]), key=digest)
         name = named(record.get("item_id"), "item_id", where, otherwise=" ")
         key = digest([name, record["prompt"], texts])
@@ -383,38 +308,36 @@ def _grouped(records: Records, schema: str, stem: str) -> list[tuple[dict[str, A
     for key, rows in groups.items():
         (number, texts), (where, record) = first[key], rows[0]
         name = named(record.get("item_id"), "item_id", where, otherwise=f"{stem}-{number:06d}")
-        others = others_of(record, (*OF_THE_JUDGEMENT, *COLUMNS[schema]))
+        others = others_of(record, (*OF_THE_JUDGEMENT, *KINDS[kind].columns))
         item_id = f"{name}/{names[name]}" if names[name] else name
         items.append(({**others, "item_id": item_id, "completions": texts}, rows))
         names[name] += 1
     return items
 
 
-def _judged(item: dict[str, Any], rows: Records, schema: str, labeler: str) -> list[Judgement]:
+def _judged(item: dict[str, Any], rows: Records, kind: str) -> list[Judgement]:
     """One judgement for each row about an item."""
-    if "completion" in COLUMNS[schema]:
+    if "completion" in KINDS[kind].columns:
         texts = {digest(record["completion"]): record["completion"] for _, record in rows}
         item["completions"] = list(texts.values())
     judgements = []
-    for turn, (where, record) in enumerate(rows, 1):
-        value, details = KINDS[KIND_OF[schema]].from_row(record, item["completions"], where)
-        who = named(record.get("labeler"), "labeler", where, otherwise=labeler if turn == 1 else f"{labeler}-{turn}")
-        judgements.append(judgement_of(item, KIND_OF[schema], value, labeler=who, where=where, details=details))
+    for where, record in rows:
+        value, details = KINDS[kind].from_row(record, item["completions"], where)
+        who = named(record["labeler"], "labeler", where)
+        judgements.append(judgement_of(item, kind, value, labeler=who, where=where, details=details))
     return judgements
 
 
-def _rated(item: dict[str, Any], rows: Records, schema: str, labeler: str) -> list[Judgement]:
+def _rated(item: dict[str, Any], rows: Records, kind: str) -> list[Judgement]:
     """One judgement for each labeler of an item, whose completions are all that anybody rated.
 
     Equal texts that one labeler rated are as many completions.
     """
-    kind = KIND_OF.get(schema, "rating")
-    number_of = KINDS[kind].from_row if schema in KIND_OF else _label_of
     places: dict[tuple[str, int], int] = {}
     said: dict[str, dict[int, tuple]] = defaultdict(dict)
     seen: Counter = Counter()
     for where, record in rows:
-        who = named(record.get("labeler"), "labeler", where, otherwise=labeler)
+        who = named(record["labeler"], "labeler", where)
         text = digest(record["completion"])
         place = places.setdefault((text, seen[who, text]), len(places))
         seen[who, text] += 1
@@ -423,7 +346,7 @@ def _rated(item: dict[str, Any], rows: Records, schema: str, labeler: str) -> li
         flags = record.get("flags")
         if not isinstance(flags, list | None):
             raise WorkbenchError(f"{where} has the flags {flags!r:.60}: give a list of names.")
-        said[who][place] = (number_of(record, [], where)[0], flags, where)
+        said[who][place] = (KINDS[kind].from_row(record, [], where)[0], flags, where)
     judgements = []
     for who, ratings in said.items():
         numbers = [ratings.get(place, (None,))[0] for place in range(len(places))]
@@ -432,10 +355,3 @@ def _rated(item: dict[str, Any], rows: Records, schema: str, labeler: str) -> li
         where = next(iter(ratings.values()))[2]
         judgements.append(judgement_of(item, kind, numbers, labeler=who, where=where, details=details))
     return judgements
-
-
-def _label_of(record: Mapping[str, Any], completions: list, where: str) -> tuple[int, dict]:
-    """1 or 0 for a label."""
-    if record["label"] not in (0, 1):
-        raise WorkbenchError(f"{where} has the label {record['label']!r}: give true or false.")
-    return int(record["label"]), {}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -152,7 +152,7 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-# --- Records that Argilla exports, or that its server holds, as items and judgements.
+# --- Records that Argilla exports, as items and judgements.
 
 
 UNSAID = ("draft", "discarded")  # responses that are no answers
@@ -171,8 +171,8 @@ def argilla_feedback(
 
     `prompt` and `completions` are names of fields. Answers are names of completions (labels, rankings), "tie", text
     (corrections) or numbers; for ratings of several completions name a question for each. `labels` says what other
-    answers mean, such as {"first is better": 0}; a ranking of two may be a pair. Rankings that Argilla exports have no
-    ties; values with a rank, as its server holds them, may. Drafts and discarded responses are skips.
+    answers mean, such as {"first is better": 0}; a ranking of two may be a pair. Drafts and discarded responses are
+    skips.
     """
     require_kind(kind)
     questions = [question] if isinstance(question, str) else list(question)
@@ -181,7 +181,7 @@ def argilla_feedback(
     for place, (where, record) in enumerate(records_of(path)):
         with shaped(where):
             fields = field_of(record, "fields", where)
-            responses = _by_question(record.get("responses") or {}, questions, where)
+            responses = record.get("responses") or {}
             texts = [field_of(fields, name, f"{where}, among its fields,") for name in completions]
             item_id = named(record.get("id"), "id", where, otherwise=f"record-{place:06d}")
             asked = field_of(fields, prompt, f"{where}, among its fields,")
@@ -196,22 +196,6 @@ def argilla_feedback(
         found = f"no answers to {questions}, but to {known}" if all(questions) else f"answers to {known}"
         raise WorkbenchError(f"{shown(path)} has {found}: name one of these, as in question={known[0]}.")
     return with_repeats(items, judgements, path)
-
-
-def _by_question(responses: Any, questions: Sequence[str], where: str) -> dict[str, list]:
-    """Responses by question, also where the server lists them by user: user_id, status, values by question."""
-    if isinstance(responses, Mapping):
-        return dict(responses)
-    found: dict[str, list] = defaultdict(list)
-    for response in responses:
-        who = {name: response[name] for name in ("user_id", "status") if name in response}
-        if response.get("values", "none") in (None, {}) and who.get("status") in UNSAID:
-            values = {question: {"value": None} for question in questions}
-        else:
-            values = field_of(response, "values", f"{where}, in a response,")
-        for question, answer in values.items():
-            found[question].append({**answer, **who})
-    return found
 
 
 def _answers(responses: Mapping[str, Any], questions: Sequence[str], where: str) -> list[tuple[str, list]]:
@@ -240,15 +224,8 @@ def _argilla_value(kind: str, answers: list, meaning: Mapping[str, Any], where: 
     several = isinstance(values[0], list)
     if not several or (len(values[0]) == 1 and shape != "order"):
         return verdict_of(values[0][0] if several else values[0], meaning, where)
-    groups: dict[Any, list[int]] = {}
-    for place, each in enumerate(values[0]):
-        ranked = isinstance(each, Mapping)
-        name, rank = [field_of(each, key, where) for key in ("value", "rank")] if ranked else (each, place)
-        groups.setdefault(rank, []).append(verdict_of(name, meaning, where))
-    ranking = [sorted(groups[rank]) for rank in sorted(groups)]
-    if shape == "order":
-        return ranking
-    return "tie" if len(ranking) == 1 else ranking[0][0]
+    ranking = [verdict_of(name, meaning, where) for name in values[0]]
+    return [[place] for place in ranking] if shape == "order" else ranking[0]
 
 
 # --- Tasks that Label Studio exports, as items and judgements.
