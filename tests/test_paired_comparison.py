@@ -12,6 +12,7 @@ from scipy.optimize import minimize
 
 from workbench import WorkbenchError
 from workbench.analysis.statistics import expanded_levels
+from workbench.feedback import strengths
 from workbench.feedback.strengths import bradley_terry, plackett_luce
 
 SCORES = np.array([0.9, 0.2, -0.3, -0.8])
@@ -164,7 +165,9 @@ def drawn(generator, scores, *, comparisons, tie=0.0):
     return pd.DataFrame({"item_id": range(comparisons), "winner": winner, "loser": loser, "tie": ties})
 
 
-def test_intervals_are_those_of_weighted_fits_by_a_general_optimiser():
+@pytest.mark.parametrize("names_with_own_information", [0, 64])
+def test_intervals_are_those_of_weighted_fits_by_a_general_optimiser(names_with_own_information, monkeypatch):
+    monkeypatch.setattr(strengths, "MOST_FOR_OWN_INFORMATION", names_with_own_information)
     table, names, resamples = drawn(np.random.default_rng(0), np.linspace(-1, 1, 6), comparisons=60), range(6), 60
     weights = np.random.default_rng(3).exponential(size=(resamples, len(table)))
     winner, loser = table["winner"].to_numpy(), table["loser"].to_numpy()

@@ -174,6 +174,7 @@ def _stages(groups: Sequence[Sequence], rest: Sequence) -> Iterator[Choice]:
 
 NEWTON_STEPS, HALVINGS = 200, 40
 LAST_STEP, LAST_STEP_OF_DRAWS = 1e-8, 1e-3  # nats; a step of Newton's method leaves about its square as error
+MOST_FOR_OWN_INFORMATION = 64  # names
 LARGEST_BATCH = 2_000_000  # numbers held at once while resampling
 
 
@@ -202,16 +203,25 @@ class Choices:
         total = parts.sum(axis=2, keepdims=True)
         return parts / total, (top + np.log(total))[..., 0]
 
-    def derivatives(self, shares: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Gradient, (R, P), and information, (R, P, P), of the log-likelihood where the choices have these shares."""
-        alternatives, rows = np.arange(self.names.shape[1]), np.arange(len(shares))[:, None]
-        surplus = times[..., None] * ((alternatives == 0) - shares)  # what was chosen less what was to be expected
-        cells = rows * self.size + self.names.ravel()
-        gradient = np.bincount(cells.ravel(), surplus.ravel(), len(shares) * self.size)
-        covariance = shares[..., None] * (np.eye(len(alternatives)) - shares[..., None, :]) * times[..., None, None]
-        cells = rows * self.size**2 + (self.names[:, :, None] * self.size + self.names[:, None, :]).ravel()
-        information = np.bincount(cells.ravel(), covariance.ravel(), len(shares) * self.size**2)
-        return gradient.reshape(-1, self.size), information.reshape(-1, self.size, self.size)
+    def gradient(self, shares: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """Slope of the log-likelihood in the scores, (R, P), where the choices have these shares."""
+        surplus = -times[..., None] * shares  # what was chosen less what was to be expected
+        surplus[..., 0] += times
+        return self.added(surplus)
+
+    def added(self, values: np.ndarray) -> np.ndarray:
+        """The sum for each name, (R, P), of a value for each alternative, (R, D, A)."""
+        cells = np.arange(len(values))[:, None] * self.size + self.names.ravel()
+        return np.bincount(cells.ravel(), values.ravel(), len(values) * self.size).reshape(-1, self.size)
+
+    def information(self, shares: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """Minus its second derivatives, (R, P, P)."""
+        alternatives = np.eye(self.names.shape[1])
+        covariance = shares[..., None] * (alternatives - shares[..., None, :]) * times[..., None, None]
+        pairs = (self.names[:, :, None] * self.size + self.names[:, None, :]).ravel()
+        cells = np.arange(len(shares))[:, None] * self.size**2 + pairs
+        found = np.bincount(cells.ravel(), covariance.ravel(), len(shares) * self.size**2)
+        return found.reshape(-1, self.size, self.size)
 
 
 def intervals(
@@ -226,29 +236,48 @@ def intervals(
         raise WorkbenchError("1 item has no measurable spread: an interval needs verdicts on at least 2.")
     once = choices.weighted(np.ones((1, choices.clusters)))
     best = _most_likely(choices, once, np.zeros((1, choices.size)), precision, LAST_STEP)
+    near = None  # of many names the information at the best scores serves every draw: a step costs P², not P³
+    if choices.size > MOST_FOR_OWN_INFORMATION:
+        information = choices.information(choices.shares(best)[0], once)[0] + _fixed(choices, precision)
+        near = np.diag(information), np.linalg.inv(information)
     generator, draws = np.random.default_rng(seed), []
-    held = max(len(choices.cluster), choices.names.size * choices.names.shape[1], choices.size**2)
+    held = max(len(choices.cluster), choices.names.size * choices.names.shape[1], 0 if near else choices.size**2)
     batch = max(1, LARGEST_BATCH // held)
     for start in range(0, resamples, batch):
         weights = generator.exponential(size=(min(batch, resamples - start), choices.clusters))
         weights *= choices.clusters / weights.sum(axis=1, keepdims=True)
         times = choices.weighted(weights)
-        draws.append(_most_likely(choices, times, np.tile(best, (len(times), 1)), precision, LAST_STEP_OF_DRAWS))
+        begin = np.tile(best, (len(times), 1))
+        draws.append(_most_likely(choices, times, begin, precision, LAST_STEP_OF_DRAWS, near))
     low, high = np.quantile(np.concatenate(draws), expanded_levels(choices.clusters), axis=0)
     return best[0], low, high
 
 
-def _most_likely(choices: Choices, times: np.ndarray, start: np.ndarray, precision: float, enough: float) -> np.ndarray:
+def _most_likely(
+    choices: Choices,
+    times: np.ndarray,
+    start: np.ndarray,
+    precision: float,
+    enough: float,
+    near: tuple[np.ndarray, np.ndarray] | None = None,
+) -> np.ndarray:
     """The most likely scores, (R, P), for each row of how often choices were made, (R, D), from `start` (R, P).
 
-    Newton's method, each row's step halved until it is no step down, until no step is larger than `enough`.
+    Newton's method, each row's step halved until it is no step down, until no step is larger than `enough`; with
+    `near`, the diagonal (P,) and the inverse (P, P) of an information near by, that is scaled to each row's diagonal.
     WorkbenchError where scores run away to infinity.
     """
     found, value = start, _objective(start, choices, times, precision)
-    fixed = precision * np.eye(choices.size) + 1  # a common shift of all scores changes nothing: their mean is kept
     for _ in range(NEWTON_STEPS):
-        gradient, information = choices.derivatives(choices.shares(found)[0], times)
-        step = np.linalg.solve(information + fixed, (gradient - precision * found)[..., None])[..., 0]
+        shares = choices.shares(found)[0]
+        slope = choices.gradient(shares, times) - precision * found
+        if near is None:
+            own = choices.information(shares, times) + _fixed(choices, precision)
+            step = np.linalg.solve(own, slope[..., None])[..., 0]
+        else:
+            own = choices.added(shares * (1 - shares) * times[..., None]) + precision + 1
+            scale = np.sqrt(near[0] / own)
+            step = scale * ((scale * slope) @ near[1])
         size = np.ones((len(found), 1))
         for _ in range(HALVINGS):
             reached = _objective(found + size * step, choices, times, precision)
@@ -257,9 +286,14 @@ def _most_likely(choices: Choices, times: np.ndarray, start: np.ndarray, precisi
                 break
             size[worse] /= 2
         found, value = found + size * step, reached
-        if np.abs(step).max() < enough:
+        if np.abs(step).max() < (enough if near is None else enough / 4):  # such steps shrink by a part, not a square
             return found
     raise WorkbenchError("No finite scores fit these verdicts best: compare more, or give prior_sd=1.")
+
+
+def _fixed(choices: Choices, precision: float) -> np.ndarray:
+    """What the prior adds to the information, and 1, so that the mean of all scores, which changes nothing, stays."""
+    return precision * np.eye(choices.size) + 1
 
 
 def _objective(found: np.ndarray, choices: Choices, times: np.ndarray, precision: float) -> np.ndarray:
