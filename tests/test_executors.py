@@ -187,18 +187,6 @@ def test_ctrl_c_reaches_stages_that_no_signal_reaches(beats, capsys):
     assert len(list(out.glob("beats_n=*"))) == 1 and not list(out.glob("*/*.ipynb"))
 
 
-def test_what_was_imported_for_a_call_serves_its_later_stages_and_no_other_call(monkeypatch):
-    closed = []
-    monkeypatch.setattr(executors, "SPARE", [])
-    monkeypatch.setattr(executors.Processes, "close", lambda self: closed.append(self))
-    with executors.spare_processes("first", 1) as one:
-        pass
-    with executors.spare_processes("first", 1) as again:
-        assert again is one and closed == []
-    with executors.spare_processes("second", 1) as other:
-        assert other is not one and closed == [one]
-
-
 def job_in(folder: Path, call: str, **changes) -> dict:
     """A job whose stage is never started in these tests."""
     place = {"root": str(files.repository_root()), "ticket": str(folder / ".sweep.ticket"), "call": call, "threads": 1}

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Executor, Future, wait
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,7 +23,6 @@ from workbench.runs import files
 from workbench.runs.record import thread_count
 
 SECONDS_TO_CONNECT = 3
-SPARE: list[tuple[str, Processes]] = []  # of this worker, and the call that they imported everything for
 T = TypeVar("T")
 
 
@@ -136,28 +135,8 @@ def run_job(job: dict) -> tuple[int, str]:
         return STOPPED, "stopped"
     if executed(folder).get("key") == job["metadata"]["key"]:
         return DONE, ""
-    with spare_processes(job["call"], job["threads"]) as processes, watching(ticket, job["call"], processes):
+    with closing(Processes(job["threads"])) as processes, watching(ticket, job["call"], processes):
         return processes.run_process(job, lambda line: print(f"{job['name']} | {line}", flush=True))
-
-
-@contextmanager
-def spare_processes(call: str, threads: int) -> Iterator[Processes]:
-    """Processes that one stage has for itself, kept for the next one, which need not import everything again.
-
-    Another call imports anew: the code may have changed since.
-    """
-    processes = Processes(threads)
-    with suppress(IndexError):
-        known, kept = SPARE.pop()
-        if known == call:
-            processes = kept
-        else:
-            kept.close()
-    yield processes
-    if processes.stopped:
-        processes.close()
-    else:
-        SPARE.append((call, processes))
 
 
 def refuse_other_place(job: dict) -> None:

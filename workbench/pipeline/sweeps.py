@@ -12,19 +12,17 @@ from __future__ import annotations
 
 import copy
 import csv
-import functools
 import hashlib
 import json
 import math
-import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from workbench import DONE, WorkbenchError
 from workbench.pipeline.cluster import Elsewhere, ticket
@@ -35,7 +33,6 @@ from workbench.pipeline.recipes import (
     Stage,
     check_folder,
     combinations,
-    input_paths,
     notebook_entry,
     owners_of,
     placed_stage,
@@ -166,107 +163,99 @@ def read_range(piece: str, parameter: Parameter, source: str) -> list[str]:
 # The stages of a sweep: each once for all points that share it, in a folder whose name says what it depends on
 
 
-@dataclass(frozen=True, kw_only=True)
-class Variant:
-    """A stage at certain values of the axes that it, or what it builds on, depends on."""
-
-    entry: str  # the recipe's name for it
-    stage: Stage  # in its own folder, reading those of its kin; needs only the stages whose folders it names
-    gathers: tuple[str, ...]  # entries that it reads as part of the whole folder
-    values: Mapping[str, Value]  # by axis
+REFERENCE = re.compile(r"\{out\}/([\w.+=-]+)")  # how a recipe's parameters name the folder of another stage
 
 
-class Variants:
-    """The variant that each stage of a recipe has at each point of a grid."""
+class Varied(NamedTuple):
+    """The stages of a recipe at all points of a grid."""
 
-    def __init__(self, axes: list[Axis], entries: list[Entry], out: str):
-        self.axes, self.entries, self.out = axes, {entry.name: entry for entry in entries}, out
-        self.titles = same_work(axes, entries)
-        self.made: dict[str, Variant] = {}  # by folder
-        self._placed = functools.cache(self._place)
+    stages: dict[str, Stage]  # by folder, in the recipe's order
+    runs: dict[str, dict]  # of each folder the entry that it is of, and its values by axis
+    folders: list[dict[str, str]]  # of each point, by entry
+    notes: list[str]  # entries that are not run, and why
 
-    def at(self, point: Mapping[str, Value]) -> dict[str, Variant]:
-        """The variant of every entry at a point."""
-        found: dict[str, Variant] = {}
-        for name, title in self.titles.items():
-            own = [axis for axis in self.axes if name in axis.stages]
-            placed, direct = self._placed(name, tuple((axis.parameter, point[axis.name]) for axis in own))
-            used = {axis.name for axis in own}.union(*(found[need].values for need in direct))
-            values = {axis.name: point[axis.name] for axis in self.axes if axis.name in used}
-            folder = folder_name(title, values)
-            if folder not in self.made:
-                moved = {need: found[need].stage.name for need in direct}
-                gathers = tuple(need for need in placed.needs if need not in moved)
-                stage = moved_stage(placed, folder, moved=moved, out=self.out)
-                self.made[folder] = Variant(entry=title, stage=stage, gathers=gathers, values=values)
-            found[name] = self.made[folder]
-            if (found[name].entry, found[name].values) != (title, values):
+
+def varied(axes: list[Axis], entries: list[Entry], points: list[Mapping[str, Value]], out: str) -> Varied:
+    """Every entry once for all points that share what it depends on; a path into another's folder leads to its variant.
+
+    Left out is what looks in the whole folder for one that has other names here, and what needs that.
+    """
+    own = {entry.name: [axis for axis in axes if entry.name in axis.stages] for entry in entries}
+    titles, used, gathering = same_work(entries, own), used_axes(entries, own), gathering_entries(entries, out)
+    values = [{name: {axis: point[axis] for axis in point if axis in used[name]} for name in own} for point in points]
+    folders = [{name: folder_name(titles[name], known[name]) for name in own} for known in values]
+    stages, runs, left_out = {}, {}, {}
+    for entry in entries:
+        name, axes_of = entry.name, own[entry.name]
+        if lost := lost_folder(entry, reads_of(entry, axes_of) & left_out.keys(), folders if name in gathering else []):
+            left_out[name] = f"{name}: left out, for {lost}, which is not there in this sweep"
+            continue
+        for point, at, known in zip(points, folders, values, strict=True):
+            folder, run = at[name], {"stage": titles[name], "parameters": known[name]}
+            if runs.setdefault(folder, run) != run:
                 raise WorkbenchError(
                     f"Two stages of this sweep would share the folder {folder}: rename one in the recipe."
                 )
-        return found
+            if folder not in stages:
+                given = entry.given | {axis.parameter: point[axis.name] for axis in axes_of}
+                moved = {key: with_folders(value, at) for key, value in given.items()}
+                variant = Entry(name=folder, notebook=entry.notebook, given=moved)
+                stages[folder] = placed_stage(variant, {}, out=out, names=[*stages, folder])
+    once = [f"{name}: the same work as {title}, run once" for name, title in titles.items() if name != title]
+    return Varied(stages, runs, folders, [*left_out.values(), *once])
 
-    def _place(self, name: str, swept: tuple[tuple[str, Value], ...]) -> tuple[Stage, list[str]]:
-        """The entry with its own values of the axes in the folder of its name, and its `direct_needs`."""
-        placed = placed_stage(self.entries[name], dict(swept), out=self.out, names=list(self.entries))
-        return placed, direct_needs(placed, resolve(self.out))
+
+def used_axes(entries: list[Entry], own: Mapping[str, list[Axis]]) -> dict[str, set[str]]:
+    """By entry, the names of the axes that it, or what it builds on, depends on."""
+    used: dict[str, set[str]] = {}
+    for entry in entries:
+        reads = reads_of(entry, own[entry.name]) & used.keys()
+        used[entry.name] = {axis.name for axis in own[entry.name]}.union(*(used[read] for read in reads))
+    return used
+
+
+def lost_folder(entry: Entry, lost: set[str], folders: Sequence[Mapping[str, str]]) -> str:
+    """What an entry misses, "" for nothing: one of `lost`, or one that it names and that has other names."""
+    if lost:
+        return f"it needs {min(lost)}"
+    texts = [
+        str(value) for value in entry.values.values() if {at.get(str(value)) for at in folders} - {str(value), None}
+    ]
+    return f"it looks for the folder {texts[0]}" if texts else ""
+
+
+def reads_of(entry: Entry, axes: Sequence[Axis] = ()) -> set[str]:
+    """Names of folders that the entry's parameters, or values of these axes, lead into."""
+    texts = [*entry.given.values(), *(value for axis in axes for value in axis.values)]
+    return {name for text in texts if isinstance(text, str) for name in REFERENCE.findall(text)}
+
+
+def with_folders(value: Value, folders: Mapping[str, str]) -> Value:
+    """Text with every {out}/NAME as what `folders` call it."""
+    if not isinstance(value, str):
+        return value
+    return REFERENCE.sub(lambda name: f"{{out}}/{folders.get(name[1], name[1])}", value)
 
 
 def gathering_entries(entries: list[Entry], out: str) -> set[str]:
     """Names of the entries that read the folder of the whole sweep, or all folders in it that fit a pattern."""
     names = [entry.name for entry in entries]
-    placed = [placed_stage(entry, {}, out=out, names=names) for entry in entries]
-    return {stage.name for stage in placed if set(stage.needs) - set(direct_needs(stage, resolve(out)))}
+    return {
+        entry.name for entry in entries if set(placed_stage(entry, {}, out=out, names=names).needs) - reads_of(entry)
+    }
 
 
-def direct_needs(stage: Stage, root: Path) -> list[str]:
-    """Stages that one of the inputs is, or lies in."""
-    return [need for need in stage.needs if any(path.is_relative_to(root / need) for path in stage.inputs)]
-
-
-def same_work(axes: list[Axis], entries: list[Entry]) -> dict[str, str]:
+def same_work(entries: list[Entry], own: Mapping[str, list[Axis]]) -> dict[str, str]:
     """By entry, the shortest name of those that do the same: equal notebook, parameters, axes and inputs."""
     first: dict[str, str] = {}  # the first entry that does the same, by entry
-    seen: dict[str, str] = {}
+    seen: dict[tuple, str] = {}
     for entry in entries:
-        own = {axis.parameter: axis.name for axis in axes if entry.name in axis.stages}
-        reads = {key: with_entries(value, first) for key, value in entry.values.items() if key not in ("run_dir", *own)}
+        swept = {axis.parameter: axis.name for axis in own[entry.name]}
+        reads = {key: with_folders(value, first) for key, value in entry.values.items() if key not in swept}
         whole = entry.name if any(str(value) == "{out}" or "*" in str(value) for value in reads.values()) else ""
-        work = json.dumps([str(entry.notebook.path), sorted(reads.items()), sorted(own.items()), whole])
+        work = json.dumps([str(entry.notebook.path), {**reads, "run_dir": ""}, swept, whole], sort_keys=True)
         first[entry.name] = seen.setdefault(work, entry.name)
     return {name: min((other for other in first if first[other] == first[name]), key=len) for name in first}
-
-
-def with_entries(value: Value, first: Mapping[str, str]) -> Value:
-    """Text with every {out}/ENTRY replaced by the first entry that does the same."""
-    if not isinstance(value, str):
-        return value
-    return re.sub(r"(?<=\{out\}/)[\w.+=-]+", lambda found: first.get(found[0], found[0]), value)
-
-
-def moved_stage(placed: Stage, folder: str, *, moved: Mapping[str, str], out: str) -> Stage:
-    """The stage in another folder below `out`, with every path into a folder of `moved` leading to its new name."""
-    root, given = resolve(out), dict(placed.given)
-    for name, value in placed.values.items():
-        if isinstance(value, str) and any(old in value for old in moved):
-            other = ",".join(moved_path(piece, moved, out=out) for piece in value.split(","))
-            given |= {name: other} if other != value else {}
-    if "run_dir" in placed.notebook.parameters:
-        given["run_dir"] = f"{out}/{folder}"
-    inputs = input_paths(placed.notebook.defaults | given, root / folder)
-    needs = tuple(dict.fromkeys(moved.values()))
-    return replace(placed, name=folder, folder=root / folder, given=given, inputs=inputs, needs=needs)
-
-
-def moved_path(piece: str, moved: Mapping[str, str], *, out: str) -> str:
-    """A path into a folder of `moved` with the new name of that, anything else as it is."""
-    if "/" not in piece and not Path(piece).suffix:  # a word is no path
-        return piece
-    path = Path(os.path.normpath(resolve(piece.strip())))
-    for old, new in moved.items():
-        if old != new and path.is_relative_to(resolve(out) / old):
-            return f"{out}/{(Path(new) / path.relative_to(resolve(out) / old)).as_posix()}"
-    return piece
 
 
 def folder_name(entry: str, values: Mapping[str, Value]) -> str:
@@ -314,23 +303,19 @@ def plan_sweep(target: str, assignments: list[str], *, out: str = "", preset_nam
     folder = resolve(out)
     check_folder(folder)
     axes, entries = read_grid(assignments, entries, out)
-    variants, grid = Variants(axes, entries, out), {axis.name: list(axis.values) for axis in axes}
+    grid = {axis.name: list(axis.values) for axis in axes}
     points = combinations(grid)
-    found = [variants.at(point) for point in points]
-    stages, notes = arranged(found)
-    notes += [f"{name}: the same work as {title}, run once" for name, title in variants.titles.items() if name != title]
+    found = varied(axes, entries, points, out)
     record = {"target": target, "preset": preset_name, "assignments": assignments, "grid": grid}
-    folders = [{entry: variant.stage.name for entry, variant in at.items()} for at in found]
     record["points"] = [
-        {"parameters": point, "folders": {entry: name for entry, name in names.items() if name in stages}}
-        for point, names in zip(points, folders, strict=True)
+        {"parameters": point, "folders": {entry: name for entry, name in names.items() if name in found.stages}}
+        for point, names in zip(points, found.folders, strict=True)
     ]
-    made, status = [variants.made[name] for name in stages], {"status": NOT_RUN, "problem": ""}
-    runs = [{"stage": variant.entry, "parameters": variant.values} | status for variant in made]
-    record["runs"] = dict(zip(stages, runs, strict=True))
-    jobs = recipe.get("jobs", 1)
-    plan = Plan(name=recipe["name"], folder=folder, stages=tuple(stages.values()), jobs=jobs, report=False)
-    return Sweep(plan=plan, record=record, notes=tuple(notes))
+    status = {"status": NOT_RUN, "problem": ""}
+    record["runs"] = {name: run | status for name, run in found.runs.items()}
+    stages, jobs = tuple(found.stages.values()), recipe.get("jobs", 1)
+    plan = Plan(name=recipe["name"], folder=folder, stages=stages, jobs=jobs, report=False)
+    return Sweep(plan=plan, record=record, notes=tuple(found.notes))
 
 
 def read_source(target: str, preset_name: str) -> tuple[dict, list[Entry]]:
@@ -341,26 +326,6 @@ def read_source(target: str, preset_name: str) -> tuple[dict, list[Entry]]:
         return recipe, recipe_entries(recipe, path, preset_name)
     entry = notebook_entry(path, preset_name)
     return {"name": entry.name, "out": f"runs/{entry.name}"}, [entry]
-
-
-def arranged(points: list[Mapping[str, Variant]]) -> tuple[dict[str, Stage], list[str]]:
-    """The stages of all points by folder, in the recipe's order and with all they need; notes on those left out."""
-    folders = {entry: list(dict.fromkeys(at[entry].stage.name for at in points)) for entry in points[0]}
-    made = {at[entry].stage.name: at[entry] for entry in points[0] for at in points}
-    stages: dict[str, Stage] = {}
-    notes: dict[str, str] = {}  # by entry
-    for folder, variant in made.items():
-        # an entry that the stage looks for by name in the whole folder, where it has other names
-        texts = [value for value in variant.stage.values.values() if isinstance(value, str)] if variant.gathers else []
-        lost = [f"it looks for the folder {text}" for text in texts if folders.get(text, [text]) != [text]]
-        lost += [f"it needs {need}" for need in variant.stage.needs if need not in stages]
-        if lost:
-            notes[variant.entry] = f"{variant.entry}: left out, for {lost[0]}, which is not there in this sweep"
-            continue
-        gathered = [name for entry in variant.gathers for name in folders[entry] if name in stages]
-        needs = dict.fromkeys([*variant.stage.needs, *gathered])
-        stages[folder] = replace(variant.stage, needs=tuple(needs))
-    return stages, list(notes.values())
 
 
 def run_sweep(sweep: Sweep, *, executor: Executor | None = None, retries: int = 0) -> int:
