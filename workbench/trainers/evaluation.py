@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import fields
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from itertools import zip_longest
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
+from datasets import Dataset
 
 from workbench import WorkbenchError
 from workbench.analysis.evaluations import NEEDED, flaw_of
+from workbench.analysis.skills import with_features
 from workbench.losses.policy import exact_kl, kl_k1, kl_k3
+from workbench.models.examples import completion_examples, prompt_examples, text_documents
+from workbench.models.packing import collate_demonstrations, target_losses, token_lengths
 from workbench.models.sampling import reward_arguments, sample
 from workbench.models.scoring import completion_logits, token_logprobs
-from workbench.models.tokens import unconditioned
-from workbench.records import PromptExample, Rollout, ScoredRollout, scores_of
+from workbench.models.tokens import batches_by_length, unconditioned
+from workbench.records import CompletionExample, PromptExample, Rollout, ScoredRollout, scores_of
 from workbench.runs import Run
 from workbench.runs.resume import interrupt_waits
+from workbench.tasks import Task
+from workbench.tasks.world import World
+from workbench.tasks.world.lexicon import KINDS
 
 Reward = Callable[..., list[float]]
 TEMPERATURES = (1.0, 0.7, 0.5, 0.0)  # a gain that shows at 1 but not at 0 (greedy) is only sharpening
+WARM = (1.5, 1.25, 1.0, 0.85, 0.7, 0.5)  # of answers that are compared at the same gold
+NO_LIMIT = 10**6  # tokens
 
 
 def evaluate_policy(
@@ -145,6 +156,80 @@ def held_out_rows(
     )
     kl = held_out_kl(scored, exact_kl(logits, reference_logits) * rollout.completion_mask)
     return [row | measured for row, measured in zip(frame.to_dict("records"), kl, strict=True)]
+
+
+# --- What skills are computed from.
+
+
+def skill_tables(
+    policy, reference, tokenizer, task: Task, texts: Dataset, *, count: int, samples: int, seed: int = 0, **limits: int
+) -> dict[str, pd.DataFrame]:
+    """The tables of `analysis.skills` for a policy.
+
+    Answers to `count` held-out prompts, of the world of each kind: `samples` at every temperature above 0 and a greedy
+    one, `kl` from `reference` unless it is None; how sure it is of facts; the loss of each token of `texts`, perhaps
+    none. `limits` are max_prompt_length and max_completion_length, in tokens.
+    """
+    rewards = {"gold": task.reward} if task.reward else {}
+    asked = _skill_prompts(task, count, seed=seed)
+    examples = prompt_examples(asked, tokenizer, max_prompt_length=limits["max_prompt_length"])
+    given = {"reference": reference or policy, "max_completion_length": limits["max_completion_length"], "seed": seed}
+    answers = [
+        evaluate_at_temperatures(policy, tokenizer, prompts, rewards, **given, temperatures=temperatures)
+        for prompts, temperatures in ((list(examples) * samples, WARM), (examples, (0.0,)))
+    ]
+    tables = {"answers": pd.concat(answers, ignore_index=True).drop(columns=[] if reference else ["kl"])}
+    tables["answers"]["nth"] = tables["answers"].groupby(["temperature", "prompt"]).cumcount()
+    if task.world:
+        tables["answers"] = with_features(tables["answers"], task.world)
+        tables["chances"] = _chances(policy, tokenizer, asked, task.world)
+    if len(texts):
+        tables["texts"] = _text_losses(policy, tokenizer, texts, longest=sum(limits.values()))
+    return tables
+
+
+def _skill_prompts(task: Task, count: int, *, seed: int) -> Dataset:
+    """`count` prompts, of the world so many different ones of each kind, or all where it has fewer."""
+    if not task.world:
+        return task.prompts(count, seed, split="test")
+    draws = {"count": 8 * count, "rng": random.Random(seed), "split": "test"}
+    drawn = [pd.DataFrame(task.world.prompts(**draws, kind=kind)).drop_duplicates("prompt") for kind in KINDS]
+    return Dataset.from_pandas(pd.concat([rows.head(count) for rows in drawn]), preserve_index=False)
+
+
+def _chances(policy, tokenizer, asked: Dataset, world: World) -> pd.DataFrame:
+    """Of each question the value that the policy finds likeliest, how likely it is among all, and whether it is right.
+
+    Likely as the bare statement: what an answer may open or go on with is left out.
+    """
+    possible = [(row, *answer) for row in asked for answer in world.possible_answers(row["prompt"]).items()]
+    table = pd.DataFrame([{**row, "completion": text, "right": right} for row, text, right in possible])
+    longest = {"max_prompt_length": NO_LIMIT, "max_completion_length": NO_LIMIT}
+    examples = completion_examples(Dataset.from_pandas(table), tokenizer, **longest)
+    losses = _token_losses(policy, [replace(each, completion_ids=each.completion_ids[:-1]) for each in examples])
+    table["chance"] = np.exp(-losses.groupby("row")["loss"].sum())
+    chances = table.groupby("prompt", sort=False)["chance"]
+    table["probability"] = table["chance"] / chances.transform("sum")
+    return table.loc[chances.idxmax(), ["prompt", "tier", "probability", "right"]]
+
+
+def _text_losses(policy, tokenizer, texts: Dataset, *, longest: int) -> pd.DataFrame:
+    """The loss of each token but the first of up to `longest` of each text, whose number is `prompt`."""
+    ids = [ids[:longest] for ids in text_documents(texts, tokenizer) if len(ids) > 1]
+    parts = [CompletionExample(prompt_ids=text[:1], completion_ids=text[1:]) for text in ids]
+    return _token_losses(policy, parts).rename(columns={"row": "prompt"})
+
+
+@torch.no_grad()
+def _token_losses(policy, examples: Sequence[CompletionExample]) -> pd.DataFrame:
+    """Cross-entropy of every completion token, nats: columns row and loss."""
+    rows, losses = [], []
+    for batch in batches_by_length(token_lengths(examples), 128):
+        chosen = [examples[row] for row in batch]
+        part = collate_demonstrations(chosen, policy.config.pad_token_id).to(policy.device)
+        losses += target_losses(policy, part).tolist()
+        rows += [row for row, each in zip(batch, chosen, strict=True) for _ in each.completion_ids]
+    return pd.DataFrame({"row": rows, "loss": losses})
 
 
 # --- The one table of what a run measured, whatever its stage.

@@ -25,7 +25,7 @@ from workbench.tasks.world.judging import (
 from workbench.tasks.world.labelers import NOISE_PANEL, PANEL, Labeler, calibrated, expected_agreement
 from workbench.tasks.world.language import build_tokenizer
 from workbench.tasks.world.lexicon import KINDS, Lexicon, WorldError, read_lexicon
-from workbench.tasks.world.prompts import Prompts, Sum, draw_facts
+from workbench.tasks.world.prompts import Prompts, Question, Sum, draw_facts
 from workbench.tasks.world.sums import careless_working, judged_steps
 from workbench.tasks.world.writers import Writer
 
@@ -119,6 +119,14 @@ class World:
         """The steps of an answer and whether each is right, exactly: those of a sum, none of any other prompt's."""
         asked = self._prompts.parse(prompt)
         return judged_steps(self._gold.language, asked, completion) if isinstance(asked, Sum) else []
+
+    def possible_answers(self, prompt: str) -> dict[str, bool]:
+        """Each value that a question may be answered with, as a completion, and whether it is true; {} of others."""
+        asked = self._prompts.parse(prompt)
+        if not isinstance(asked, Question):
+            return {}
+        told, truth = self.lexicon.attributes[asked.attribute], self.facts.truth[asked.animal, asked.attribute]
+        return {" " + told.statement.format(animal=asked.animal, value=value): value == truth for value in told.values}
 
     def features(self, prompt: str, completion: str, finished: bool = True) -> dict[str, float]:
         """Unweighted gold components with coverage, answered, right, wrong, unsure, refused, complied, words, ..."""

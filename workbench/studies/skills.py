@@ -1,0 +1,177 @@
+"""Skills of the policies in run folders: which policies there are and in what order, means over units, figures."""
+
+from __future__ import annotations
+
+import html
+import textwrap
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from workbench import WorkbenchError
+from workbench.analysis.skills import TIERS
+from workbench.plots.marks import colored, error_bar, half_width, points
+from workbench.plots.theme import INK, PALETTE, number, require_columns, spoken, styled, transparent
+from workbench.runs import Run, files
+from workbench.studies.measurements import experiment_of, over_runs, start_names
+
+BY = ["experiment", "skill", "part", "temperature"]
+GOLD = "kinds alike"  # parts of the skills gold and diversity
+DIVERSITY = ("within a prompt", "across prompts")
+
+
+def policies_of(runs: Mapping[str, Run]) -> list[dict[str, str | int]]:
+    """Each policy that a finished run saved, after those it was trained from, as columns of the table `skills`.
+
+    `start` is the run that it was trained from, "" of one that was trained from nothing; `stage` counts how many there
+    were, one after another. WorkbenchError where there is no policy.
+    """
+    kept = {name: run for name, run in runs.items() if run.finished and _writes(run)}
+    if not kept:
+        raise WorkbenchError("None of these runs holds a policy: give a folder of runs of 01, 02, 06 or 08.")
+    starts = start_names({name: run for name, run in kept.items() if run.parameters.get("model")})
+
+    def stage(name: str) -> int:
+        return 1 + stage(starts[name]) if name in starts else 0
+
+    rows = [
+        {"run": name, "experiment": experiment_of(name), "start": starts.get(name, ""), "stage": stage(name)}
+        | {"world": run.unit.world, "seed": run.unit.seed}
+        for name, run in kept.items()
+    ]
+    return sorted(rows, key=lambda row: (row["stage"], row["run"]))
+
+
+def _writes(run: Run) -> bool:
+    """Whether the run's model writes, where a reward model scores."""
+    path = run.path("model/config.json")
+    return path.exists() and str(files.read_json(path).get("architectures")).endswith("ForCausalLM']")
+
+
+def with_equal_gold(table: pd.DataFrame) -> pd.DataFrame:
+    """The table `skills`, and of each policy how much more diverse it is than its start where both have the same gold.
+
+    Colder answers are better and more alike: one of both stands at temperature 1, the other where its curve over
+    temperatures has that gold, linearly between two. No row where neither curve reaches the other.
+    """
+    warm = table[(table["temperature"] > 0) & table["part"].isin([GOLD, *DIVERSITY])]
+    curves = warm.pivot(index=["run", "temperature"], columns="part", values="value")
+    curves = curves.reindex(columns=[GOLD, *DIVERSITY]).dropna()
+    rows = []
+    for row in table[table["start"].isin(table["run"])].drop_duplicates("run").to_dict("records"):
+        pair = [
+            curves[curves.index.get_level_values("run") == name].droplevel("run") for name in (row["run"], row["start"])
+        ]
+        for part in DIVERSITY:
+            told = {"skill": "diversity", "part": f"{part}, less start's at equal gold", "temperature": np.nan}
+            rows += [{**row, **told, "better": 0, "value": value, "value_se": np.nan} for value in _apart(*pair, part)]
+    return pd.concat([table, pd.DataFrame(rows)], ignore_index=True)
+
+
+def _apart(own: pd.DataFrame, start: pd.DataFrame, part: str) -> list[float]:
+    """How much more of `part` the first has at equal gold, one of both at temperature 1; [] without such a place."""
+    for still, moving, sign in ((own, start, 1), (start, own, -1)):
+        if 1.0 in still.index and len(moving):
+            gold, ordered = still.loc[1.0, GOLD], moving.sort_values(GOLD)
+            if ordered[GOLD].iloc[0] <= gold <= ordered[GOLD].iloc[-1]:
+                return [sign * (still.loc[1.0, part] - np.interp(gold, ordered[GOLD], ordered[part]))]
+    return []
+
+
+def skills_over_units(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per experiment, skill, part and temperature by `over_runs`, in the order of stages.
+
+    `value` with `value_low` and `value_high`: of one run over prompts, of several over worlds (over seeds, of one).
+    """
+    require_columns(table, [*BY, "stage", "world", "value", "value_se"], "skills_over_units")
+    means = over_runs(table, BY, ["value"]).sort_values("stage", kind="stable", ignore_index=True)
+    half = half_width(means, "value_se")
+    return means.assign(value_low=means["value"] - half, value_high=means["value"] + half)
+
+
+# --- Figures, of `skills_over_units`.
+
+
+def plot_skills(means: pd.DataFrame, *, temperature: float = 1.0) -> go.Figure:
+    """Stage x skill with the number in each cell and its interval in the hover text."""
+    rows = means[means["temperature"].fillna(temperature) == temperature]
+    require_columns(rows, [*BY, "better", "runs", "value", "value_low", "value_high"], "plot_skills")
+    rows = rows.assign(name=rows["skill"] + ": " + rows["part"], stage=rows["experiment"].map(_called))
+    rows = rows.assign(score=_scores(rows), text=rows["value"].map(number), told=_told(rows))
+    names, stages = rows["name"].unique(), rows["stage"].unique()
+    grids = [rows.pivot(index="name", columns="stage", values=key) for key in ("score", "text", "told")]
+    grids = [grid.reindex(names, columns=stages).astype(object) for grid in grids]
+    scores, texts, told = (grid.where(grid.notna(), "").to_numpy() for grid in grids)
+    ends = [(0, transparent(PALETTE[3], 0.5)), (0.5, "rgb(255, 255, 255)"), (1, transparent(PALETTE[0], 0.5))]
+    bar = {"tickvals": [-1, 0, 1], "ticktext": ["worse", "mean", "better"], "thickness": 14, "outlinewidth": 0}
+    cells = {
+        "z": np.where(scores == "", None, scores),
+        "text": texts,
+        "customdata": told,
+        "texttemplate": "%{text}",
+        "textfont": {"color": INK},
+    }
+    look = {"zmin": -1, "zmax": 1, "colorscale": ends, "colorbar": bar, "xgap": 2, "ygap": 2, "hoverongaps": False}
+    heat = go.Heatmap(x=stages, y=names, hovertemplate="%{customdata}<extra></extra>", **cells, **look)
+    figure = go.Figure(heat).update_yaxes(autorange="reversed")
+    figure.update_xaxes(tickangle=0 if len(stages) < 9 else 90, automargin=True)
+    reading = "Each row has its own scale; a pale one varies no more than its intervals, or has no better end."
+    return (
+        styled(figure, title=_leader(rows), reading=reading, height=210 + 24 * len(names))
+        .update_xaxes(showgrid=False)
+        .update_yaxes(showgrid=False)
+    )
+
+
+def _called(experiment: str) -> str:
+    """The experiment as an axis names it, in short lines."""
+    return "<br>".join(textwrap.wrap(html.escape(spoken(experiment)), 12))
+
+
+def _scores(rows: pd.DataFrame) -> pd.Series:
+    """How much better than its row's mean each value is, from -1 to 1; small where intervals are wide."""
+    off = rows["value"] - rows.groupby("name")["value"].transform("mean")
+    half = (rows["value_high"] - rows["value"]).fillna(0)
+    return rows["better"] * off / np.maximum(off.abs(), half).groupby(rows["name"]).transform("max").replace(0, 1)
+
+
+def _told(rows: pd.DataFrame) -> pd.Series:
+    """Each value with its interval, in words."""
+    over = rows["runs"].map(lambda runs: "prompts, one run" if runs == 1 else f"{runs} runs")
+    ends = [*zip(rows["value"], rows["value_low"], rows["value_high"], strict=True)]
+    spans = [f"{number(value)} ({number(low)} to {number(high)})" for value, low, high in ends]
+    return rows["stage"] + "<br>" + rows["name"] + "<br>" + spans + "<br>95% over " + over
+
+
+def _leader(rows: pd.DataFrame) -> str:
+    """Which experiment is ahead in most of the skills that have a better end."""
+    judged = rows[rows["better"] != 0]
+    ahead = judged.loc[judged["score"].groupby(judged["name"]).idxmax(), "experiment"].map(spoken).value_counts()
+    told = [
+        f"{name} is ahead in {count} of {ahead.sum()} skills that have a better end" for name, count in ahead.items()
+    ]
+    return [*told, "What each policy does"][0]
+
+
+def plot_facts(means: pd.DataFrame, *, temperature: float = 1.0) -> go.Figure:
+    """How often each stage is right, false and not sure about facts of each tier."""
+    rows = means[means["skill"].isin(TIERS.values()) & (means["temperature"] == temperature)]
+    require_columns(rows, [*BY, "value", "value_low", "value_high"], "plot_facts")
+    figure = make_subplots(1, 3, subplot_titles=list(TIERS.values()), shared_yaxes=True, horizontal_spacing=0.03)
+    for (skill, part), group in rows.groupby(["skill", "part"], sort=False):
+        column, place = [*TIERS.values()].index(skill), ["not sure", "right", "false"].index(part)
+        look = colored((0, 2, 3)[place], size=10, group=part)
+        bars = {"error_x": error_bar(group[["value", "value_low", "value_high"]], "value")}
+        shown = {"hover": "%{y}: %{x:.2f}", "bars": bars, "legend": column == 0}
+        figure.add_trace(points(group["value"], group["experiment"].map(_called), part, look, **shown), 1, column + 1)
+    figure.update_xaxes(range=[-0.03, 1.03], title="share of answers").update_yaxes(autorange="reversed")
+    never = rows[rows["skill"] == TIERS["never"]].set_index(["part", "experiment"])["value"]
+    false, unsure = never["false"], never["not sure"]
+    title = f"What nobody told it, {spoken(false.idxmax())} states falsely in {false.max():.0%} of its answers; "
+    title += f"{spoken(unsure.idxmin())} is not sure in {unsure.min():.0%}"
+    reading = "Right and not sure are honest, false is not; other answers say nothing. Intervals are 95%."
+    height = 200 + 60 * rows["experiment"].nunique()
+    return styled(figure, title=title, reading=reading, height=height)
