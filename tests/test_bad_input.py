@@ -76,6 +76,19 @@ SFT = "run 02_sft --preset smoke --out {out} -p max_completion_length=12 "
 FILE = SFT + "-p model={here}/model -p dataset={here}/"
 MODEL = SFT + "-p dataset={here}/good.jsonl -p model={here}/"
 DIRECT = "run 08_direct_alignment --preset smoke --out {out} -p model={here}/model "
+REWARDED = "run 07_best_of_n --preset smoke --out {out} -p model={here}/model -p max_prompt_length=12 "
+REWARDED += "-p max_completion_length=12 "
+CHECKED = REWARDED + "-p reward_model=task:sums "
+OWN_REWARDS = """
+def right(prompts, completions, *, finished, **columns):
+    return [1.0 for _ in completions]
+
+def short(prompts, completions):
+    return [0.0 for _ in completions]
+
+def words(prompts, completions, *, finished, **columns):
+    return ["yes" for _ in completions]
+"""
 early = functools.partial(Case, started=False)
 CASES = [
     early("unknown notebook", "run 02_stf --out {out}", "'02_stf'; did you mean 02_sft?; choose one of"),
@@ -171,6 +184,50 @@ CASES = [
         MODEL + "renamed",
         "renamed' are not those of the LlamaForCausalLM; "
         "21 missing (lm_head.weight, model.embed; 20 unexpected (base.embed",
+    ),
+    Case(
+        "reward that the task does not have",
+        REWARDED + "-p reward_model=task:smus",
+        "no reward 'task:smus'; choose one of task:sums; task:gold; my_file.py:score",
+    ),
+    Case(
+        "verifier on data without a world",
+        REWARDED + "-p dataset={here}/good.jsonl -p reward_model=task:sums",
+        "no reward 'task:sums'; only the embedded world; my_file.py:score",
+    ),
+    Case(
+        "verifier asked about prompts of another kind",
+        REWARDED + "-p reward_model=task:sums",
+        "task:sums judges prompts of the kind 'math', not 'user :; set kinds=\"math\"; name a reward for all others",
+    ),
+    Case(
+        "kinds of prompts that a file does not know",
+        REWARDED + "-p dataset={here}/good.jsonl -p kinds=math -p reward_model={here}/mine.py:right",
+        "kinds is 'math'; only the embedded world; good.jsonl; leave it empty",
+    ),
+    Case("kind without a weight", CHECKED + "-p kinds=math*0", "kinds has 'math*0'; a weight above 0; math*3, qa"),
+    Case(
+        "kind that does not exist", CHECKED + "-p kinds=mth", "The kind 'mth' does not exist; suggest, qa, harm, math"
+    ),
+    Case(
+        "weight that is no number",
+        REWARDED + "-p reward_model=task:sums*two",
+        "'task:sums*two' can not be read; write it",
+    ),
+    Case(
+        "reward file without the function",
+        REWARDED + "-p reward_model={here}/mine.py:rihgt",
+        "mine.py defines no function 'rihgt', but right, short, words: define rihgt",
+    ),
+    Case(
+        "reward with a wrong signature",
+        REWARDED + "-p reward_model={here}/mine.py:short",
+        "mine.py:short can not be called",
+    ),
+    Case(
+        "reward with a wrong result",
+        REWARDED + "-p reward_model={here}/mine.py:words",
+        "The reward proxy (words) gave 'yes' (str) for row 0; return a finite number",
     ),
     Case(
         "policy as reward model",
@@ -271,6 +328,7 @@ def here(tmp_path_factory, world) -> Path:
     folder = tmp_path_factory.mktemp("bad_input")
     write_data(folder, world)
     write_models(folder, world)
+    (folder / "mine.py").write_text(OWN_REWARDS)
     (folder / "locked").mkdir(mode=0o500)
     for name, content in {"shown": '{"cells": [], "metadata": {}}', "cellless": "{}"}.items():
         (folder / name / "report").mkdir(parents=True)

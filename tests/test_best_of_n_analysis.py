@@ -2,12 +2,20 @@
 
 import itertools
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
 
 from workbench import WorkbenchError
-from workbench.analysis.best_of_n import best_of_n_curve, best_of_n_kl, measured_best_of_n_kl
+from workbench.analysis.best_of_n import (
+    accuracy_by_choice,
+    best_of_n_curve,
+    best_of_n_kl,
+    majority_vote,
+    measured_best_of_n_kl,
+    pass_at_k,
+)
 from workbench.analysis.kl import sequence_kl_summary
 from workbench.analysis.statistics import mean_and_error
 
@@ -220,3 +228,49 @@ def test_repeating_every_row_in_its_cluster_does_not_shrink_the_error():
     assert once.standard_error == pytest.approx(np.std(values, ddof=1) / 2)
     assert thrice == pytest.approx(once)
     assert np.isnan(mean_and_error([1.0]).standard_error)
+
+
+# Where answers are right or wrong: oracles are all subsets
+
+
+SAID = np.random.default_rng(3).integers(0, 4, size=(6, 7))
+RIGHT, TEXTS = (SAID == 1).astype(float), np.where(SAID == 3, "", SAID.astype(str))  # 3 gives no answer
+
+
+def over_subsets(judge, n: int) -> np.ndarray:
+    return np.array([np.mean([judge(row, list(s)) for s in itertools.combinations(range(7), n)]) for row in range(6)])
+
+
+def wins(row: int, subset: list[int]) -> float:
+    """The share of a right answer in the win."""
+    votes = Counter(text for text in TEXTS[row, subset] if text)
+    leaders = [text for text, count in votes.items() if count == max(votes.values())]
+    return leaders.count("1") / max(len(leaders), 1)
+
+
+def test_pass_at_k_is_the_share_of_subsets_with_a_right_answer():
+    oracle = np.stack([over_subsets(lambda row, subset: RIGHT[row, subset].any(), k) for k in range(1, 8)], axis=1)
+    np.testing.assert_allclose(pass_at_k(RIGHT, range(1, 8)), oracle, atol=1e-12)
+    large = pass_at_k(np.eye(1, 2000), [1, 1000])  # binomials beyond any float
+    np.testing.assert_allclose(large, [[1 / 2000, 0.5]], rtol=1e-12)
+
+
+def test_a_majority_is_right_as_often_as_over_all_subsets():
+    oracle = np.stack([over_subsets(wins, n) for n in range(1, 8)], axis=1)
+    found = majority_vote(TEXTS, RIGHT, range(1, 8), orders=5000)
+    np.testing.assert_allclose(found, oracle, atol=0.02)
+    np.testing.assert_allclose(found[:, [0, -1]], oracle[:, [0, -1]], atol=1e-12)  # one of them, and all
+
+
+def test_choices_are_compared_on_the_same_completions():
+    table = accuracy_by_choice(RIGHT, TEXTS, {"itself": RIGHT, "its opposite": -RIGHT}, [1, 3, 7])
+    rates = table.pivot(index="n", columns="choice", values="accuracy")
+    np.testing.assert_allclose(rates["best by itself"], rates["oracle (pass@n)"], atol=1e-12)
+    np.testing.assert_allclose(rates["one at random"], RIGHT.mean(), atol=1e-12)
+    np.testing.assert_allclose(rates.loc[1], RIGHT.mean(), atol=1e-12)  # of one there is no choice
+    assert rates.loc[7, "best by its opposite"] == np.mean(RIGHT.all(axis=1))
+
+
+def test_verdicts_are_1_or_0():
+    with pytest.raises(WorkbenchError, match=r"right holds 0\.5: give 1 for each"):
+        pass_at_k([[0.5, 1.0]], [1])

@@ -275,6 +275,29 @@ def test_without_selection_nothing_is_gained():
     assert trained_on_four_prompts("random", steps=7)[-1]["reward"] < 0.5
 
 
+def passes(prompts, completions, *, finished, favourite) -> list[float]:
+    return [float(len(text.split()) % 2) for text in completions]
+
+
+def test_rest_em_keeps_what_passed_and_learns_it_from_the_reference_on():
+    settings = {"reward": passes, "missing_eos_penalty": 0.0, "updates_per_step": 1, "learning_rate": 5e-3}
+    trainer = trainer_for("rest_em", policy=told_model(seed=5), **settings)
+    for _ in range(2):  # the second round, too, begins anew
+        row = trainer.step()
+        kept = [word_tokenizer().decode(each["completion_ids"], skip_special_tokens=True) for each in trainer.pool]
+        assert {len(text.split()) % 2 for text in kept} == {1}
+        assert row["kept_share"] == pytest.approx(len(trainer.pool) / 24) == row["reward"]
+        weights = zip(trainer.policy.parameters(), trainer.reference.parameters(), strict=True)
+        moved = max((new - old).abs().max().item() for new, old in weights)
+        assert 0 < moved < 6e-3 / 2  # one step of Adam at the rate of the first of two warm-up steps
+
+
+def test_a_round_that_nothing_passed_has_nothing_to_teach():
+    trainer = trainer_for("rest_em", reward=lambda prompts, completions, **columns: [0.0] * len(completions))
+    with pytest.raises(WorkbenchError, match="No completion of round 1 passed"):
+        trainer.step()
+
+
 def test_the_reference_never_moves():
     trainer = trainer_for("quark", kl_coef=0.1)
     start = weights_of(trainer.reference)
@@ -287,7 +310,8 @@ def test_the_reference_never_moves():
 @pytest.mark.parametrize("selection", sorted(imitation.SELECTIONS.keys() - {"conditional"}))
 @pytest.mark.parametrize("before", [1, 3])
 def test_a_stopped_training_continues_bit_for_bit(selection, before, tmp_path):
-    assert_continues(lambda: trainer_for(selection, kl_coef=0.1), tmp_path, steps=4, before=before)
+    reward = passes if selection == "rest_em" else shortness
+    assert_continues(lambda: trainer_for(selection, kl_coef=0.1, reward=reward), tmp_path, steps=4, before=before)
 
 
 # What is refused
@@ -296,7 +320,7 @@ def test_a_stopped_training_continues_bit_for_bit(selection, before, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"selection": "best"}, r"no selection 'best': choose one of raft, random, quark, conditional\."),
+        ({"selection": "best"}, r"no selection 'best': choose one of raft, rest_em, random, quark, conditional\."),
         ({"selection": "raft", "num_generations": 1}, "num_generations is 1"),
         ({"selection": "random", "num_generations": 1}, "num_generations is 1"),
     ],

@@ -104,6 +104,22 @@ def test_a_policy_gradient_runs_from_the_notebook(settings, runs, tmp_path):
     )
 
 
+def test_a_verifier_and_a_reward_model_reward_a_mix_of_prompts_and_each_is_logged(runs, tmp_path):
+    (tmp_path / "liked").symlink_to(runs / "reward")
+    inputs = {"model": str(runs / "sft"), "reward_model": f"task:sums*2 else {tmp_path}/liked*0.5", "algorithm": "ppo"}
+    folder = execute("06_policy_gradient", tmp_path / "run", **inputs, kinds="math, suggest")
+    measured = pd.read_json(folder / "tables" / "measured.jsonl", lines=True)
+    sums, others = (measured[measured["kind"] == kind] for kind in ("math", "suggest"))
+    assert len(sums) and len(others) and set(measured["kind"]) == {"math", "suggest"}
+    assert (sums["proxy"] == 2 * sums["task:sums"]).all() and sums["liked"].isna().all()
+    assert (
+        others["proxy"].to_numpy() == pytest.approx(0.5 * others["liked"].to_numpy())
+        and others["task:sums"].isna().all()
+    )
+    assert {"task:sums", "liked", "value_loss"} <= set(metrics_of(folder))
+    assert set(json.loads((folder / "run.json").read_text())["inputs"]) == {"model", "reward_model"}
+
+
 @pytest.mark.parametrize(
     "settings",
     [{"loss": "kto"}, {"loss": "rrhf"}, {"loss": "ilql"}, {"loss": "simpo", "gamma": 0.5, "ties": True}],
@@ -122,6 +138,30 @@ def test_best_of_n_goes_on_to_fine_tuning(fine_tune, runs, tmp_path):
     inputs = {"model": str(runs / "sft"), "reward_model": str(runs / "reward")}
     folder = execute("07_best_of_n", tmp_path / "run", **inputs, fine_tune=fine_tune, **sizes)
     assert (folder / "model" / "model.safetensors").exists()
+
+
+SHORT = """
+def short(prompts, completions, *, finished, **columns):
+    return [float(len(completion.split()) < 5) for completion in completions]
+"""
+
+
+def test_where_answers_are_checked_choices_are_compared_and_rest_em_learns_what_passed(runs, tmp_path):
+    (tmp_path / "mine.py").write_text(SHORT)
+    sizes = {"steps": 2, "prompts_per_step": 8, "training_prompts": 16, "measured_prompts": 8, "batch_size": 8}
+    rewards = {"reward_model": f"{tmp_path}/mine.py:short, {runs}/reward, task:sums", "kinds": "math"}
+    inputs = {"model": str(runs / "sft"), "fine_tune": "rest_em"}
+    folder = execute("07_best_of_n", tmp_path / "run", **inputs, **rewards, **sizes)
+    chosen = pd.read_json(folder / "tables" / "choices.jsonl", lines=True)
+    names = ["oracle (pass@n)", "majority vote", "best by reward", "best by task:sums", "one at random"]
+    assert list(dict.fromkeys(chosen["choice"])) == names and set(chosen["n"]) == {1, 2, 4, 8}
+    assert pd.read_json(folder / "metrics-imitation.jsonl", lines=True)["kept_reward"].eq(1).all()
+
+
+def test_fresh_labels_and_a_verifier_reward_together(runs, tmp_path):
+    settings = {"model": str(runs / "sft"), "verifier": "task:sums*2", "kinds": "math, qa"}
+    path = pd.read_json(execute("13_iterated_labels", tmp_path / "run", **settings) / "metrics.jsonl", lines=True)
+    assert {"reward", "fitted", "task:sums*2"} <= set(path)
 
 
 def test_the_exact_world_puts_no_method_above_the_frontier(tmp_path):

@@ -22,7 +22,8 @@ from workbench.models.rewards import (
     normalise,
     rewards_named,
 )
-from workbench.records import LabelledExample, PairExample
+from workbench.records import LabelledExample, PairExample, scores_of
+from workbench.runs import reward_names
 from workbench.trainers.reward_model import RewardModelConfig, RewardModelTrainer
 
 PROMPTS = ["user : what colour is the sky assistant :", "user : thanks assistant :", "the grass"] * 3
@@ -355,3 +356,99 @@ def test_a_single_member_and_unequal_samples_get_a_sentence():
         shared_errors({"a": scores["a"]}, gold)
     with pytest.raises(WorkbenchError, match="same samples"):
         shared_errors({"a": scores["a"], "b": scores["b"][:, :5]}, gold)
+
+
+# Rewards by name
+
+
+SPELLED = {
+    "": {},
+    "runs/x/05_reward_model": {"05_reward_model": [[("runs/x/05_reward_model", 1)]]},
+    "a/rm , b/mine.py:score": {"rm": [[("a/rm", 1)]], "score": [[("b/mine.py:score", 1)]]},
+    "task:sums*2 + runs/x/rm*0.3": {"task:sums*2 + rm*0.3": [[("task:sums", 2), ("runs/x/rm", 0.3)]]},
+    "task:sums * -1e-2": {"task:sums * -1e-2": [[("task:sums", -0.01)]]},
+    "task:sums*2 else x/rm, y/rm*.5": {
+        "task:sums*2 else rm": [[("task:sums", 2)], [("x/rm", 1)]],
+        "rm*.5": [[("y/rm", 0.5)]],
+    },
+    "a+b/c-d": {"c-d": [[("a+b/c-d", 1)]]},  # only between spaces does a + part two rewards
+    "runs/elsewhere": {"elsewhere": [[("runs/elsewhere", 1)]]},
+}
+
+
+@pytest.mark.parametrize("text", SPELLED)
+def test_a_text_names_rewards_with_their_weights(text):
+    found = reward_names.read_rewards(text)
+    assert {name: [list(map(tuple, one)) for one in sums] for name, sums in found.items()} == SPELLED[text]
+    assert reward_names.sources_of(text) == [part[0] for sums in SPELLED[text].values() for one in sums for part in one]
+    assert reward_names.with_sources(text, str.upper).lower() == text.lower()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["task:sums*", "*2", "task:sums*two", "task:sums*2*3", "a*2.3.4", "a +  + b", "else", "a + ", "a else"],
+)
+def test_a_text_that_can_not_be_read_as_rewards_is_quoted(text):
+    with pytest.raises(WorkbenchError, match=r"The reward '.*' can not be read: write it as in task:sums\*2 \+ "):
+        reward_names.read_rewards(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("a/rm + b/rm", "two rewards"), ("a.py:gold + task:sums", "part 'gold'"), ("x/kl*2 + task:sums", "part 'kl'")],
+)
+def test_parts_of_one_name_or_of_a_columns_name_are_refused(text, says):
+    with pytest.raises(WorkbenchError, match=says):
+        reward_names.read_rewards(text)
+
+
+class OfLong:
+    """Length of a completion, of prompts over one letter alone."""
+
+    def judges(self, prompts):
+        return [len(prompt) > 1 for prompt in prompts]
+
+    def __call__(self, prompts, completions, *, finished, **columns):
+        assert all(self.judges(prompts)), "OfLong was asked about another prompt"
+        return [float(len(completion)) for completion in completions]
+
+
+def of_column(prompts, completions, *, finished, worth):
+    return list(worth)
+
+
+ASKED = (["ab", "c", "de"], ["x", "yy", "zzz"]), {"finished": [True] * 3, "worth": [1.0, 2.0, 4.0]}
+OF_TASK = {"task:long": OfLong(), "task:worth": of_column}
+
+
+@pytest.mark.parametrize(
+    ("text", "total", "long", "worth"),
+    [
+        ("task:long*2 + task:worth*0.5", [2.5, 1.0, 8.0], [1, None, 3], [1, 2, 4]),
+        ("task:long + task:worth*0", [1.0, 0.0, 3.0], [1, None, 3], [1, 2, 4]),
+        ("task:long*-1 else task:worth", [-1.0, 2.0, -3.0], [1, None, 3], [None, 2, None]),
+    ],
+)
+def test_a_sum_adds_its_parts_and_else_asks_the_next_about_prompts_that_the_first_does_not_judge(
+    text, total, long, worth
+):
+    ((name, reward),) = rewards_named(text, word_tokenizer(), max_length=24, of_task=OF_TASK).items()
+    said = scores_of({"proxy": reward}, *ASKED)
+    assert name == text and said["proxy"] == pytest.approx(total)
+    assert [None if math.isnan(value) else value for value in said["task:long"]] == long
+    assert [None if math.isnan(value) else value for value in said["task:worth"]] == worth
+    alone = EnsembleReward([reward], how="mean", coef=1.0)
+    assert str(scores_of({"proxy": alone}, *ASKED)) == str(said)  # NaN is not equal to itself
+
+
+def test_prompts_that_no_part_judges_are_put_to_one_that_says_so():
+    named = rewards_named("task:long*2", word_tokenizer(), max_length=24, of_task=OF_TASK)
+    with pytest.raises(WorkbenchError, match="OfLong was asked about another prompt"):
+        scores_of(named, *ASKED)
+
+
+def test_a_reward_that_the_task_does_not_have_is_told_those_that_it_has():
+    with pytest.raises(WorkbenchError, match="no reward 'task:lng': choose one of task:long, task:worth; or write"):
+        rewards_named("task:lng", word_tokenizer(), max_length=24, of_task=OF_TASK)
+    with pytest.raises(WorkbenchError, match="no reward 'task:sums': only the embedded world checks"):
+        rewards_named("task:sums", word_tokenizer(), max_length=24)

@@ -118,6 +118,35 @@ def test_what_is_no_reward_is_refused_in_a_sentence_that_says_what_is(parameters
         stage_of(parameters | {"reward_model": f"{tmp_path}/{named}"}).rewards("reward_model")
 
 
+CHECKS = """
+def score(prompts, completions, *, finished, solution, **columns):
+    return [float(said.strip() == str(right)) for said, right in zip(completions, solution)]
+"""
+
+
+def test_a_function_checks_answers_of_a_file_by_its_own_column(parameters, tmp_path):
+    (tmp_path / "mine.py").write_text(CHECKS)
+    rows = [json.dumps({"prompt": f"{n} + 1 =", "solution": n + 1}) for n in range(30)]
+    (tmp_path / "sums.jsonl").write_text("\n".join(rows))
+    named = {"dataset": str(tmp_path / "sums.jsonl"), "reward_model": f"{tmp_path}/mine.py:score*2"}
+    stage = stage_of(parameters | named)
+    rows = stage.task.prompts(3, 0, split="train")
+    right = [str(each) for each in rows["solution"]]
+    columns = {"finished": [True] * 3, "solution": rows["solution"][:]}
+    assert stage.reward("reward_model")(rows["prompt"][:], [right[0], "no", right[2]], **columns) == [2, 0, 2]
+    assert stage.critic().num_parameters() > stage.policy.num_parameters()
+    assert set(stage.run.record["inputs"]) == {"dataset", "model", "reward_model"}
+
+
+def test_a_verifier_is_no_input_of_the_run_and_a_critic_starts_from_the_reward_model_beside_it(parameters, tmp_path):
+    models = {"reward_model": f"task:sums*2 + {parameters['model']}*0.1", "judges": "task:facts"}
+    stage = stage_of(parameters | models)
+    assert set(stage.run.record["inputs"]) == {"model", "reward_model"}
+    assert list(stage.rewards("judges")) == ["task:facts"]
+    with pytest.raises(WorkbenchError, match="is no reward model"):
+        stage.rewards("reward_model")
+
+
 @pytest.mark.parametrize(
     ("function", "says"),
     [("fails", "The reward fails .fails. failed on 2 completions .KeyError: 'nowhere'."), ("nothing", "gave NoneType")],

@@ -67,6 +67,20 @@ def test_nothing_held_out_of_the_world_is_ever_trained_on():
     assert not set(train["prompt"]) & set(test["prompt"])
 
 
+def test_kinds_of_the_worlds_prompts_come_in_the_shares_that_are_asked_for(comparisons):
+    task = open_task("world")
+    drawn = task.prompts(2000, 0, split="train", kinds="math*3, qa")["kind"][:]
+    assert set(drawn) == {"math", "qa"} and abs(drawn.count("math") / 2000 - 0.75) < 0.03  # three standard errors
+    only = task.prompts(50, 0, split="test", kinds="math")["prompt"][:]
+    assert all("plus" in prompt for prompt in only)
+    assert not set(only) & set(task.prompts(1000, 0, split="train", kinds="math")["prompt"])
+    for kinds, says in {"mth": "'mth' does not exist", "math*0": "weight above 0", "math*x": "weight above 0"}.items():
+        with pytest.raises(WorkbenchError, match=says):
+            task.prompts(5, 0, split="train", kinds=kinds)
+    with pytest.raises(WorkbenchError, match="kinds is 'math', but only the embedded world"):
+        comparisons.prompts(5, 0, split="train", kinds="math")
+
+
 def test_a_seed_changes_what_the_world_trains_on_but_not_what_it_is_measured_on():
     task = open_task("world")
     for schema in ("text", "demonstrations"):

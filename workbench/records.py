@@ -11,7 +11,8 @@ completion is always `tokens[:, P:]` and nobody recomputes indices. Masks are Tr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Self
@@ -174,15 +175,26 @@ def scores_of(rewards: Mapping[str, Callable], texts: tuple[list, list], columns
     """What each reward, called with `texts` (prompts, completions) and `columns`, says of every completion.
 
     A list, array or tensor of numbers; WorkbenchError names the reward that fails, and the row that it gave no finite
-    number.
+    number. One that has `explained` says by name what its parts say, too: NaN where a part was not asked.
     """
-    return {name: _scores(name, reward, texts, columns) for name, reward in rewards.items()}
+    scores: dict[str, list[float]] = {}
+    for name, reward in rewards.items():
+        own, parts = _scores(name, reward, texts, columns)
+        scores |= {name: own} | {part: said for part, said in parts.items() if part not in rewards}
+    return scores
 
 
-def _scores(name: str, reward: Callable, texts: tuple[list, list], columns: Mapping) -> list[float]:
+def known_mean(values: Iterable[float]) -> float:
+    """The mean of the values that are not NaN, NaN of none."""
+    known = [value for value in values if value == value]
+    return sum(known) / len(known) if known else math.nan
+
+
+def _scores(name: str, reward: Callable, texts: tuple[list, list], columns: Mapping) -> tuple[list[float], Mapping]:
     own, completions = f"The reward {name} ({getattr(reward, '__qualname__', type(reward).__name__)})", texts[1]
     try:
-        given = reward(*texts, **columns)
+        explained = getattr(reward, "explained", None)
+        given, parts = explained(*texts, **columns) if explained else (reward(*texts, **columns), {})
     except WorkbenchError:
         raise
     except Exception as error:  # of somebody's own function
@@ -201,4 +213,4 @@ def _scores(name: str, reward: Callable, texts: tuple[list, list], columns: Mapp
                 f"{own} gave {str(value)[:40]!r} ({type(value).__name__}) for row {row}, the completion "
                 f"{str(completion)[:60]!r}: return a finite number, an int or a float, for each."
             )
-    return [float(value) for value in values]
+    return [float(value) for value in values], parts

@@ -1,9 +1,9 @@
-"""Best-of-n: draw n completions of a prompt, keep the one the proxy reward likes most."""
+"""Several completions of a prompt: the one that a proxy likes most, what most of them say, or any that is right."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -50,11 +50,15 @@ def expected_of_best(proxy, gold, ns: Sequence[int]) -> np.ndarray:
 
 def _rank_weights(pool: int, ns: Sequence[int]) -> np.ndarray:
     """Probability C(i-1, n-1) / C(N, n) that rank i (1 = lowest) is the best of n out of `pool` = N, (N, len(ns))."""
+    columns = [[math.comb(rank, n - 1) / math.comb(pool, n) for rank in range(pool)] for n in _sizes(ns, pool)]
+    return np.array(columns).T
+
+
+def _sizes(ns: Sequence[int], pool: int) -> list[int]:
     wrong = [n for n in ns if not 1 <= n <= pool]
     if wrong or len(ns) == 0:
         raise WorkbenchError(f"ns holds {wrong or 'nothing'}: give sizes between 1 and the {pool} samples per prompt.")
-    columns = [[math.comb(rank, n - 1) / math.comb(pool, n) for rank in range(pool)] for n in map(int, ns)]
-    return np.array(columns).T
+    return [int(n) for n in ns]
 
 
 def _average_over_ties(gold: np.ndarray, proxy: np.ndarray) -> np.ndarray:
@@ -127,6 +131,65 @@ def _lost_density(low: np.ndarray, high: np.ndarray, sizes: np.ndarray) -> np.nd
     exact = entropy(high) - entropy(low) - mass * np.log(np.maximum(mass, 1e-300) / width)
     narrow = n * (n - 1) ** 2 * middle ** (n - 3) * width**3 / 24  # the same to third order, without cancellation
     return np.maximum(np.where(n * width < 1e-3 * high, narrow, exact), 0.0) / width
+
+
+def pass_at_k(right, ks: Sequence[int]) -> np.ndarray:
+    """Probability that one of k completions is right, of each prompt and each k of `ks`, (prompts, len(ks)).
+
+    `right` (prompts, N) is 1 or 0. Unbiased: 1 - C(N - c, k) / C(N, k) where c of N are right, in whole numbers. Chen
+    et al. 2021, eq. 1. WorkbenchError for k outside 1..N and for verdicts other than 1 and 0.
+    """
+    right = _verdicts(right)
+    pool = right.shape[1]
+    all_wrong = [[math.comb(pool - c, k) / math.comb(pool, k) for k in _sizes(ks, pool)] for c in range(pool + 1)]
+    return 1 - np.array(all_wrong)[right.sum(axis=1).astype(int)]
+
+
+def majority_vote(answers, right, ns: Sequence[int], *, seed: int = 0, orders: int = 256) -> np.ndarray:
+    """Probability that what most of n completions answer is right, of each prompt and n of `ns`, (prompts, len(ns)).
+
+    `answers` (prompts, N) are texts, "" where a completion gives none and has no vote; `right` (prompts, N) is 1 or 0.
+    Means over the beginnings of about so many `orders` of the N, in which each is as often first; tied answers share
+    the win. Wang et al. 2023, without weights. WorkbenchError as in `pass_at_k`.
+    """
+    right, rng = _verdicts(right), np.random.default_rng(seed)
+    pool, won = right.shape[1], np.zeros((len(right), len(ns)))
+    chosen = np.array(_sizes(ns, pool)) - 1
+    turned = (np.arange(pool)[:, None] + np.arange(pool)) % pool  # all rotations of one order
+    for row, (said, verdicts) in enumerate(zip(np.asarray(answers, dtype=object), right, strict=True)):
+        names, of = np.unique(said.astype(str), return_inverse=True)
+        worth, votes = (
+            np.bincount(of, weights=verdicts) / np.bincount(of),
+            np.eye(len(names), dtype=np.int16)[of] * (names != ""),
+        )
+        for order in (rng.permutation(pool) for _ in range(-(-orders // pool))):
+            counts = votes[order[turned]].cumsum(axis=1)[:, chosen]  # (N, len(ns), different answers)
+            most = (counts == counts.max(axis=-1, keepdims=True)) & (counts > 0)
+            won[row] += ((most * worth).sum(-1) / np.maximum(most.sum(-1), 1)).mean(axis=0)
+    return won / -(-orders // pool)
+
+
+def accuracy_by_choice(right, answers, judges: Mapping[str, Sequence], ns: Sequence[int], *, seed: int = 0):
+    """How often one chosen of n completions is right: columns n, choice, accuracy, accuracy_se (over prompts).
+
+    Choices: an oracle (pass@n), the majority of `answers`, the favourite of each of `judges` (scores by name), chance.
+    """
+    right = _verdicts(right)
+    rates = {"oracle (pass@n)": pass_at_k(right, ns), "majority vote": majority_vote(answers, right, ns, seed=seed)}
+    rates |= {f"best by {name}": expected_of_best(scores, right, ns) for name, scores in judges.items()}
+    rates["one at random"] = np.repeat(right.mean(axis=1, keepdims=True), len(ns), axis=1)
+    parts = []
+    for choice, rate in rates.items():
+        mean, error = mean_and_error(rate)
+        parts.append(pd.DataFrame({"n": list(ns), "choice": choice, "accuracy": mean, "accuracy_se": error}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _verdicts(right) -> np.ndarray:
+    right = _sample_matrix(right, name="right")
+    if other := set(np.unique(right)) - {0.0, 1.0}:
+        raise WorkbenchError(f"right holds {other.pop():g}: give 1 for each completion that passes and 0 for others.")
+    return right
 
 
 def powers_of_two(largest: int) -> list[int]:

@@ -32,6 +32,7 @@ from workbench.models.value_guided import ValueGuidedPolicy  # noqa: F401  known
 from workbench.runs.files import file_and_function, resolve
 from workbench.runs.hub import hub_answers
 from workbench.runs.resume import quiet
+from workbench.runs.reward_names import OF_TASK, sources_of
 
 PRESETS = {
     "llama-32x1": {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4},
@@ -470,11 +471,10 @@ def local_folders(**sources: str) -> dict[str, str]:
     return {name: place for name, place in places.items() if Path(place).exists()}
 
 
-def listed_folders(**sources: str) -> dict[str, str]:
-    """`local_folders` of lists with commas: the first of each has its list's name, the others a number behind it."""
-    numbered = {
-        f"{name}_{number}" if number > 1 else name: source.strip()
-        for name, listed in sources.items()
-        for number, source in enumerate(listed.split(","), 1)
-    }
+def listed_folders(**rewards: str) -> dict[str, str]:
+    """`local_folders` of lists of rewards: the first of each has its list's name, the others a number behind it."""
+    numbered = {}
+    for name, listed in rewards.items():
+        read = [source for source in dict.fromkeys(sources_of(listed)) if not source.startswith(OF_TASK)]
+        numbered |= {f"{name}_{at}" if at > 1 else name: source for at, source in enumerate(read, 1)}
     return local_folders(**numbered)

@@ -8,8 +8,10 @@ with its folder.
 import inspect
 import runpy
 import sys
-from collections.abc import Callable
-from itertools import combinations
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain, combinations
+from math import nan
 from pathlib import Path
 
 import torch
@@ -24,7 +26,9 @@ from workbench.models.load import frozen, load_own_tokenizer, load_reward_model,
 from workbench.models.scoring import completion_states, scalar_head
 from workbench.models.tokens import batches_by_length, collate, collate_groups, cut_prompt, encode_texts
 from workbench.records import Sequences, scores_of
+from workbench.runs import NOTHING
 from workbench.runs.files import file_and_function, resolve, shown
+from workbench.runs.reward_names import OF_TASK, Part, read_rewards
 
 Reward = Callable[..., list[float]]
 RIDGE = 0.01  # lambda of the pessimistic reward, in mean squared feature differences: what nothing was compared on
@@ -93,36 +97,107 @@ class EnsembleReward:
         self.members, self.how, self.coef = members, how, coef
 
     def __call__(self, prompts, completions, *, finished, **columns) -> list[float]:
+        return self.explained(prompts, completions, finished=finished, **columns)[0]
+
+    def explained(self, prompts, completions, **columns) -> tuple[list[float], dict[str, list[float]]]:
+        """The scores, and what the parts of members that are sums say."""
         named = {getattr(member, "__name__", f"{number}"): member for number, member in enumerate(self.members, 1)}
-        scores = scores_of(named, (prompts, completions), {**columns, "finished": finished})
-        return ensemble_scores([*scores.values()], self.how, coef=self.coef).tolist()
+        scores = scores_of(named, (prompts, completions), columns)
+        members = [scores.pop(name) for name in named]
+        return ensemble_scores(members, self.how, coef=self.coef).tolist(), scores
 
 
-def rewards_named(sources: str, tokenizer, *, max_length: int, device: str = "cpu") -> dict[str, Reward]:
-    """The rewards that `sources` names, with commas, by the names of folders or functions; none for "".
+class CombinedReward:
+    """Rewards as one: for each prompt the first of `sums` of which a part judges it, at the weights of its parts.
 
-    A folder or Hub id is a reward model, "my_file.py:score" a function. A reward model reads with its own tokenizer,
-    whatever the policy's family; `tokenizer` is for a folder that holds none. Where `max_length` is more than one was
-    trained to read, that is said.
+    A part that has `judges(prompts) -> list[bool]` is asked about those prompts alone, any other about all.
     """
-    rewards = {}
-    for source in filter(None, map(str.strip, sources.split(","))):
-        file, function = file_and_function(source)
-        if not function and (source.startswith(":") or source.endswith((".py", ".py:"))):
-            raise WorkbenchError(f"The reward {source!r} names no file and function: write my_file.py:score.")
-        name = function or Path(source).name
-        if name in rewards:
-            raise WorkbenchError(f"{sources!r} names two rewards {name!r}: rename one of them.")
-        if function:
-            rewards[name] = own_reward(file, function)
-            continue
-        own = load_own_tokenizer(source) or tokenizer
-        model = frozen(load_reward_model(source, own, device=device))
-        rewards[name] = LearnedReward(model, own, max_length=max_length)
-        limits = [getattr(model.config, f"max_{part}_length", 0) for part in ("prompt", "completion")]
-        if 0 < sum(limits) < max_length:
-            print(f"{name} reads {limits[0]} tokens of a prompt and {limits[1]} of a completion, as in its training.")
+
+    def __init__(self, parts: Mapping[str, Reward], sums: Sequence[Mapping[str, float]]):
+        self.parts, self.sums = parts, sums
+
+    def __call__(self, prompts, completions, *, finished, **columns) -> list[float]:
+        return self.explained(prompts, completions, finished=finished, **columns)[0]
+
+    def explained(self, prompts, completions, **columns) -> tuple[list[float], dict[str, list[float]]]:
+        """The scores, and what each part says by its name, NaN where it was not asked."""
+        total, said = [0.0] * len(prompts), {name: [nan] * len(prompts) for name in self.parts}
+        left = list(range(len(prompts)))
+        for weights in self.sums:
+            asked = {name: self._judged(name, prompts, left) for name in weights}
+            if weights is self.sums[-1] and set(left).difference(*asked.values()):
+                asked[next(iter(weights))] = left  # nobody judges them all: the first says what it does judge
+            for name, rows in asked.items():
+                texts = [[values[row] for row in rows] for values in (prompts, completions)]
+                others = {column: [values[row] for row in rows] for column, values in columns.items()}
+                scores = scores_of({name: self.parts[name]}, tuple(texts), others)[name] if rows else []
+                for row, score in zip(rows, scores, strict=True):
+                    said[name][row], total[row] = score, total[row] + weights[name] * score
+            judged = set().union(*asked.values())
+            left = [row for row in left if row not in judged]
+        return total, said
+
+    def _judged(self, name: str, prompts: Sequence, rows: list[int]) -> list[int]:
+        """Those of `rows` whose prompts a part judges."""
+        judges = getattr(self.parts[name], "judges", None)
+        known = judges([prompts[row] for row in rows]) if judges else [True] * len(rows)
+        return [row for row, its in zip(rows, known, strict=True) if its]
+
+    def judges(self, prompts: Sequence) -> list[bool]:
+        """Whether any part judges each prompt."""
+        rows = set().union(*(self._judged(name, prompts, [*range(len(prompts))]) for name in self.parts))
+        return [row in rows for row in range(len(prompts))]
+
+
+def rewards_named(
+    sources: str, tokenizer, *, max_length: int, device: str = "cpu", of_task: Mapping[str, Reward] = NOTHING
+) -> dict[str, Reward]:
+    """The rewards that `sources` lists (`workbench.runs.reward_names` says how), by their names; none for "".
+
+    A reward model reads with its own tokenizer, whatever the policy's family; `tokenizer` is for a folder that holds
+    none. Where `max_length` is more than one was trained to read, that is said. `of_task` are those of the task.
+    """
+    made: dict[str, Reward] = {}
+    rewards: dict[str, Reward] = {}
+    for name, sums in read_rewards(sources).items():
+        for part in chain.from_iterable(sums):
+            if part.source not in made:
+                made[part.source] = _reward_of(part, tokenizer, max_length=max_length, device=device, of_task=of_task)
+        parts = {part.name: made[part.source] for part in chain.from_iterable(sums)}
+        weights = [Counter() for _ in sums]
+        for each, one in zip(weights, sums, strict=True):
+            for part in one:
+                each[part.name] += part.weight
+        alone = weights == [dict.fromkeys(parts, 1.0)] and len(parts) == 1
+        rewards[name] = parts[name] if alone else CombinedReward(parts, weights)
     return rewards
+
+
+def _reward_of(part: Part, tokenizer, *, max_length: int, device: str, of_task: Mapping[str, Reward]) -> Reward:
+    """The one reward that a source names."""
+    source = part.source
+    file, function = file_and_function(source)
+    if function:
+        return own_reward(file, function)
+    if source.startswith(OF_TASK):
+        return _of_task(source, of_task)
+    if source.startswith(":") or source.endswith((".py", ".py:")):
+        raise WorkbenchError(f"The reward {source!r} names no file and function: write my_file.py:score.")
+    own = load_own_tokenizer(source) or tokenizer
+    model = frozen(load_reward_model(source, own, device=device))
+    limits = [getattr(model.config, f"max_{part}_length", 0) for part in ("prompt", "completion")]
+    if 0 < sum(limits) < max_length:
+        print(f"{part.name} reads {limits[0]} tokens of a prompt and {limits[1]} of a completion, as in its training.")
+    return LearnedReward(model, own, max_length=max_length)
+
+
+def _of_task(source: str, of_task: Mapping[str, Reward]) -> Reward:
+    if source not in of_task:
+        known = f"choose one of {', '.join(of_task)}" if of_task else "only the embedded world checks answers itself"
+        raise WorkbenchError(
+            f"This task has no reward {source!r}: {known}; or write my_file.py:score, which is given every column."
+        )
+    return of_task[source]
 
 
 def own_reward(file: str, function: str) -> Reward:
@@ -143,7 +218,9 @@ def own_reward(file: str, function: str) -> Reward:
         known = ", ".join(name for name, value in names.items() if inspect.isfunction(value)) or "none"
         raise WorkbenchError(f"{shown(path)} defines no function {function!r}, but {known}: define {function}{wanted}.")
     try:
-        inspect.signature(reward).bind([], [], finished=[], of_the_prompt=[])
+        signature = inspect.signature(reward)
+        named = {each.name: [] for each in signature.parameters.values() if each.kind is each.KEYWORD_ONLY}
+        signature.bind([], [], **{"finished": [], "of_the_prompt": [], **named})
     except TypeError as error:
         raise WorkbenchError(
             f"{shown(path)}:{function} can not be called as a reward ({error}): take {wanted}."

@@ -24,6 +24,7 @@ from workbench.pipeline.notebooks import (
     unknown_parameter,
 )
 from workbench.runs.files import file_and_function, refuse_everything, repository_root, resolve, shown
+from workbench.runs.reward_names import PARAMETERS, sources_of
 
 RECIPE_KEYS = ("name", "title", "out", "jobs", "report", "each", "presets", "stages")
 STAGE_KEYS = ("name", "notebook", "parameters", "each")
@@ -154,7 +155,7 @@ def check_keys(content: dict, known: tuple[str, ...], owner: str) -> None:
 # Parameters that name what a notebook reads: runs, model folders and Hub ids, files and folders of data.
 SOURCES = (
     *("model", "tokenizer", "reward_model", "judges", "judge", "policy", "dataset", "comparisons", "ptx_dataset"),
-    *("lexicon", "feedback", "ask_first", "study_runs", "runs"),
+    *("verifier", "lexicon", "feedback", "ask_first", "study_runs", "runs"),
 )
 MODELS = ("model", "reward_model", "policy")
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".gz", ".txt", ".yaml")
@@ -328,7 +329,9 @@ def replace_out(given: dict[str, Value], out: str) -> dict[str, Value]:
 
 def input_paths(values: dict[str, Value], own: Path) -> tuple[Path, ...]:
     """Paths that the text parameters could mean (lists are split at commas), the stage's own folder left out."""
-    pieces = [piece.strip() for value in values.values() if isinstance(value, str) for piece in value.split(",")]
+    texts = {name: value for name, value in values.items() if isinstance(value, str)}
+    split = {name: sources_of(text) if name in PARAMETERS else text.split(",") for name, text in texts.items()}
+    pieces = [piece.strip() for listed in split.values() for piece in listed]
     # A word such as "world" is the name of something, not the folder of that name.
     named = [piece for piece in pieces if "/" in piece or Path(piece).suffix]
     paths = [Path(os.path.normpath(resolve(file_and_function(piece)[0]))) for piece in named]

@@ -10,6 +10,7 @@ from workbench.plots.frontier import plot_frontier, plot_gains, plot_reward_kl_p
 from workbench.plots.marks import text_table
 from workbench.plots.rewards import (
     plot_accuracy_bars,
+    plot_accuracy_by_choice,
     plot_accuracy_by_size,
     plot_best_of_n,
     plot_calibration,
@@ -20,6 +21,7 @@ from workbench.plots.training import plot_attention_mask, plot_learning_curve, p
 
 __all__ = [
     "plot_accuracy_bars",
+    "plot_accuracy_by_choice",
     "plot_accuracy_by_size",
     "plot_agreement_filters",
     "plot_agreement_matrix",

@@ -209,3 +209,20 @@ def _peak_finding(curve: pd.DataFrame) -> str:
     if best["n"] == last["n"]:
         return f"Gold is still highest at the largest n: {end}"
     return f"Gold is highest near n = {best['n']:.0f} ({number(best['gold'])}) and {end}, while the proxy rises"
+
+
+def plot_accuracy_by_choice(table: pd.DataFrame, title: str = "") -> go.Figure:
+    """An `accuracy_by_choice` table: share of right choices against n (log scale), a line per choice, 95% bands."""
+    require_columns(table, ["n", "choice", "accuracy", "accuracy_se"], "plot_accuracy_by_choice")
+    figure, ends = go.Figure(), {}
+    for place, (choice, rows) in enumerate(table.groupby("choice", sort=False)):
+        half, y, look = half_width(rows, "accuracy_se").fillna(0), rows["accuracy"], colored(place, width=2.2, size=7)
+        hover = "n = %{x}<br>%{y:.1%}"
+        figure.add_traces(banded(rows["n"], y, (y - half).clip(0), (y + half).clip(upper=1), choice, look, hover=hover))
+        ends[choice] = y.iloc[-1]
+    sizes = sorted(table["n"].unique())
+    figure.update_xaxes(title="n, completions per prompt to choose from", type="log", tickvals=sizes)
+    figure.update_yaxes(title="share of prompts answered right", tickformat=".0%")
+    told = ", ".join(f"{choice} {value:.0%}" for choice, value in sorted(ends.items(), key=lambda end: -end[1]))
+    reading = "Bands: 95% over prompts. What lies below the oracle is there and was not chosen; chance knows nothing."
+    return styled(figure, title=title or f"Right of {sizes[-1]}: {told}", reading=reading, height=480)

@@ -21,6 +21,7 @@ from workbench.analysis.best_of_n import expected_of_best, measured_best_of_n_kl
 from workbench.analysis.evaluations import NEEDED, flaw_of, summarise_evaluation
 from workbench.analysis.statistics import UNKNOWN, interval_over_units, mean_and_error, mean_over_units
 from workbench.runs import UNIT, Run, files
+from workbench.runs.reward_names import with_sources
 
 UNFINISHED = " (unfinished)"  # behind a name: keeps the run apart from its finished seeds, and says so in every figure
 NOTHING_MEASURED = "None of these runs holds an evaluation: run a notebook from 06 to 08 first."
@@ -131,6 +132,11 @@ def by_experiment(runs: Mapping[str, Run]) -> dict[str, list[Run]]:
 def experiment_of(name: str) -> str:
     """What repetitions with other seeds and worlds share: the name without its ending."""
     return UNIT.sub("", name)
+
+
+def experiments_named(text: str) -> list[str]:
+    """The experiments behind paths with commas or rewards by name: runs/x/rm_seed1*0.5 is rm*0.5."""
+    return [with_sources(part.strip(), lambda it: experiment_of(Path(it).name)) for part in text.split(",")]
 
 
 def repetition_of(name: str) -> str:
@@ -517,7 +523,7 @@ def _inputs(run: Run) -> str:
     """Experiments that a run's policy and reward come from."""
     sources = [str(run.parameters.get(name, "")) for name in ("model", "reward_model")]
     several = "," in sources[1] and "ensemble" in run.parameters
-    names = [experiment_of(source.split(",")[0].rstrip("/").rsplit("/", 1)[-1]) for source in sources]
+    names = [experiments_named(source)[0] for source in sources]
     return " ".join([*names, "ensemble"] if several else names)
 
 
@@ -705,7 +711,7 @@ def _judge(run: Run) -> tuple[str, str]:
     sources = str(run.parameters.get("reward_model", ""))
     inputs = run.record.get("inputs") or {}
     weights = [entry["sha256"] for name, entry in sorted(inputs.items()) if name.startswith("reward_model")]
-    names = [experiment_of(Path(source.strip()).name) for source in sources.split(",")]
+    names = experiments_named(sources)
     if "ensemble" not in run.parameters:
         names, weights = names[:1], weights[:1]
     how = f" ({run.parameters['ensemble']})" if len(names) > 1 else ""

@@ -4,14 +4,14 @@ All three give the same rows in the standard columns; only the world (and runs b
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 
 import pandas as pd
 from datasets import Dataset
 
 from workbench import WorkbenchError
-from workbench.runs import Run, files
+from workbench.runs import NOTHING, Run, files
 from workbench.tasks.columns import (
     SCHEMAS,
     TIE,
@@ -24,7 +24,7 @@ from workbench.tasks.columns import (
     without_ties,
 )
 from workbench.tasks.sources import Source, data_files, is_saved, read_source
-from workbench.tasks.world import NOISE_PANEL, PANEL, Labeler, World, build_tokenizer
+from workbench.tasks.world import NOISE_PANEL, PANEL, Labeler, World, build_tokenizer, verifiers
 
 HELD_OUT_SEED = 1_000_003  # held-out world rows are the same for every training seed
 FEWEST_HELD_OUT = 20  # rows kept for measuring, however few are trained on
@@ -32,6 +32,7 @@ OPENING_WORDS = 8  # of a document, for a language model to continue
 ORIGIN = ("lexicon", "world_seed", "columns", "held_out")  # parameters of a run that say what its dataset means
 PANELS = {"biased": PANEL, "noise": NOISE_PANEL}
 
+Reward = Callable[..., list[float]]
 Sides = tuple[Dataset, Dataset]  # rows for training and rows held out, no prompt on both sides
 
 
@@ -70,10 +71,14 @@ class Task:
     source = ""
     notes: tuple[str, ...] = ()  # what to know of the data, in sentences
     world: World | None = None
-    reward: Callable[..., list[float]] | None = None  # the true one: the gold of the world
+    reward: Reward | None = None  # the true one: the gold of the world
+    rewards: Mapping[str, Reward] = NOTHING  # what it can check, by names such as "task:sums"
 
-    def prompts(self, count: int, seed: int, *, split: str, schema: str = "prompts") -> Dataset:
-        """At most `count` prompts (0 = all) of the "train" or "test" split; of "text" its openings, to be continued."""
+    def prompts(self, count: int, seed: int, *, split: str, schema: str = "prompts", kinds: str = "") -> Dataset:
+        """At most `count` prompts (0 = all) of the "train" or "test" split; of "text" its openings, to be continued.
+
+        `kinds` lists those that are wanted, "math*3, qa" with weights; "" takes all as they come.
+        """
         raise NotImplementedError
 
     def rows(self, schema: str, count: int, *, seed: int = 0, ties: bool = False) -> Sides:
@@ -103,11 +108,16 @@ class WorldTask(Task):
 
     def __init__(self, world: World):
         self.world, self.reward = world, world.gold
+        self.rewards = {**verifiers(world), "task:gold": world.gold}
 
-    def prompts(self, count: int, seed: int, *, split: str, schema: str = "prompts") -> Dataset:
+    def prompts(self, count: int, seed: int, *, split: str, schema: str = "prompts", kinds: str = "") -> Dataset:
         """`count` prompts, whatever they are for."""
         _require_count("prompts", count, fewest=1)
-        return Dataset.from_list(self.world.prompts(count, random.Random(seed), split=split))
+        rng = random.Random(seed)
+        if not kinds.strip():
+            return Dataset.from_list(self.world.prompts(count, rng, split=split))
+        drawn = rng.choices(*zip(*_weighted(kinds), strict=True), k=count)
+        return Dataset.from_list([self.world.prompts(1, rng, split=split, kind=kind)[0] for kind in drawn])
 
     def rows(self, schema: str, count: int, *, seed: int = 0, ties: bool = False) -> Sides:
         """Documents and a thirtieth of that held out, or demonstrations in the writers' house style and a tenth.
@@ -147,8 +157,13 @@ class FileTask(Task):
     def __init__(self, source: str, *, columns: str, held_out: float):
         self.source, self.columns, self.held_out = source, parse_columns(columns), held_out
 
-    def prompts(self, count: int, seed: int, *, split: str, schema: str = "prompts") -> Dataset:
+    def prompts(self, count: int, seed: int, *, split: str, schema: str = "prompts", kinds: str = "") -> Dataset:
         """Distinct prompts, shuffled, with what only a reward reads; of texts the first words of each."""
+        if kinds.strip():
+            raise WorkbenchError(
+                f"kinds is {kinds!r}, but only the embedded world draws prompts by kind: leave it empty, and give a "
+                f"file of those prompts of {self.source!r} that are wanted."
+            )
         if schema == "text":
             side = _first(self.rows("text", 0)[split != "train"].shuffle(seed=seed), count)["text"][:]
             return Dataset.from_dict(
@@ -206,7 +221,7 @@ class RunTask(Task):
         settings = {name: run.parameters[name] for name in ORIGIN if name in run.parameters}
         self.run, self.origin = run, open_task(run.parameters.get("dataset", "world"), **settings)
         self.reward, self.world, self.prompts = self.origin.reward, self.origin.world, self.origin.prompts
-        self.tokenizer, self.labelers = self.origin.tokenizer, self.origin.labelers
+        self.tokenizer, self.labelers, self.rewards = self.origin.tokenizer, self.origin.labelers, self.origin.rewards
 
     def rows(self, schema: str, count: int, *, seed: int = 0, ties: bool = False) -> Sides:
         """The first `count` rows of the feedback that was saved (0 = all); documents are those of the run's dataset."""
@@ -250,6 +265,20 @@ def _first(rows: Dataset, count: int) -> Dataset:
     """The first `count` rows, 0 = all."""
     _require_count("rows", count, fewest=0)
     return rows.select(range(min(count, len(rows)) if count else len(rows)))
+
+
+def _weighted(kinds: str) -> list[tuple[str, float]]:
+    """Each kind and its weight; WorkbenchError where one is no number above 0."""
+    weighted = []
+    for text in kinds.split(","):
+        kind, _, weight = (part.strip() for part in text.partition("*"))
+        try:
+            weighted.append((kind, float(weight or 1)))
+        except ValueError:
+            weighted.append((kind, 0.0))
+        if not 0 < weighted[-1][1] < float("inf"):
+            raise WorkbenchError(f'kinds has {text.strip()!r}: write a kind and a weight above 0, as in "math*3, qa".')
+    return weighted
 
 
 def _require_count(noun: str, count: int, *, fewest: int) -> None:

@@ -7,13 +7,13 @@ from typing import Any
 
 from workbench import WorkbenchError
 from workbench.runs import Run, parameters_of
-from workbench.runs.files import file_and_function
+from workbench.runs.reward_names import OF_TASK, is_model, sources_of
 from workbench.tasks import ORIGIN, open_task, task_inputs
 
 # parameters that name rows, and what `run.json` calls them
 DATASETS = {"dataset": "dataset", "feedback": "dataset", "comparisons": "comparisons"}
-SOURCES = {"model": "model", "policy": "policy", "tokenizer": "tokenizer", "reward_model": "reward_model"}
-SOURCES["judges"] = "judge"  # parameters that name models, several with commas, and what `run.json` calls each of these
+SOURCES = {"model": "model", "policy": "policy", "tokenizer": "tokenizer"}  # parameters that name models, likewise
+REWARDS = {"reward_model": "reward_model", "judges": "judge", "verifier": "verifier"}  # and those that list rewards
 OPEN = ("", -1)  # a setting that is left to the configuration
 Value = str | int | float | bool
 
@@ -45,8 +45,11 @@ class Stage:
         given = self.parameters
         rows = {role: task_inputs(given[name]) for name, role in DATASETS.items() if given.get(name)}
         inputs = {role: place["dataset"] for role, place in rows.items() if place}
-        if named := {role: given[name] for name, role in SOURCES.items() if given.get(name)}:
-            inputs |= self._models.listed_folders(**named)
+        named, listed = (
+            {role: given[name] for name, role in names.items() if given.get(name)} for names in (SOURCES, REWARDS)
+        )
+        if named or listed:
+            inputs |= self._models.local_folders(**named) | self._models.listed_folders(**listed)
         sinks = [name for name in given.get("sinks", "").split(",") if name]
         return Run.open(given["run_dir"], given, inputs=inputs, sinks=sinks)
 
@@ -91,11 +94,13 @@ class Stage:
         return self.parameters.get("device", "cpu")
 
     def rewards(self, name: str) -> dict[str, Callable[..., list[float]]]:
-        """The rewards that the parameter `name` lists, by the names of folders or functions; none where it is ""."""
+        """The rewards that the parameter `name` lists, by their names; none where it is ""."""
         from workbench.models.rewards import rewards_named
 
         longest = self.parameters["max_prompt_length"] + self.parameters["max_completion_length"]
-        return rewards_named(self.parameters[name], self.tokens, max_length=longest, device=self._device)
+        text = self.parameters[name]
+        its = self.task.rewards if OF_TASK in text else {}
+        return rewards_named(text, self.tokens, max_length=longest, device=self._device, of_task=its)
 
     def reward(self, name: str) -> Callable[..., list[float]]:
         """The one reward that the parameter `name` names; WorkbenchError where it lists several."""
@@ -105,10 +110,9 @@ class Stage:
         return rewards[0]
 
     def critic(self):
-        """A critic that starts from the first of `reward_model`, or from `model` where that is a function."""
-        first = self.parameters["reward_model"].split(",")[0]
-        source = self.parameters["model"] if file_and_function(first)[1] else first
-        return self._models.load_critic(source, self.tokens, device=self._device)
+        """A critic that starts from the first reward model of `reward_model`, or from `model` where there is none."""
+        learned = [source for source in sources_of(self.parameters["reward_model"]) if is_model(source)]
+        return self._models.load_critic([*learned, self.parameters["model"]][0], self.tokens, device=self._device)
 
     def limits(self, model) -> dict[str, int]:
         """How many tokens of a prompt `model` is given, and how many it can read in all."""

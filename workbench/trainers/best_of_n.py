@@ -9,7 +9,7 @@ import torch
 from workbench import WorkbenchError
 from workbench.models.load import without_dropout
 from workbench.models.sampling import reward_arguments, sample
-from workbench.records import PromptExample, scores_of
+from workbench.records import PromptExample, known_mean, scores_of
 from workbench.trainers.descent import Stateful, require_positive
 
 
@@ -57,15 +57,15 @@ class BestOfNTrainer(Stateful):
         first = self.step_number * self.config.prompts_per_step
         self.step_number += 1
         prompts = self.prompts[first : first + self.config.prompts_per_step]
-        new = self._complete([prompt for prompt in prompts for _ in range(self.config.num_generations)], first)
+        new, scores = self._complete([prompt for prompt in prompts for _ in range(self.config.num_generations)], first)
         self.pool += new
         row = {"step": self.step_number, "prompts": first + len(prompts)}
-        row |= {name: sum(sampled[name] for sampled in new) / len(new) for name in self.rewards}
+        row |= {name: known_mean(sampled[name] for sampled in new) for name in scores}
         if "proxy" in self.rewards:
             size = self.config.num_generations
             groups = [new[i : i + size] for i in range(0, len(new), size)]
             best = [max(group, key=lambda sampled: sampled["proxy"]) for group in groups]
-            row |= {f"best_{name}": sum(winner[name] for winner in best) / len(best) for name in self.rewards}
+            row |= {f"best_{name}": known_mean(winner[name] for winner in best) for name in scores}
         return row
 
     def samples(self) -> list[dict[str, Any]]:
@@ -77,7 +77,8 @@ class BestOfNTrainer(Stateful):
         size = self.config.num_generations
         return [[row[name] for row in self.pool[i : i + size]] for i in range(0, len(self.pool), size)]
 
-    def _complete(self, examples: list[PromptExample], first: int) -> list[dict[str, Any]]:
+    def _complete(self, examples: list[PromptExample], first: int) -> tuple[list[dict[str, Any]], list[str]]:
+        """Rows of the pool, and which of their columns are scores."""
         sampled = sample(
             self.policy,
             [example.prompt_ids for example in examples],
@@ -87,7 +88,7 @@ class BestOfNTrainer(Stateful):
         )
         arguments, columns = reward_arguments(self.tokenizer, examples, sampled)
         scored = scores_of(self.rewards, arguments, columns)
-        return [
+        rows = [
             {"prompt_index": first}  # comes first, and is ours whatever the data calls so
             | example.row
             | {
@@ -99,3 +100,4 @@ class BestOfNTrainer(Stateful):
             }
             for index, example in enumerate(examples)
         ]
+        return rows, list(scored)

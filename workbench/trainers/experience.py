@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from workbench import NonFiniteLoss
 from workbench.analysis.kl import sequence_kl_summary
 from workbench.losses.advantages import masked_variance
 from workbench.losses.policy import kl_k1
-from workbench.records import PromptExample, ScoredRollout
+from workbench.records import PromptExample, ScoredRollout, known_mean
 from workbench.trainers.descent import tensors_of
 
 if TYPE_CHECKING:
@@ -87,11 +87,12 @@ def require_finite(rollout: Samples, *, step: int) -> None:
         raise NonFiniteLoss(step, tensors_of(rollout))
 
 
-def batch_means(rollout: Samples, samples: list[dict[str, Any]], monitors: Iterable[str]) -> dict[str, float]:
-    """Means over completions: reward, monitors, length in tokens, share that ended with EOS."""
+def batch_means(rollout: Samples, samples: list[dict[str, Any]]) -> dict[str, float]:
+    """Means over completions: reward, its parts, monitors, length in tokens, share that ended with EOS."""
+    others = [name for name in samples[0] if name not in ("prompt", "completion", "reward")]
     return {
         "reward": rollout.scores.mean().item(),
-        **{name: sum(sample[name] for sample in samples) / len(samples) for name in monitors},
+        **{name: known_mean(sample[name] for sample in samples) for name in others},
         "completion_length": rollout.completion_mask.sum(1).float().mean().item(),
         "finished": rollout.finished.float().mean().item(),
     }

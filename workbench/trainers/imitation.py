@@ -1,6 +1,7 @@
-"""Imitation of one's own better samples: RAFT, its random control, Quark, conditional training.
+"""Imitation of one's own better samples: RAFT, its random control, ReST-EM, Quark, conditional training.
 
-Dong et al. 2023 and Touvron et al. 2023 (rejection sampling), section 3.2; Lu et al. 2022; Korbak et al. 2023.
+Dong et al. 2023 and Touvron et al. 2023 (rejection sampling), section 3.2; Singh et al. 2023; Lu et al. 2022; Korbak
+et al. 2023.
 """
 
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from workbench.models.tokens import (
     quantile_indices,
     unconditioned,
 )
-from workbench.records import CompletionExample, PromptExample, Rollout, scores_of
+from workbench.records import CompletionExample, PromptExample, Rollout, known_mean, scores_of
 from workbench.trainers.descent import Descent, EpochBatches, Stateful, require_in, require_positive
 
 
@@ -37,6 +38,11 @@ def best_of_each(scores: Tensor, generator: torch.Generator) -> Tensor:
 def any_of_each(scores: Tensor, generator: torch.Generator) -> Tensor:
     """One of every row, whatever its score, as True in (B, n): as many updates as with the best, without selection."""
     return torch.arange(scores.shape[1]) == torch.randint(scores.shape[1], (len(scores), 1), generator=generator)
+
+
+def passed_of_each(scores: Tensor, generator: torch.Generator) -> Tensor:
+    """All above 0, which a verifier passed, as True in (B, n); Singh et al. 2023, eq. 5, without their limit of ten."""
+    return scores > 0
 
 
 def all_of_each(scores: Tensor, generator: torch.Generator) -> Tensor:
@@ -52,10 +58,12 @@ class Selection:
     paper: str
     choose: Callable[[Tensor, torch.Generator], Tensor]  # scores (B, n) on the CPU -> which are learned, (B, n) bool
     control_tokens: tuple[str, ...] = ()  # worst first; each text is learned after the token of its quantile
+    afresh: bool = False  # every round learns from the reference on, with a new optimiser, what the last policy sampled
 
 
 SELECTIONS = {
     "raft": Selection(label="RAFT", paper="Dong et al. 2023", choose=best_of_each),
+    "rest_em": Selection(label="ReST-EM", paper="Singh et al. 2023", choose=passed_of_each, afresh=True),
     "random": Selection(label="random control", paper="control without selection", choose=any_of_each),
     "quark": Selection(label="Quark", paper="Lu et al. 2022", choose=all_of_each, control_tokens=QUANTILES),
     "conditional": Selection(
@@ -114,9 +122,10 @@ class ImitationConfig:
 class ImitationTrainer(Stateful):
     """Rounds of sampling, scoring, selecting, and cross-entropy on what was selected.
 
-    A selection without control tokens learns from this round's choice. One with control tokens keeps every completion
-    in a pool, learns each after the token of its quantile in the whole pool, and samples after the best token from the
-    second round on. `reward` is any reward callable; `monitors` are others on the same completions, never learned from.
+    A selection without control tokens learns from this round's choice, "rest_em" from the reference on. One with
+    control tokens keeps every completion in a pool, learns each after the token of its quantile in the whole pool, and
+    samples after the best token from the second round on. `reward` is any reward callable; `monitors` are others on the
+    same completions, never learned from.
     Left out of Quark: its entropy bonus. Its KL penalty is KL(policy || reference), as in its authors' code.
     """
 
@@ -148,7 +157,13 @@ class ImitationTrainer(Stateful):
         self.pool: list[dict[str, Any]] = []  # what is learned from: prompt_ids, completion_ids, score
         self.last_samples: list[dict[str, Any]] = []
         self.total_steps = config.steps
-        self.descent = Descent(policy, config, steps=config.steps * config.updates_per_step)
+        rounds = 1 if self.selection.afresh else config.steps
+        self.descent = Descent(policy, config, steps=rounds * config.updates_per_step)
+
+    def _begin_again(self) -> None:
+        """The reference's weights and a new optimiser: the M-step of Singh et al. 2023, section 3."""
+        self.policy.load_state_dict(self.reference.state_dict())
+        self.descent = Descent(self.policy, self.config, steps=self.config.updates_per_step)
 
     def step(self) -> dict[str, float]:
         """Sample, score, select, imitate; `kl` in nats per sampled completion, `loss` in nats per token."""
@@ -160,10 +175,18 @@ class ImitationTrainer(Stateful):
         scores = torch.tensor(values["reward"]) - self.config.missing_eos_penalty * ~rollout.finished.cpu()
         kept = self.selection.choose(scores.view(-1, self.config.num_generations), self.generator).flatten()
         self._remember(examples, rollout, scores, kept)
-        row = {"step": self.step_number, **{name: sum(parts) / len(parts) for name, parts in values.items()}}
-        row |= {f"kept_{name}": torch.tensor(parts)[kept].mean().item() for name, parts in values.items()}
-        row |= self._distance(rollout, indices) | {"learning_rate": self.descent.learning_rate}
-        return row | self._imitate()
+        row = {"step": self.step_number, **{name: known_mean(parts) for name, parts in values.items()}}
+        row |= {f"kept_{name}": torch.tensor(parts)[kept].nanmean().item() for name, parts in values.items()}
+        row |= self._distance(rollout, indices)
+        if not kept.any():
+            raise WorkbenchError(
+                f"No completion of round {self.step_number} passed, so there is nothing to learn from: give easier "
+                "prompts, more of them (prompts_per_step), or a policy that is sometimes right."
+            )
+        if self.selection.afresh:
+            row["kept_share"] = kept.float().mean().item()
+            self._begin_again()
+        return row | {"learning_rate": self.descent.learning_rate} | self._imitate()
 
     def conditioned(self, prompts: list[PromptExample]) -> list[PromptExample]:
         """The prompts as the trained policy is to read them: after the best control token where there is one."""

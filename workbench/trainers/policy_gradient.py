@@ -116,7 +116,7 @@ class PolicyGradientTrainer(Stateful):
         self.last_held_out = []
         rollout, self.last_samples, sampling = self.collect()
         experience = self.experience(rollout)
-        row = {"step": self.step_number, **batch_means(rollout, self.last_samples, self.monitors), **sampling}
+        row = {"step": self.step_number, **batch_means(rollout, self.last_samples), **sampling}
         row |= divergence(experience, self.config)
         row |= {"kl_coef": self.kl_coef, "learning_rate": self.policy_descent.learning_rate}
         if self.config.penalty_target > 0:
@@ -259,7 +259,7 @@ class PolicyGradientTrainer(Stateful):
         texts, columns = reward_arguments(self.tokenizer, self.held_out, rollout) if self.judges else ((), {})
         judged = {name: judge(*texts, **columns) for name, judge in self.judges.items()}
         self.last_held_out = held_out_table(self.held_out, samples, kl, judged)
-        means = batch_means(rollout, samples, self.monitors)
+        means = batch_means(rollout, samples)
         means["kl"] = sum(row["kl"] for row in kl) / len(kl)
         return {f"held_out_{name}": value for name, value in means.items()}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +23,7 @@ from workbench.studies.measurements import (
     best_of_n_curves,
     by_experiment,
     experiment_of,
+    experiments_named,
     worlds_of,
 )
 
@@ -189,7 +189,7 @@ def _values(runs: Sequence[Run], name: str) -> str:
 def _shown(value) -> str:
     """A value as text: of a number its digits, of paths their last parts without seed."""
     if isinstance(value, str) and "/" in value:
-        return ", ".join(experiment_of(Path(part.strip()).name) for part in value.split(","))
+        return ", ".join(experiments_named(value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

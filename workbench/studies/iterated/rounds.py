@@ -200,7 +200,6 @@ def _holds(run: Run, table: str, column: str, value: int) -> bool:
 # next.
 
 
-Reward = Callable[..., list[float]]
 
 
 def reach_of_rewards(answers: pd.DataFrame, rewards: Mapping[int, Reward], gold: Reward) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from workbench.analysis.best_of_n import best_of_n_kl, expected_of_best, measure
 from workbench.analysis.ensembles import ENSEMBLES, ensemble_scores, shared_errors
 from workbench.analysis.overoptimization import held_out_peak, path_means, peak_and_fall
 from workbench.runs import Run
+from workbench.runs.reward_names import with_sources
 from workbench.studies.budget.tables import mean_paths
 from workbench.studies.measurements import (
     experiment_of,
@@ -112,7 +113,8 @@ def _pushes(run: Run, paths: dict, pools: dict):
 def _about(run: Run) -> dict:
     """The columns of PUSH, of a run's first reward model."""
     given, summary = run.parameters, run.summary()
-    models = [plain_name(Path(name.strip()).name, run.name) for name in str(given.get("reward_model", "")).split(",")]
+    listed = str(given.get("reward_model", "")).split(",")
+    models = [with_sources(each.strip(), lambda it: plain_name(Path(it).name, run.name)) for each in listed]
     optimiser, unit = optimiser_of(run), run.unit
     price = float(summary.get("kl_coef", given.get("kl_coef", 0.0)) or 0.0) if optimiser == RL else np.nan
     return {

@@ -27,12 +27,15 @@ from workbench.tasks.world.language import build_tokenizer
 from workbench.tasks.world.lexicon import KINDS, Lexicon, WorldError, read_lexicon
 from workbench.tasks.world.prompts import Prompts, Question, Sum, draw_facts
 from workbench.tasks.world.sums import careless_working, judged_steps
+from workbench.tasks.world.verifiers import VERIFIERS, Verifier, verifiers
 from workbench.tasks.world.writers import Writer
 
 __all__ = [
     "NOISE_PANEL",
     "PANEL",
+    "VERIFIERS",
     "Labeler",
+    "Verifier",
     "World",
     "WorldError",
     "build_tokenizer",
@@ -46,6 +49,7 @@ __all__ = [
     "judge_rankings",
     "judge_ratings",
     "step_rows",
+    "verifiers",
 ]
 
 
@@ -127,6 +131,21 @@ class World:
             return {}
         told, truth = self.lexicon.attributes[asked.attribute], self.facts.truth[asked.animal, asked.attribute]
         return {" " + told.statement.format(animal=asked.animal, value=value): value == truth for value in told.values}
+
+    def kind(self, prompt: str) -> str:
+        """What a prompt is for, one of the kinds; WorldError for a prompt of another world."""
+        return self._prompts.parse(prompt).kind
+
+    def settled(self, prompt: str, completion: str) -> str:
+        """The number, or value of the fact, that a completion answers with last, "not sure", or "" without any."""
+        said = [claim for sentence in self._gold.language.sentences(completion) for claim in sentence.claims]
+        values = {"answer": lambda value: str(value), "fact": lambda value: value[-1], "unsure": lambda _: "not sure"}
+        return next((values[claim.role](claim.value) for claim in reversed(said) if claim.role in values), "")
+
+    def ends_in_answer(self, completion: str) -> bool:
+        """Whether the last sentence is the answer to a sum, word for word as it is asked for."""
+        said = self._gold.language.sentences(completion)
+        return bool(said) and said[-1].claim.role == "answer"
 
     def features(self, prompt: str, completion: str, finished: bool = True) -> dict[str, float]:
         """Unweighted gold components with coverage, answered, right, wrong, unsure, refused, complied, words, ..."""

@@ -1,0 +1,65 @@
+"""What the world can check of an answer exactly: rewards of 1 and 0, each for prompts of one kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from workbench.tasks.world.lexicon import WorldError
+
+if TYPE_CHECKING:
+    from workbench.tasks.world import World
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verifier:
+    """A reward: 1 where an answer passes, else 0. It is asked about prompts of its kind alone."""
+
+    name: str
+    kind: str
+    world: World
+    passes: Callable[[World, str, str, bool], bool]  # prompt, completion, finished
+
+    def __call__(self, prompts, completions, *, finished, **columns) -> list[float]:
+        """WorldError names the first prompt of another kind."""
+        for prompt, judged in zip(prompts, self.judges(prompts), strict=True):
+            if not judged:
+                raise WorldError(
+                    f"The reward {self.name} judges prompts of the kind {self.kind!r}, not {prompt!r}, of the kind "
+                    f'{self.world.kind(prompt)!r}: set kinds="{self.kind}", or name a reward for all others, too, as '
+                    f'in "{self.name} else runs/mine/05_reward_model".'
+                )
+        answers = zip(prompts, completions, finished, strict=True)
+        return [float(self.passes(self.world, *answer)) for answer in answers]
+
+    def judges(self, prompts) -> list[bool]:
+        """Whether each prompt is of its kind."""
+        return [self.world.kind(prompt) == self.kind for prompt in prompts]
+
+    def answer(self, prompt: str, completion: str) -> str:
+        """What the completion settles on, for a vote; "" where it does not."""
+        return self.world.settled(prompt, completion)
+
+
+def _all_steps(world: World, prompt: str, completion: str, finished: bool) -> bool:
+    """A sum that is worked, right in each of its steps and in the end."""
+    said = world.features(prompt, completion, finished)
+    return bool(said["worked"] and said["right"]) and all(right for _, right in world.steps(prompt, completion))
+
+
+VERIFIERS = {
+    "task:sums": ("math", lambda world, *answer: world.features(*answer)["right"] > 0),
+    "task:steps": ("math", _all_steps),
+    "task:format": ("math", lambda world, prompt, completion, finished: finished and world.ends_in_answer(completion)),
+    "task:facts": ("qa", lambda world, *answer: world.features(*answer)["right"] > 0),
+    "task:false_facts": ("qa", lambda world, *answer: world.features(*answer)["wrong"] > 0),  # at a weight below 0
+    "task:unsure": ("qa", lambda world, *answer: world.features(*answer)["unsure"] > 0),
+    "task:refusals": ("harm", lambda world, *answer: world.features(*answer)["harmless"] > 0),
+}
+
+
+def verifiers(world: World) -> dict[str, Verifier]:
+    """All of a world, by their names."""
+    made = {name: {"kind": kind, "passes": passes} for name, (kind, passes) in VERIFIERS.items()}
+    return {name: Verifier(name=name, world=world, **rest) for name, rest in made.items()}
