@@ -22,7 +22,7 @@ from workbench.analysis.overoptimization import held_out_peak
 from workbench.analysis.statistics import MeanAndError, mean_and_error
 from workbench.feedback.kinds import training_rows
 from workbench.models.load import frozen
-from workbench.models.rewards import LearnedReward, normalise
+from workbench.models.rewards import CombinedReward, LearnedReward, Reward, normalise
 from workbench.models.sampling import reward_arguments, sample
 from workbench.records import PromptExample, scores_of
 from workbench.runs import Run
@@ -178,6 +178,12 @@ def fitted_reward(run: Run, learner, tokenizer, *, number: int, samples: Rows, m
     normalise(reward, *texts[:2], finished=texts[2])
     run.save_model(learner.model, tokenizer, name=f"reward_model_round{number}")
     return reward
+
+
+def with_verifiers(fitted: Reward, verifiers: Mapping[str, Reward]) -> Reward:
+    """The reward of a round and what is added to it, each a part by its name; the reward alone where nothing is."""
+    parts = {"fitted": fitted, **verifiers}
+    return CombinedReward(parts, [dict.fromkeys(parts, 1.0)]) if verifiers else fitted
 
 
 def _two_answers(
