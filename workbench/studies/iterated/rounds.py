@@ -206,8 +206,6 @@ def _holds(run: Run, table: str, column: str, value: int) -> bool:
 # next.
 
 
-
-
 def reach_of_rewards(answers: pd.DataFrame, rewards: Mapping[int, Reward], gold: Reward) -> pd.DataFrame:
     """How well the reward model of each round orders what the policy said at each step, against gold.
 
