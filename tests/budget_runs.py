@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from measured import as_measured
 
 from workbench.runs import Run
 
@@ -74,7 +75,7 @@ def pool_table(*, seed: int, prompts: int = 8, size: int = 32) -> pd.DataFrame:
 def write_run(folder: Path, name: str, parameters: dict, *, metrics: list[dict] = (), **tables: pd.DataFrame) -> Run:
     """A finished run with these tables."""
     run = Run.open(folder / name, {"seed": 0, **parameters})
-    for table, frame in tables.items():
+    for table, frame in as_measured(tables).items():
         run.save_table(table, frame)
     if metrics:
         (run.dir / "metrics.jsonl").write_text(

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from measured import as_measured
 
 from workbench.runs import Run
 
@@ -49,7 +50,7 @@ def write_policies(folder, unit, *, gold, models):
 
 def finished(folder, name, parameters, tables, *, summary=None):
     run = Run.open(folder / name, {"world_seed": int(name.split("world")[1][0]), "seed": int(name[-1]), **parameters})
-    for table, frame in tables.items():
+    for table, frame in as_measured(tables).items():
         run.save_table(table, frame)
     run.summary(summary or {"x": 1})
     run.finish()

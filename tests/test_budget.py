@@ -21,7 +21,6 @@ from workbench.studies.measurements import (
     budget_paths,
     comparable_runs,
     gains_over_seeds,
-    read_measured,
     run_points,
     score_columns,
     sizes_up_to,
@@ -146,37 +145,6 @@ def evaluation(kl: float, gold: float) -> pd.DataFrame:
     return pd.concat([frame.assign(temperature=1.0), frame.assign(temperature=0.0, gold=9.0, kl=math.nan)])
 
 
-def test_runs_of_the_version_before_are_read_as_if_they_had_the_one_table(tmp_path):
-    path, before, after = path_table(3.0, 0.5, 0.1, seed=0), evaluation(0.0, 0.4), evaluation(4.0, 0.8)
-    curve = best_of_n_curve([[1.0, 2.0]] * 3, [[1.0, 0.0]] * 3, [1, 2])
-    rows = [{"step": step, "kl": 1.0} for step in range(10, 51, 10)]
-    for draws in ("path ends", "ends", "curve", "curve ends"):
-        old, new = {}, Run.open(tmp_path / "new" / draws, {"seed": 0})
-        if "path" in draws:
-            old["path"] = path
-            for step, part in path.groupby("step"):
-                record_measured(new, part.drop(columns=["step", "row"]), step=step)
-        if "ends" in draws:
-            old |= {"evaluation_before": before, "evaluation": after}
-            record_measured(new, after, step=50, draw="evaluation")
-            record_measured(new, before, step=0, draw="evaluation")
-        if "curve" in draws:
-            old["curve"] = curve
-            record_measured(new, curve, step=0, draw="best of n")
-        new.finish()
-        runs = {"x": write_run(tmp_path / "old", draws, {}, metrics=rows, **old)}, {"x": Run.read(new.dir)}
-        for read in (lambda runs: budget_paths(runs.values()), run_points, lambda runs: answers(runs).rows):
-            one, other = (read(each) for each in runs)
-            pd.testing.assert_frame_equal(one, other, check_like=True)
-        if "path" in draws:  # begun by that version and continued by this one
-            run = write_run(
-                tmp_path / "both", draws, {}, path=path, measured=read_measured(new, "path").query("step > 20")
-            )
-            pd.testing.assert_frame_equal(budget_paths([run]), budget_paths(runs[0].values()).assign(run=run.name))
-        if "ends" in draws:
-            pd.testing.assert_frame_equal(*(gains_over_seeds(each) for each in runs), check_like=True)
-
-
 def test_a_stage_that_records_its_policy_has_a_path_points_gains_and_answers(tmp_path):
     run = Run.open(tmp_path / "control", {"model": "start", "seed": 0})
     for step, kl, gold in ((0, 0.0, 1.0), (5, 2.0, 4.0)):
@@ -190,7 +158,7 @@ def test_a_stage_that_records_its_policy_has_a_path_points_gains_and_answers(tmp
     assert answers(runs).rows.groupby("policy").size().to_dict() == {"control": 2, "start": 2}
 
 
-def test_older_runs_are_read_from_what_they_have(tmp_path):
+def test_runs_without_a_path_are_read_from_what_they_have(tmp_path):
     tables = {"evaluation_before": evaluation(0.0, 0.4), "evaluation": evaluation(4.0, 0.8)}
     ends = budget_paths([write_run(tmp_path, "08_dpo_seed0", {}, **tables)])
     assert ends["source"].unique().tolist() == ["evaluation"]

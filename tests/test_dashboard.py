@@ -8,6 +8,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from measured import as_measured
 from scipy import stats
 from test_notebook_branches import execute
 from tiny_models import tiny_model, word_tokenizer
@@ -54,7 +55,7 @@ def metrics(values: list[float], **columns) -> pd.DataFrame:
 def save(folder: Path, *, parameters=None, rows=None, summary=None, finished=True, **tables) -> Path:
     given = {"model": f"{folder.parent}/02_sft", "reward_model": "05_rm", "seed": 0}
     run = Run.open(folder, given | (parameters or {}))
-    for name, frame in tables.items():
+    for name, frame in as_measured(tables).items():
         run.save_table(name, frame)
     if rows is not None:
         lines = rows.astype(object).where(rows.notna(), None).to_dict("records")
@@ -205,8 +206,11 @@ def test_rows_without_a_score_and_tables_of_another_form_are_left_out_and_named(
     gathered = answers(runs_of(three))
     assert gathered.rows.groupby("policy").size()["06_gap"] == 3
     said = " ".join(gathered.left_out)
-    assert "06_gap/tables/evaluation.jsonl: 1 rows lack a score" in said
-    assert "06_old/tables/evaluation.jsonl has no column completion, prompt, temperature" in said
+    assert "06_gap/tables/measured.jsonl: 1 rows lack a score" in said
+    assert (
+        "06_old/tables/measured.jsonl holds no column prompt, completion, kl, temperature in its rows of evaluation"
+        in said
+    )
     assert "06_cold was not measured at temperature 1, only at 0" in said
 
 

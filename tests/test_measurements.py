@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from measured import as_measured
 
 from workbench import WorkbenchError
 from workbench.analysis.evaluations import NEEDED
@@ -30,7 +31,7 @@ def evaluation(gold: dict[float, list[float]], *, kl=0.0, proxy=None, method="PP
 def saved(folder: Path, name: str, *, parameters=None, summary=None, finished=True, **tables) -> Run:
     """A run with these tables, as it is read back; its start lies beside it."""
     run = Run.open(folder / name, {"model": f"runs/{folder.name}/02_sft", "seed": 0, **(parameters or {})})
-    for table, frame in tables.items():
+    for table, frame in as_measured(tables).items():
         run.save_table(table, frame)
     run.summary(summary or {"x": 1.0})
     if finished:
@@ -186,10 +187,6 @@ def test_a_run_of_another_version_is_passed_over_and_the_others_stay(tmp_path, b
 
 def test_a_damaged_table_is_passed_over(tmp_path):
     good, bad = saved(tmp_path, "good", **both(1.0)), saved(tmp_path, "bad", **both(1.0))
-    bad.path("tables/evaluation.jsonl").write_text('{"prompt": \n')
-    assert set(measurements.run_points([good, bad])["run"]) == {"02_sft", "good"}
-    for older in ("evaluation_before", "evaluation"):
-        bad.path(f"tables/{older}.jsonl").unlink()
     for damaged in ('{"prompt": \n', "[]\n", '{"prompt": "x"}\n'):
         bad.path("tables/measured.jsonl").write_text(damaged)
         assert set(measurements.run_points([good, bad])["run"]) == {"02_sft", "good"}
@@ -222,6 +219,14 @@ def test_a_run_whose_measurements_cannot_be_trusted_is_left_out_by_name(tmp_path
     assert "bad/tables/measured.jsonl" in left_out[0] and said in left_out[0]
     with pytest.raises(WorkbenchError, match="bad was left out"):
         measurements.readable_runs(str(tmp_path / "bad"))
+
+
+def test_a_run_of_an_older_version_is_named_with_what_to_do(tmp_path):
+    run = saved(tmp_path, "old")
+    run.path("tables").mkdir()
+    run.path("tables/path.jsonl").write_text(json.dumps(STANDS) + "\n")
+    with pytest.raises(WorkbenchError, match=r"old/tables/path.jsonl was made by an older version: run the"):
+        measurements.readable_runs(str(tmp_path))
 
 
 @pytest.mark.parametrize("text", ["", json.dumps(STANDS) + '\n{"draw": "pa'])

@@ -149,50 +149,6 @@ def test_without_gold_there_are_curves_of_the_proxy_and_no_peaks(tmp_path):
     assert study.curves["completion"].notna().all()
 
 
-def older_run(folder, *, gold=True):
-    """A run from before paths and pools were kept: metrics of batches and an evaluation."""
-    parameters = {"model": "runs/02_sft", "reward_model": "runs/05_rm", "algorithm": "ppo", "kl_coef": 0.0, "seed": 0}
-    run = Run.open(folder / "06_free_seed0", parameters)
-    steps = np.arange(1, 101)
-    metrics = pd.DataFrame({"step": steps, "kl": 0.1 * steps - 0.2, "reward": 0.01 * steps})
-    if gold:
-        metrics["gold"] = 1 - ((steps - 40) / 60) ** 2
-        metrics["held_out_gold"] = np.where(steps % 10 == 0, metrics["gold"], math.nan)
-        metrics["held_out_kl"] = np.where(steps % 10 == 0, metrics["kl"], math.nan)
-        run.save_table("evaluation_before", pd.DataFrame({"temperature": [1.0, 1.0, 0.0], "gold": [0.4, 0.6, 9.0]}))
-    lines = metrics.to_dict("records")
-    rows = [{name: value for name, value in line.items() if value == value} for line in lines]
-    run.path("metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    run.finish()
-    return run
-
-
-def test_an_older_run_gives_a_curve_of_its_batches_and_a_peak_of_its_metrics(tmp_path):
-    study = studies.read_study([older_run(tmp_path)])
-    assert len(study.curves) == studies.WINDOWS and study.curves["kl"].min() >= 0
-    assert study.curves["step"].iloc[0] == pytest.approx(5.0) and study.curves["kl"].iloc[-1] == pytest.approx(9.45)
-    peak = study.peaks.iloc[0]
-    assert (peak["peak_step"], peak["start_gold"], peak["rise"], peak["drop"]) == (40, 0.5, 0.5, 1.0)
-
-
-def test_an_older_run_without_gold_or_any_kl(tmp_path):
-    assert len(studies.read_study([older_run(tmp_path, gold=False)]).peaks) == 0
-    run = Run.open(tmp_path / "06_broken_seed0", {"algorithm": "ppo", "reward_model": "x", "model": "y", "seed": 0})
-    run.path("metrics.jsonl").write_text('{"step": 1, "kl": 0.5}\n')
-    run.finish()
-    study = studies.read_study([older_run(tmp_path / "b"), Run.read(run.dir)])
-    assert study.said == ["06_broken_seed0: its metrics hold no kl and reward."] and len(study.pushes) == 1
-
-
-def test_an_older_pool_gives_its_curve(tmp_path):
-    run = Run.open(tmp_path / "07_best_of_n", {"model": "m/02_sft", "reward_model": "m/05_rm", "seed": 0})
-    curve = pd.DataFrame({"n": [1, 2], "kl": [0.0, 0.2], "proxy": [0.0, 0.5], "gold": [0.2, 0.5]})
-    run.save_table("curve", curve)
-    run.finish()
-    study = studies.read_study([Run.read(run.dir)])
-    assert study.curves["gold_gain"].tolist() == pytest.approx([0.0, 0.3]) and len(study.peaks) == 0
-
-
 def test_without_a_push_that_is_free_there_are_no_mean_curves(study):
     assert studies.mean_curves(study.curves.iloc[:0]).empty
 

@@ -26,6 +26,7 @@ from workbench.runs.reward_names import with_sources
 UNFINISHED = " (unfinished)"  # behind a name: keeps the run apart from its finished seeds, and says so in every figure
 NOTHING_MEASURED = "None of these runs holds an evaluation: run a notebook from 06 to 08 first."
 SCORES = ("gold", "proxy")
+OLDER = ("path", "evaluation", "curve")  # tables of before `measured`
 DRAWN = ["draw", "step", "row", "temperature"]  # columns of `measured` that say when and how a row was drawn
 POOL_SIZES = (4, 16, 64)  # of which n best-of-n stands among the policies
 Runs = Mapping[str, Run] | Iterable[Run]  # with names, or named by `named`
@@ -171,18 +172,21 @@ def worlds_of(runs: Mapping[str, Run], starts: Mapping[str, str]) -> dict[str, s
 
 
 def has_table(run: Run, name: str) -> bool:
-    """Whether the run has saved this table, in whatever form."""
+    """Whether the run has saved this table."""
     return run.path(f"tables/{name}.jsonl").exists()
 
 
 def read_measured(run: Run, draw: str) -> pd.DataFrame:
     """The rows of one `draw` in a run's table `measured` (see `record_measured`) with the columns that it has.
 
-    No rows where it was not drawn. Runs of the version before are read from the tables that they have instead.
-    WorkbenchError for a damaged table, of a finished run also for one without rows or that ends in a half line.
+    No rows where it was not drawn. WorkbenchError for a damaged table, of a finished run also for one without rows or
+    that ends in a half line, and for a run of an older version, whose tables were others.
     """
-    path, older = run.path("tables/measured.jsonl"), _older(run, draw)
-    rows, flaw = files.read_json_lines(path), ""
+    path, flaw = run.path("tables/measured.jsonl"), ""
+    if older := [name for name in OLDER if has_table(run, name) and not path.exists()]:
+        made = f"{files.shown(run.dir)}/tables/{older[0]}.jsonl was made by an older version"
+        raise WorkbenchError(f"{made}: run the stage again in a new folder, or delete this one.")
+    rows = files.read_json_lines(path)
     if not all(isinstance(row, dict) and {"draw", "step"} <= set(row) for row in rows):
         flaw = "a row without draw and step"
     elif unknown := [row["draw"] for row in rows if row["draw"] not in list(NEEDED)]:
@@ -194,10 +198,7 @@ def read_measured(run: Run, draw: str) -> pd.DataFrame:
     if flaw or (draw == "path" and len(measured) and measured["kl"].isna().all()):
         said = "another version made it, or it is damaged; delete the run or run the stage again"
         raise WorkbenchError(f"{files.shown(path)} holds {flaw or 'no kl'}: {said}.")
-    if measured.empty:
-        return _known(older)
-    older = older[~older["step"].isin(measured["step"])]  # a run that was begun by that version
-    return _known(pd.concat([older, measured]) if len(older) else measured)
+    return _known(measured) if len(measured) else pd.DataFrame(columns=["draw", "step"])
 
 
 def readable_runs(folder: str) -> tuple[list[Run], list[str]]:
@@ -218,19 +219,6 @@ def readable_runs(folder: str) -> tuple[list[Run], list[str]]:
 def _known(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows without the columns that are empty."""
     return rows.dropna(axis=1, how="all").reset_index(drop=True) if len(rows) else rows
-
-
-def _older(run: Run, draw: str) -> pd.DataFrame:
-    """Rows of `measured` from the tables path, evaluation_before, evaluation and curve of a run that has them."""
-    tables = {"path": ["path"], "evaluation": ["evaluation_before", "evaluation"], "best of n": ["curve"]}[draw]
-    held = {name: run.table(name).assign(draw=draw) for name in tables if has_table(run, name)}
-    if "path" in held:
-        held["path"]["temperature"] = run.parameters.get("temperature", 1.0)
-    if "evaluation" in held:
-        held["evaluation"]["step"] = max(run.metrics()["step"], default=1)
-    for name in {"evaluation_before", "curve"} & set(held):
-        held[name]["step"] = 0
-    return pd.concat(held.values(), ignore_index=True) if held else pd.DataFrame(columns=["draw", "step"])
 
 
 class Evaluation(NamedTuple):
@@ -266,7 +254,7 @@ def _evaluation(folder: Path, when: str, _stamps: tuple) -> Evaluation:
         return Evaluation(table, 0)
     if missing := {"prompt", "completion", "temperature"} - set(table):
         lacks = f"column {', '.join(sorted(missing))}"
-        raise WorkbenchError(f"{_place(run, when)} has no {lacks}: another version made it.")
+        raise WorkbenchError(f"{_place(run)} has no {lacks}: another version made it.")
     table = table.assign(nth=table.groupby(["temperature", "prompt"]).cumcount())
     kept = table["completion"].notna() & table[[score for score in SCORES if score in table]].notna().all(axis=1)
     if "kl" in table:
@@ -274,10 +262,9 @@ def _evaluation(folder: Path, when: str, _stamps: tuple) -> Evaluation:
     return Evaluation(table[kept], int((~kept).sum()))
 
 
-def _place(run: Run, when: str) -> str:
-    """The file that holds an evaluation, in words."""
-    older = {"before": "evaluation_before", "after": "evaluation"}[when]
-    return f"{files.shown(run.dir)}/tables/{older if has_table(run, older) else 'measured'}.jsonl"
+def _place(run: Run) -> str:
+    """The file that holds what a run measured, in words."""
+    return f"{files.shown(run.dir)}/tables/measured.jsonl"
 
 
 def read_pool(run: Run) -> pd.DataFrame:
@@ -650,7 +637,7 @@ def answers(runs: Mapping[str, Run], *, temperature: float = 1.0) -> Gathered:
             left_out.append(str(error))
             continue
         if source != "pool" and (lost := read_evaluation(run, source).undefined):
-            left_out.append(f"{_place(run, source)}: {lost} rows lack a score.")
+            left_out.append(f"{_place(run)}: {lost} rows lack a score.")
     return Gathered(pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["policy"]), left_out)
 
 

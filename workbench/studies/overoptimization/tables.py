@@ -16,11 +16,12 @@ import pandas as pd
 from workbench import WorkbenchError
 from workbench.analysis.best_of_n import best_of_n_kl, expected_of_best, measured_best_of_n_kl, powers_of_two
 from workbench.analysis.ensembles import ENSEMBLES, ensemble_scores, shared_errors
-from workbench.analysis.overoptimization import held_out_peak, path_means, peak_and_fall
+from workbench.analysis.overoptimization import held_out_peak, path_means
 from workbench.runs import Run
 from workbench.runs.reward_names import with_sources
 from workbench.studies.budget.tables import mean_paths
 from workbench.studies.measurements import (
+    OLDER,
     experiment_of,
     has_table,
     marked_texts,
@@ -35,7 +36,6 @@ JUDGE = "judge_"
 KIND = ["optimiser", "algorithm", "experiment", "policy", "reward_model", "ensemble", "kl_coef", "free"]
 PUSH = [*KIND, "world", "seed", "run"]
 MEASURED = ["step", "row", "kl", "proxy", "gold"]
-WINDOWS = 12  # of batches, in which a run without held-out measurements is read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ def read_study(runs: Iterable[Run]) -> Study:
             for about, path, means in _pushes(run, paths, pools):
                 pushes.append(about)
                 curves.append(means.assign(**about))
-                found = _peak(run, path)
+                found = _peak(path)
                 peaks += [about | found] if found else []
         except WorkbenchError as error:
             said.append(f"{run.name}: {error}")
@@ -82,32 +82,28 @@ def read_study(runs: Iterable[Run]) -> Study:
 
 def optimiser_of(run: Run) -> str:
     """`BEST_OF_N` or `RL`; "" for runs that pushed no reward model."""
-    if any(has_table(run, name) for name in ("pool", "curve")):
+    if has_table(run, "pool"):
         return BEST_OF_N
     if not {"algorithm", "reward_model"} <= set(run.parameters):
         return ""
-    return RL if any(has_table(run, name) for name in ("measured", "path")) or "kl" in run.metrics() else ""
+    return RL if any(has_table(run, name) for name in ("measured", *OLDER)) or "kl" in run.metrics() else ""
 
 
 def _pushes(run: Run, paths: dict, pools: dict):
     """(columns of PUSH, path, curve) of every push in a run; its tables are added to `paths` or `pools`."""
     about = _about(run)
     if about["optimiser"] != BEST_OF_N:
-        if len(path := read_measured(run, "path")):
-            paths[run.name] = _with_plain_judges(path, run.name)
-            yield about, paths[run.name], curve_of(paths[run.name])
-        else:
-            yield about, pd.DataFrame(), _curve_of_batches(run.metrics())
-    elif has_table(run, "pool"):
-        pool = _with_plain_judges(read_pool(run), run.name)
-        pools[run.name] = _whole_prompts(pool.rename(columns={"proxy": JUDGE + about["reward_model"]}))
-        for name in judges_of(pools[run.name]):
-            path = pool_path(pools[run.name], name)
-            yield about | {"reward_model": name}, path, curve_of(path)
-    else:
-        curve = read_measured(run, "best of n").drop(columns="step").rename(columns={"n": "step"})
-        gains = {f"{name}_gain": curve[name] - curve[name].iloc[0] for name in ("proxy", "gold") if name in curve}
-        yield about, pd.DataFrame(), curve.assign(**gains)
+        path = read_measured(run, "path")
+        if path.empty:
+            raise WorkbenchError("it kept no path: run the stage again with held-out prompts.")
+        paths[run.name] = _with_plain_judges(path, run.name)
+        yield about, paths[run.name], curve_of(paths[run.name])
+        return
+    pool = _with_plain_judges(read_pool(run), run.name)
+    pools[run.name] = _whole_prompts(pool.rename(columns={"proxy": JUDGE + about["reward_model"]}))
+    for name in judges_of(pools[run.name]):
+        path = pool_path(pools[run.name], name)
+        yield about | {"reward_model": name}, path, curve_of(path)
 
 
 def _about(run: Run) -> dict:
@@ -205,34 +201,9 @@ def curve_of(path: pd.DataFrame) -> pd.DataFrame:
     return means.join(shown, on="step")
 
 
-def _curve_of_batches(metrics: pd.DataFrame) -> pd.DataFrame:
-    """What training saw of itself, in windows of batches, for runs that were not measured along the way."""
-    columns = {"step": "step", "kl": "kl", "reward": "proxy", "gold": "gold"}
-    known = metrics[[name for name in columns if name in metrics]].rename(columns=columns).dropna(subset=["kl"])
-    if known.empty or "proxy" not in known:
-        raise WorkbenchError("its metrics hold no kl and reward.")
-    windows = np.arange(len(known)) * min(WINDOWS, len(known)) // len(known)
-    curve = known.groupby(windows).mean()
-    gains = {f"{name}_gain": curve[name] - known[name].iloc[0] for name in ("proxy", "gold") if name in curve}
-    return curve.assign(kl=curve["kl"].clip(lower=0), **gains)
-
-
-def _peak(run: Run, path: pd.DataFrame) -> Mapping[str, float]:
-    """Peak of gold and drop from there, of held-out prompts; nothing without gold.
-
-    Of a run that kept no path, rise and start are those of its last evaluation before training, NaN without one.
-    """
-    if "gold" in path and path["gold"].notna().any():
-        return held_out_peak(path)
-    if len(path) or "held_out_gold" not in run.metrics():
-        return {}
-    found = peak_and_fall(run.metrics())
-    before = read_measured(run, "evaluation")
-    start = np.nan
-    if "gold" in before:
-        start = before.loc[(before["step"] == 0) & (before["temperature"] == 1), "gold"].mean()
-    drop, rise = found.pop("fall"), found["peak_gold"] - start
-    return {**found, "start_gold": start, "rise": rise, "drop": drop}
+def _peak(path: pd.DataFrame) -> Mapping[str, float]:
+    """Peak of gold and drop from there, of held-out prompts; nothing without gold."""
+    return held_out_peak(path) if "gold" in path and path["gold"].notna().any() else {}
 
 
 def mean_curves(curves: pd.DataFrame) -> pd.DataFrame:
