@@ -11,7 +11,9 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from workbench import WorkbenchError
 from workbench.feedback.store import Store
@@ -130,6 +132,15 @@ def test_a_direct_loss_runs_from_the_notebook_on_the_feedback_it_needs(settings,
     folder = execute("08_direct_alignment", tmp_path / "run", **inputs, **settings)
     assert summary_of(folder)["loss"] == settings["loss"]
     assert metrics_of(folder)["loss"].map(math.isfinite).all()
+
+
+def test_a_merge_of_a_model_into_its_start_is_measured_on_the_way_and_kept(runs, tmp_path):
+    folder = execute("18_merging", tmp_path / "run", model=str(runs / "base"), others=str(runs / "sft"), share=1.0)
+    measured = pd.read_json(folder / "tables" / "measured.jsonl", lines=True)
+    path = measured[measured["draw"] == "path"].groupby("step")["kl"].mean()
+    assert [*path.index] == [0, 50, 100] and 0 == path[0] < path[50] < path[100]
+    kept, merged = (load_file(place / "model" / "model.safetensors") for place in (folder, runs / "sft"))
+    assert all(torch.allclose(kept[name], merged[name], atol=1e-6) for name in merged)
 
 
 @pytest.mark.parametrize("fine_tune", ["raft", "quark"])

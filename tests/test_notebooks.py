@@ -13,7 +13,7 @@ import pytest
 from workbench import tasks
 from workbench.analysis import ensembles
 from workbench.feedback import session
-from workbench.models import load
+from workbench.models import load, merging
 from workbench.pipeline.clean_notebook import cleaned
 from workbench.pipeline.notebooks import read_notebook
 from workbench.pipeline.recipes import SOURCES
@@ -163,6 +163,7 @@ def test_the_choices_that_parameters_cells_list_are_those_of_the_package():
         "07_best_of_n.fine_tune": imitation.SELECTIONS,
         "08_direct_alignment.loss": [*direct_alignment.LOSSES, "ilql"],
         "12_compare_runs.temperature": evaluation.TEMPERATURES,
+        "18_merging.method": merging.METHODS,
         "13_iterated_labels.labels": rounds.ARMS,
         "13_iterated_labels.panel": tasks.PANELS,
         "13_iterated_labels.algorithm": algorithms.ALGORITHMS,

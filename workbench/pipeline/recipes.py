@@ -155,9 +155,9 @@ def check_keys(content: dict, known: tuple[str, ...], owner: str) -> None:
 # Parameters that name what a notebook reads: runs, model folders and Hub ids, files and folders of data.
 SOURCES = (
     *("model", "tokenizer", "reward_model", "judges", "judge", "policy", "dataset", "comparisons", "ptx_dataset"),
-    *("verifier", "lexicon", "feedback", "ask_first", "study_runs", "runs"),
+    *("verifier", "lexicon", "feedback", "ask_first", "study_runs", "runs", "others"),
 )
-MODELS = ("model", "reward_model", "policy")
+MODELS = ("model", "reward_model", "policy", "others")
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".gz", ".txt", ".yaml")
 MAKE = {"tour": "`make run`", "study": "`make study`"}  # the recipes that make knows
 

@@ -50,7 +50,8 @@ def plot_reward_kl_path(
                 figure.add_trace(line)
     add_root_kl_axes(figure, max(smoothed(rows["kl"], window).max() for _, rows in runs))
     figure.update_yaxes(title="reward")
-    reading = f"Running means over {window} steps, from the start of training to the large dot at its end."
+    means = f"Running means over {window} steps, from" if window > 1 else "From"
+    reading = f"{means} the start of training to the large dot at its end."
     if len(scores) == 2:
         reading += " A highest point flatters a noisy line." + (" Dotted: proxy." if len(runs) > 1 else "")
     return styled(figure, title=title or _path_finding(runs, scores, window), reading=reading, height=480)

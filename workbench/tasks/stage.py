@@ -13,7 +13,8 @@ from workbench.tasks import ORIGIN, open_task, task_inputs
 # parameters that name rows, and what `run.json` calls them
 DATASETS = {"dataset": "dataset", "feedback": "dataset", "comparisons": "comparisons"}
 SOURCES = {"model": "model", "policy": "policy", "tokenizer": "tokenizer"}  # parameters that name models, likewise
-REWARDS = {"reward_model": "reward_model", "judges": "judge", "verifier": "verifier"}  # and those that list rewards
+# and those that list rewards, or models
+REWARDS = {"reward_model": "reward_model", "judges": "judge", "verifier": "verifier", "others": "other"}
 OPEN = ("", -1)  # a setting that is left to the configuration
 Value = str | int | float | bool
 
