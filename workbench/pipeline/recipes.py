@@ -155,7 +155,7 @@ def check_keys(content: dict, known: tuple[str, ...], owner: str) -> None:
 # Parameters that name what a notebook reads: runs, model folders and Hub ids, files and folders of data.
 SOURCES = (
     *("model", "tokenizer", "reward_model", "judges", "judge", "policy", "dataset", "comparisons", "ptx_dataset"),
-    *("verifier", "lexicon", "feedback", "ask_first", "study_runs", "runs", "others"),
+    *("verifier", "lexicon", "feedback", "ask_first", "study_runs", "runs", "others", "mixed_with", "skills_run"),
 )
 MODELS = ("model", "reward_model", "policy", "others")
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".gz", ".txt", ".yaml")

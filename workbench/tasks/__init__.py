@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 
 import pandas as pd
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 
 from workbench import WorkbenchError
 from workbench.runs import NOTHING, Run, files
@@ -224,8 +224,15 @@ class RunTask(Task):
         self.tokenizer, self.labelers, self.rewards = self.origin.tokenizer, self.origin.labelers, self.origin.rewards
 
     def rows(self, schema: str, count: int, *, seed: int = 0, ties: bool = False) -> Sides:
-        """The first `count` rows of the feedback that was saved (0 = all); documents are those of the run's dataset."""
+        """The first `count` rows of the feedback that was saved (0 = all); texts are those of the run's dataset.
+
+        Demonstrations are the samples that a run of 07 chose, where it is one.
+        """
         wanted = schema_named(schema)
+        if schema == "demonstrations" and self.run.path("tables/demonstrations.jsonl").exists():  # chosen samples
+            chosen = self._standard(schema, self.run.table(schema), schema)
+            train, test = split_by_prompt(chosen, held_out=0.1, seed=0, column="prompt")
+            return _first(train.shuffle(seed=seed), count), test
         if not wanted.table:
             return self.origin.rows(schema, count, seed=seed)
         found = wanted.table if wanted.table in wanted.made_from else schema
@@ -259,6 +266,18 @@ class RunTask(Task):
     def _standard(self, table: str, frame: pd.DataFrame, schema: str) -> Dataset:
         rows = Dataset.from_pandas(frame, preserve_index=False)
         return to_standard(rows, schema, source=f"{files.shown(self.run.dir)}/tables/{table}.jsonl")
+
+
+def mixed(rows: Dataset, others: Dataset, *, share: float, columns: tuple[str, ...]) -> Dataset:
+    """All of `rows` and as many of `others` as make up `share` of both; WorkbenchError where those are too few."""
+    wanted = round(len(rows) * share / (1 - share)) if 0 <= share < 1 else -1
+    if not 0 <= wanted <= len(others):
+        raise WorkbenchError(
+            f"mixed_share is {share}, but there are {len(rows)} rows and {len(others)} to mix with: give a share from "
+            f"0 to {len(others) / (len(rows) + len(others)):.2f}."
+        )
+    parts = [rows, others.select(range(wanted))]
+    return concatenate_datasets([part.select_columns(list(columns)) for part in parts])
 
 
 def _first(rows: Dataset, count: int) -> Dataset:

@@ -11,7 +11,7 @@ from workbench.runs.reward_names import OF_TASK, is_model, sources_of
 from workbench.tasks import ORIGIN, open_task, task_inputs
 
 # parameters that name rows, and what `run.json` calls them
-DATASETS = {"dataset": "dataset", "feedback": "dataset", "comparisons": "comparisons"}
+DATASETS = {"dataset": "dataset", "feedback": "dataset", "comparisons": "comparisons", "mixed_with": "mixed_with"}
 SOURCES = {"model": "model", "policy": "policy", "tokenizer": "tokenizer"}  # parameters that name models, likewise
 # and those that list rewards, or models
 REWARDS = {"reward_model": "reward_model", "judges": "judge", "verifier": "verifier", "others": "other"}
