@@ -8,8 +8,13 @@ import pytest
 from scipy import stats
 
 from workbench import WorkbenchError
+from workbench.feedback.session import COLLECTED
+from workbench.pipeline import recipes
+from workbench.pipeline.schedule import refuse_what_can_not_run
 from workbench.runs import Run
+from workbench.runs.files import repository_root
 from workbench.studies.recipes import plot_stage_costs, read_contrasts, skill_effects, stage_costs
+from workbench.trainers import direct_alignment, reward_model
 
 VALUES = {  # share of sums that are right, in worlds 0, 1, 2
     "01_pretrain": [0.2, 0.3, 0.1],
@@ -80,3 +85,84 @@ def test_costs_are_cpu_seconds_of_a_unit_and_their_shares(tmp_path):
     figure = plot_stage_costs(costs)
     assert figure.layout.title.text.startswith("<b>01 pretrain takes 75% of 80 CPU seconds a unit")
     assert [*figure.data[0].text] == ["75%", "25%"]
+
+
+# Recipes as plans
+
+SHIPPED = repository_root() / "notebooks" / "recipes"
+OURS = ("instructgpt", "llama3", "online", "skip")
+
+
+def planned(path, out: str):
+    plan = recipes.plan_recipe(path, assignments=[], out=out, preset_name="smoke")
+    refuse_what_can_not_run(plan)
+    return plan
+
+
+def test_recipes_of_one_folder_share_stages_so_that_what_one_made_is_not_made_again(tmp_path):
+    stages = {}
+    for name in OURS:
+        for stage in planned(SHIPPED / f"{name}.yaml", str(tmp_path)).stages:
+            stages.setdefault(stage.name, []).append((name, stage.notebook.name, stage.values))
+    shared = {name: made for name, made in stages.items() if len(made) > 1}
+    assert {"01_pretrain_world0", "02_sft_world0_seed0"} <= shared.keys()
+    for name, made in shared.items():
+        assert all(other[1:] == made[0][1:] for other in made), f"{name} is not the same stage in all recipes"
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_what_a_recipe_claims_is_about_policies_that_it_makes(name, tmp_path):
+    plan = planned(SHIPPED / f"{name}.yaml", str(tmp_path))
+    made = {stage.name.partition("_world")[0] for stage in plan.stages if "model" in stage.values}
+    (claims,) = (stage.values["contrasts"] for stage in plan.stages if stage.notebook.name == "15_recipes")
+    compared = {name for first, second, _ in read_contrasts(claims) for name in (first, second)}
+    assert compared and compared <= made | {"01_pretrain", "01_large"}
+    (measured,) = (stage for stage in plan.stages if stage.notebook.name == "14_skills")
+    assert set(measured.needs) == {stage.name for stage in plan.stages} - {f"14_{name}", f"15_{name}"}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "settings", "said"),
+    [
+        (
+            "03_a",
+            {"objective": "rating"},
+            'learns from ratings .rating., but 03_a, .* makes pairs: give 03_a kinds: "pairs,r',
+        ),
+        ("03_a", {"objective": "plackett_luce"}, "learns from rankings"),
+        ("03_a", {"objective": "bradley_terry_margin"}, "learns from margins"),
+        ("03_a", {"objective": "process"}, "learns from steps"),
+        ("03_b", {"objective": "rating"}, "learns from ratings .* makes pairs,margins: give 03_b"),
+        ("02_a", {}, "learns from pairs .bradley_terry., but 02_a, .* makes no feedback: read a stage of 03_pref"),
+        ("03_b", {"objective": "bradley_terry_margin"}, ""),
+        ("03_a", {"objective": "outcome"}, ""),
+    ],
+)
+def test_a_stage_that_asks_for_feedback_that_no_stage_makes_is_refused_before_anything_runs(
+    dataset, settings, said, tmp_path
+):
+    model = str(tmp_path / "model")
+    (tmp_path / "model").mkdir()
+    reads = {"model": model, "policy": model, "dataset": f"{{out}}/{dataset}"} | settings
+    stages = [
+        {"name": "02_a", "notebook": "02_sft", "parameters": {"model": model}},
+        {"name": "03_a", "notebook": "03_preferences", "parameters": {"model": model}},
+        {"name": "03_b", "notebook": "03_preferences", "parameters": {"model": model, "kinds": "pairs,margins"}},
+        {"name": "05_c", "notebook": "05_reward_model", "parameters": reads},
+    ]
+    path = tmp_path / "asked.yaml"
+    path.write_text(json.dumps({"stages": stages}))
+    if not said:
+        assert planned(path, str(tmp_path / "out")).stages[-1].needs == (dataset,)
+        return
+    with pytest.raises(WorkbenchError, match=f"Stage 05_c {said}"):
+        planned(path, str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_feedback_of_objectives_and_losses_is_that_of_their_tables():
+    kinds = {"pairs": "pairs", "labelled": "pairs", "rankings": "rankings", "ratings": "ratings", "steps": "steps"}
+    tables = {name: kinds[row.data] for name, row in (reward_model.OBJECTIVES | direct_alignment.LOSSES).items()}
+    tables["bradley_terry_margin"] = "margins"
+    assert {name: recipes.FEEDBACK.get(name, "pairs") for name in tables} == tables
+    assert set(recipes.FEEDBACK.values()) < set(COLLECTED)

@@ -159,6 +159,9 @@ SOURCES = (
 )
 MODELS = ("model", "reward_model", "policy", "others")
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".gz", ".txt", ".yaml")
+# Objectives of 05 and losses of 08 that learn from more than pairs: what notebook 03 calls it in its `kinds`.
+FEEDBACK = {"bradley_terry_margin": "margins", "rating": "ratings", "process": "steps"}
+FEEDBACK |= dict.fromkeys(("pairwise_ranking", "plackett_luce", "best_of_k", "rrhf"), "rankings")
 MAKE = {"tour": "`make run`", "study": "`make study`"}  # the recipes that make knows
 
 
@@ -365,6 +368,23 @@ def refuse_missing_inputs(stage: Stage) -> None:
             if problem and not any(_reaches(path, folder) for folder in made) and not _may_be_hub_id(path):
                 raise WorkbenchError(
                     f"{shown(path)} {problem}, and {stage.name} reads it ({name}): {how_to_make(path)}."
+                )
+
+
+def refuse_missing_feedback(plan: Plan) -> None:
+    """WorkbenchError where a stage learns from feedback that the stage which it reads does not make."""
+    stages = {stage.folder: stage for stage in plan.stages}
+    for stage in plan.stages:
+        learns = stage.values.get("objective", stage.values.get("loss"))
+        for folder in input_paths({"dataset": stage.values.get("dataset", "")}, stage.folder) if learns else ():
+            maker, asked = stages.get(folder), FEEDBACK.get(learns, "pairs")
+            kinds = maker.notebook.parameters.get("kinds") if maker else None
+            made = maker.values["kinds"] if kinds and "pairs" in kinds.choices else ""
+            if maker and asked not in map(str.strip, made.split(",")):
+                cure = f'give {maker.name} kinds: "pairs,{asked}"' if made else "read a stage of 03_preferences"
+                raise WorkbenchError(
+                    f"Stage {stage.name} learns from {asked} ({learns}), but {maker.name}, which it reads as dataset, "
+                    f"makes {made or 'no feedback'}: {cure}."
                 )
 
 

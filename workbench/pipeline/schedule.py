@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TextIO
 
 from workbench import BAD_INPUT, DONE, FAILED, STOPPED, WorkbenchError
-from workbench.pipeline.recipes import Plan, Stage, refuse_missing_inputs
+from workbench.pipeline.recipes import Plan, Stage, refuse_missing_feedback, refuse_missing_inputs
 from workbench.pipeline.workers import Processes, imported_by
 from workbench.runs.files import locked, read_json, sha256, shown, write_json
 from workbench.runs.progress import duration
@@ -46,7 +46,8 @@ def run_plan(plan: Plan) -> int:
 
 
 def refuse_what_can_not_run(plan: Plan) -> None:
-    """WorkbenchError where a stage's folder holds other work or something that it reads is missing."""
+    """WorkbenchError where a stage's folder holds other work or something that it reads is missing or never made."""
+    refuse_missing_feedback(plan)
     for stage in plan.stages:
         if stage.notebook.path == stage.folder / "notebook.ipynb":
             raise WorkbenchError(f"{shown(stage.notebook.path)} would be replaced by its own results: choose an --out.")
