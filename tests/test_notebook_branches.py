@@ -143,6 +143,26 @@ def test_a_merge_of_a_model_into_its_start_is_measured_on_the_way_and_kept(runs,
     assert all(torch.allclose(kept[name], merged[name], atol=1e-6) for name in merged)
 
 
+def test_what_a_verifier_passed_is_learned_from_beside_other_demonstrations(runs, tmp_path):
+    """Rejection sampling: right answers to training prompts, mixed three to one, into the model from before."""
+    passes = "[float('a' in completion.split()) for completion in completions]"
+    (tmp_path / "own.py").write_text(f"def score(prompts, completions, *, finished, **columns):\n    return {passes}\n")
+    right = {"reward_model": f"{tmp_path}/own.py:score", "split": "train", "evaluation_prompts": 60}
+    pool = execute("07_best_of_n", tmp_path / "pool", model=str(runs / "sft"), **right)
+    drawn = pd.read_json(pool / "tables" / "pool.jsonl", lines=True)
+    chosen = pd.read_json(pool / "tables" / "demonstrations.jsonl", lines=True)
+    passed = drawn[drawn["proxy"] == 1]
+    assert len(chosen) == passed["prompt_index"].nunique() > 10
+    assert set(chosen["completion"]) <= set(passed["completion"])
+    mixed = {"dataset": str(pool), "mixed_with": "world", "mixed_share": 0.25, "model": str(runs / "base")}
+    folder = execute("02_sft", tmp_path / "mixed", **mixed)
+    inputs = json.loads((folder / "run.json").read_text())["inputs"]
+    assert inputs["dataset"]["path"].endswith("pool/tables") and metrics_of(folder)["loss"].map(math.isfinite).all()
+    (pool / "tables" / "demonstrations.jsonl").write_text("")  # as where nothing passed
+    with pytest.raises(WorkbenchError, match=r"pool/tables/demonstrations\.jsonl"):
+        execute("02_sft", tmp_path / "none", **mixed)
+
+
 @pytest.mark.parametrize("fine_tune", ["raft", "quark"])
 def test_best_of_n_goes_on_to_fine_tuning(fine_tune, runs, tmp_path):
     sizes = {"steps": 2, "prompts_per_step": 4, "training_prompts": 16, "measured_prompts": 8, "batch_size": 8}

@@ -176,6 +176,7 @@ def test_the_choices_that_parameters_cells_list_are_those_of_the_package():
         if parameter.choices
     }
     few = {
+        "07_best_of_n.split",
         "04_labeler_agreement.kind",
         "05_reward_model.start",
         "05_reward_model.half",

@@ -90,7 +90,7 @@ def test_costs_are_cpu_seconds_of_a_unit_and_their_shares(tmp_path):
 # Recipes as plans
 
 SHIPPED = repository_root() / "notebooks" / "recipes"
-OURS = ("instructgpt", "llama3", "online", "skip")
+OURS = ("instructgpt", "llama3", "merge", "online", "r1", "skip", "tulu3")
 
 
 def planned(path, out: str):
@@ -105,7 +105,7 @@ def test_recipes_of_one_folder_share_stages_so_that_what_one_made_is_not_made_ag
         for stage in planned(SHIPPED / f"{name}.yaml", str(tmp_path)).stages:
             stages.setdefault(stage.name, []).append((name, stage.notebook.name, stage.values))
     shared = {name: made for name, made in stages.items() if len(made) > 1}
-    assert {"01_pretrain_world0", "02_sft_world0_seed0"} <= shared.keys()
+    assert {"01_pretrain_world0", "02_sft_world0_seed0", "06_rlvr_sft_world0_seed0"} <= shared.keys()
     for name, made in shared.items():
         assert all(other[1:] == made[0][1:] for other in made), f"{name} is not the same stage in all recipes"
 

@@ -5,10 +5,11 @@ import random
 
 import pandas as pd
 import pytest
+from datasets import Dataset
 
 from workbench import WorkbenchError
 from workbench.runs import Run
-from workbench.tasks import open_task, task_inputs
+from workbench.tasks import mixed, open_task, task_inputs
 from workbench.tasks.sources import read_source
 from workbench.tasks.world import NOISE_PANEL, PANEL
 
@@ -435,3 +436,14 @@ def test_what_holds_no_rows_is_refused_before_it_is_hashed(place, tmp_path, monk
     monkeypatch.setattr("workbench.tasks.files.repository_root", lambda: tmp_path)
     with pytest.raises(WorkbenchError):
         task_inputs(str(tmp_path / place) if place == "empty" else place)
+
+
+def test_mixed_rows_are_all_of_the_first_and_their_share_of_the_others():
+    first, others = (Dataset.from_dict({"prompt": [f"{name}{i}" for i in range(9)], "kind": [0] * 9}) for name in "ab")
+    found = mixed(first, others, share=0.25, columns=("prompt",))
+    assert found["prompt"][:] == [*(f"a{i}" for i in range(9)), "b0", "b1", "b2"]
+    assert found.column_names == ["prompt"]
+    for share, said in ((0.75, "share is 0.75, but there are 9 rows and 9 to mix with: give a share from 0 to 0.50"),
+                        (1.0, "share is 1.0"), (-0.1, "share is -0.1")):  # fmt: skip
+        with pytest.raises(WorkbenchError, match=said):
+            mixed(first, others, share=share, columns=("prompt",))

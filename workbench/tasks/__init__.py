@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 
 import pandas as pd
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset
 
 from workbench import WorkbenchError
 from workbench.runs import NOTHING, Run, files
@@ -276,8 +276,7 @@ def mixed(rows: Dataset, others: Dataset, *, share: float, columns: tuple[str, .
             f"mixed_share is {share}, but there are {len(rows)} rows and {len(others)} to mix with: give a share from "
             f"0 to {len(others) / (len(rows) + len(others)):.2f}."
         )
-    parts = [rows, others.select(range(wanted))]
-    return concatenate_datasets([part.select_columns(list(columns)) for part in parts])
+    return Dataset.from_dict({name: rows[name][:] + others[name][:wanted] for name in columns})
 
 
 def _first(rows: Dataset, count: int) -> Dataset:
