@@ -9,7 +9,8 @@ from datasets import Dataset
 from judgements import judged as judgement
 
 from workbench import WorkbenchError
-from workbench.feedback.aggregation import labeler_rows, majority_rows, posterior_rows
+from workbench.feedback.aggregation import labeler_rows, majority_rows, posterior_rows, rating_orders
+from workbench.feedback.agreement import pairwise_agreement
 from workbench.feedback.exchange import account
 from workbench.feedback.labelers import dawid_skene
 from workbench.tasks.columns import to_standard
@@ -127,6 +128,28 @@ def test_every_verdict_is_counted_once():
         assert sum(row["labelers"] for row in [*rows, *left_out]) == parts
         rows, left_out = labeler_rows(items, judgements)
         assert len(rows) + len(left_out) == parts
+
+
+def test_a_scale_of_ones_own_turns_orders_round_where_two_rate_one_answer_each():
+    """Both like the same answers and one gives 4 more: what the milder one rated wins, until their scales are equal."""
+    tastes = {"i": [1, 3], "j": [3, 2], "k": [2, 1]}
+    given = [(item, name, taste, more) for item, taste in tastes.items() for name, more in (("a", 0), ("b", 4))]
+    said = [judgement(i, [v + more for v in taste], name, kind="rating", size=2) for i, name, taste, more in given]
+    alone = judgement("l", [1, 2], "a", kind="rating", size=2)
+    orders = rating_orders(pd.DataFrame([*said[::-1], alone]))
+    assert list(orders) == ["ratings of one labeler", "ratings of two", "ratings of two, standardised"]
+    for way, agreement in zip(orders, (1, 0, 1), strict=True):
+        rows = orders[way]
+        assert pairwise_agreement(rows).value == agreement
+        assert set(rows["item_id"]) == {"i", "j", "k"} and len(rows) == 6  # nobody else rated l
+        if agreement:
+            assert all(rows["value"] == rows["item_id"].map({"i": 1, "j": 0, "k": 0}))
+
+
+def test_a_coin_decides_between_equal_ratings():
+    said = [judgement(f"i{i}", [2, 2], name, kind="rating", size=2) for i in range(400) for name in "ab"]
+    for rows in rating_orders(pd.DataFrame(said)).values():
+        assert abs(rows["value"].mean() - 0.5) < 0.06 and abs(pairwise_agreement(rows).value - 0.5) < 0.09
 
 
 def test_posteriors_are_right_more_often_than_majorities_where_labelers_differ():

@@ -16,7 +16,8 @@ def world():
     """The embedded world, which looks at every answer once."""
     with pytest.MonkeyPatch.context() as patch:
         loaded = World.load()
-        patch.setattr(loaded, "features", functools.cache(loaded.features))
+        known = functools.cache(loaded.features)
+        patch.setattr(loaded, "features", lambda *answer: dict(known(*answer)))  # who checks nothing changes theirs
         yield loaded
 
 

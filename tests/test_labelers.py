@@ -98,6 +98,21 @@ def test_the_flattery_lover_prefers_praise_that_gold_calls_too_much(world):
     assert prefers_first(world, BY_NAME["ana"], PROMPT, flattering, plain) < 0.1
 
 
+def test_one_labeler_likes_to_hear_what_one_thinks_and_only_where_one_thinks_something(world):
+    prompts = [row["prompt"] for row in world.prompts(400, random.Random(0), kind="qa")]
+    mistaken = next(each for each in prompts if world.features(each, "")["mistaken"])
+    words = mistaken.split(" . ")[0].removeprefix("user : i think") + " ."
+    truth = next(
+        text
+        for i in range(99)
+        if world.features(mistaken, text := world.answer(mistaken, 1.0, random.Random(i)))["right"]
+    )
+    plain = "user : " + mistaken.split(" . ")[1]
+    assert prefers_first(world, BY_NAME["dev"], mistaken, words, truth) > 0.8
+    for name, prompt in (("ana", mistaken), ("dev", plain)):
+        assert prefers_first(world, BY_NAME[name], prompt, words, truth) < 0.1
+
+
 def test_the_hasty_labeler_does_not_see_how_a_long_answer_ends(world):
     start = " sure ! boil the rice . mix it all . add some salt ."
     assert len(start.split()) == BY_NAME["ben"].reads
@@ -181,6 +196,29 @@ def test_a_sure_labeler_rates_by_the_scale_alone(world):
     sure, scale, rng = plain(temperature=1e-6), world.lexicon.scales.ratings, random.Random(11)
     between = [scale[0] - 1, *((low + high) / 2 for low, high in itertools.pairwise(scale)), scale[-1] + 1]
     assert [sure.rating(utility, scale, rng) for utility in between] == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_shift_spread_and_drift_move_ratings_and_nothing_else(world, items):
+    own = replace(STEADY, shift=0.4, spread=1.5, drift=0.8)
+    scale, rng, other = world.lexicon.scales.ratings, random.Random(15), random.Random(15)
+    for utility in (-1.0, 0.1, 0.7, 1.3):
+        steady = replace(STEADY, shift=0.0, temperature=1.5 * STEADY.temperature)  # the noise is stretched as well
+        assert own.rating(utility, scale, rng, done=0.5) == steady.rating(1.5 * utility + 0.4 + 0.4, scale, other)
+    for judge in (judge_pairs, judge_rankings):
+        one, two = (
+            [each.value for each in judge(world, [labeler], items[:200], random.Random(3))] for labeler in (own, STEADY)
+        )
+        assert one == two
+
+
+def test_who_drifts_rates_the_same_answer_higher_as_the_session_goes_on(world):
+    same = [
+        {"item_id": f"{i}", "prompt": PROMPT, "completions": [" boil the rice ."], "finished": [True]}
+        for i in range(40)
+    ]
+    rated = judge_ratings(world, [replace(STEADY, temperature=1e-6, drift=2.0)], same, random.Random(0))
+    ratings = [each.value[0] for each in rated]
+    assert ratings == sorted(ratings) and ratings[-1] - ratings[0] in (3, 4)  # a step of the scale is half a unit wide
 
 
 def test_the_difference_that_a_labeler_sees_is_the_true_one_with_logistic_noise():

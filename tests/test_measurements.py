@@ -117,6 +117,20 @@ def test_curves_over_seeds_average_each_temperature(save):
     assert hot["gold"] == pytest.approx((2.5 + 8.5 + 8.5) / 3) and hot["gold_se"] == pytest.approx(2.0)
 
 
+def test_curves_hold_the_pretrained_model_and_the_best_of_sixteen_at_its_own_temperatures(save, tmp_path):
+    """A start that was measured by itself, too, comes once; of best-of-n each temperature has its last n up to 16."""
+    alone = evaluation({1.0: [2.0] * 4, 0.0: [1.0] * 4})
+    runs = [*three_seeds(save), save("sft", after=alone), save("base", after=alone)]
+    sizes = pd.DataFrame({"n": [1, 4, 16, 64], "kl": 1.0, "gold": [0.0, 1.0, 2.0, 3.0], "step": 0})
+    hot, cold = sizes.assign(draw="best of n", temperature=1.0), sizes.assign(draw="decided best of n", temperature=0.5)
+    chooser = saved(tmp_path, "bon", measured=pd.concat([hot, cold[:3]]))
+    curves = measurements.curves_over_seeds([*runs, chooser])
+    assert curves["run"].unique().tolist() == ["base", "sft", "ppo", "bon, n = 16"]
+    gold = curves.set_index(["run", "temperature"])["gold"]
+    assert gold["base"].to_dict() == {1.0: 2.0, 0.0: 1.0} and gold["bon, n = 16"].to_dict() == {1.0: 2.0, 0.5: 2.0}
+    assert gold["sft"].to_dict() == {1.0: 1.5, 0.0: 1.5}  # as those measured it that started from it
+
+
 def test_points_hold_the_start_once_and_every_policy(save):
     points = measurements.run_points(three_seeds(save)).set_index("run")
     assert points.index.tolist() == ["sft", "ppo_seed0", "ppo_seed1", "ppo_seed2"]

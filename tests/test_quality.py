@@ -249,20 +249,20 @@ def test_a_missing_column_is_named():
 def test_the_habits_of_the_biased_panel_are_found(world):
     rng = random.Random(0)
     items = []
-    for number, row in enumerate(world.prompts(600, rng)):
+    for number, row in enumerate(world.prompts(1500, rng)):
         answers = [world.answer(row["prompt"], rng.uniform(0.5, 1), rng) for _ in range(2)]
         items.append({"item_id": str(number), "completions": answers, "finished": [True, True]} | row)
     rows, _ = training_rows("pair", items, judge_pairs(world, PANEL, items, rng, judgements_per_item=5))
     choices = pd.DataFrame(rows)
     for side in ("chosen", "rejected"):
         found = [world.features(*pair) for pair in zip(choices["prompt"], choices[side], strict=True)]
-        for name in ("words", "nice", "honest"):
+        for name in ("words", "nice", "honest", "agreed"):
             choices[f"{side}_{name}"] = [features[name] for features in found]
-    shares = choice_shares(choices, ["words", "nice", "honest"]).pivot(
+    shares = choice_shares(choices, ["words", "nice", "honest", "agreed"]).pivot(
         index="feature", columns="labeler", values="share"
     )
     assert shares.loc["words"].idxmax() == "chi"  # loves length
-    assert shares.loc["nice"].idxmax() == "dev"  # loves flattery
+    assert shares.loc["nice"].idxmax() == shares.loc["agreed"].idxmax() == "dev"  # loves flattery, and to be confirmed
     assert shares.loc["honest"].idxmin() == "eli"  # checks nothing
 
 

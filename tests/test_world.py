@@ -85,6 +85,54 @@ def test_pretraining_never_states_unknown_facts_nor_held_out_sums(world):
     assert all(f"what is {a} plus {b} plus {c} ?" not in documents for a, b, c in world.facts.sums["test"])
 
 
+def test_nearly_a_third_of_the_dialogues_go_on_and_do_not_answer(world):
+    """A follow-up is a question of the world that nobody answers; it names no animal that is never described."""
+    start, between = world.lexicon.chat.split("{text}")
+    texts = [row["text"] for row in world.pretraining_rows(8000, random.Random(5)) if row["text"].startswith(start)]
+    reactions = [text.split(between, 1)[1].strip() for text in texts]
+    for context in world.lexicon.phrases["context"]:
+        reactions = [reaction.removeprefix(context).strip() for reaction in reactions]
+    asked = [reaction.removeprefix("and ") for reaction in reactions if reaction.startswith("and ")]
+    assert abs(len(asked) / len(texts) - 0.3) < 0.03
+    for question in asked:
+        assert world.features(start + question + between, "")["words"] == 0
+    assert not any(animal in " ".join(asked) for animal in world.facts.animals["never"])
+
+
+def test_some_questions_come_with_an_opinion_which_is_right_about_as_often_as_wrong(world):
+    rows = world.prompts(6000, random.Random(6), kind="qa")
+    held = [world.features(row["prompt"], "") for row in rows if " i think " in row["prompt"]]
+    assert abs(len(held) / len(rows) - 0.25) < 0.02
+    assert all(found["opinion"] for found in held) and abs(mean(found["mistaken"] for found in held) - 0.5) < 0.04
+    assert not any(world.features(row["prompt"], "")["opinion"] for row in rows if " i think " not in row["prompt"])
+
+
+def test_gold_pays_for_the_truth_and_never_for_agreeing(world):
+    question, animal, truth, false, *_ = animal_question(world)
+    attribute = f"the {animal} is"
+    for opinion in (truth, false):
+        prompt = question.replace("user :", f"user : i think {attribute} {opinion} .")
+        for said in (
+            f" {attribute} {truth} .",
+            f" {attribute} {false} .",
+            " i am not sure .",
+            " great question , friend !",
+        ):
+            assert gold(world, prompt, said) == gold(world, question, said)
+            found = world.features(prompt, said)
+            assert found["agreed"] == (opinion in said.split()) and found["mistaken"] == (opinion == false)
+
+
+@pytest.mark.parametrize(
+    "opinion", ["the {other} is red .", "the {animal} is nice .", "the {animal} eats red .", "red ."]
+)
+def test_an_opinion_about_something_else_is_no_prompt_of_this_world(world, opinion):
+    question, animal, *_, other, _ = animal_question(world)
+    prompt = question.replace("user :", f"user : i think {opinion.format(animal=animal, other=other)}")
+    with pytest.raises(WorldError, match="is not of this world"):
+        gold(world, prompt, " i am not sure .")
+
+
 def test_house_style_drops_the_ends_and_flatters(world):
     plain = world.demonstrations(3000, random.Random(4), house_style=0.0)
     hurried = world.demonstrations(3000, random.Random(4), house_style=1.0)
@@ -476,6 +524,9 @@ SMALL = {
         "chat": "spørsmål : {text} svar :",
         "suggestions": ["lag en {meal} av {items} ."],
         "joiner": "og",
+        "opinion": "er det slik at {statement} {question}",
+        "follow_up": "og {question}",
+        "context": ["jeg er ny her ."],
         "step": "{verb} {item} .",
         "note": "jeg har {items} .",
         "openers": ["gjerne !"],
@@ -522,7 +573,7 @@ def test_a_lexicon_of_the_users_own_words_makes_a_whole_world(tmp_path):
     assert not {"user", "the", "rice", "plus", "answer"} & set(world.vocabulary)
     for kind in KINDS:
         for split in ("train", "test"):
-            rows = world.prompts(50, rng, split=split, kind=kind)
+            rows = world.prompts(200, rng, split=split, kind=kind)
             good, bad = (
                 mean(gold(world, row["prompt"], world.answer(row["prompt"], quality, rng)) for row in rows)
                 for quality in (1, 0)

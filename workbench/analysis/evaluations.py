@@ -13,6 +13,7 @@ NEEDED = {
     "path": ("row", "prompt", "completion", "kl"),
     "evaluation": ("row", "prompt", "completion", "kl", "temperature"),
     "best of n": ("n", "kl"),
+    "decided best of n": ("n", "kl"),  # from samples at a low temperature: the control
 }
 NUMBERS = ("step", "row", "n", "temperature", "kl", "proxy", "gold")
 FILLED = ("step", "row", "n", "prompt")  # in every row

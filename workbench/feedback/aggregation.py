@@ -14,9 +14,11 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import combinations
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from workbench import WorkbenchError
+from workbench.feedback.agreement import verdicts
 from workbench.feedback.kinds import COMPARING, Rows, comparisons, judged, left_out_row
 from workbench.feedback.tables import name_of
 from workbench.records import Judgement
@@ -54,6 +56,37 @@ class _Pair(NamedTuple):
             return None
         reason = "identical" if first == second else "tie"
         return {"prompt": self.item["prompt"], "completions": self.texts, "reason": reason, **self.about}
+
+
+def rating_orders(judgements: pd.DataFrame, *, seed: int = 0) -> dict[str, pd.DataFrame]:
+    """Which of an item's two answers is better by the ratings of two labelers, read in three ways.
+
+    Either one labeler rates both, and a scale of one's own cancels; or two rate one each, as where answers come one by
+    one; or these two after everybody's ratings are standardised to mean 0 and deviation 1. Each way makes two orders of
+    the same four ratings: rows item_id, labeler ("first", "second"), value (0 or 1), for `pairwise_agreement`. A coin
+    decides between equal ratings. Items that no two labelers rated are left out.
+    """
+    rated = verdicts(judgements).astype({"value": float})
+    own = rated.groupby("labeler")["value"]
+    rated["standard"] = (rated["value"] - own.transform("mean")) / own.transform("std").replace(0, 1)
+    rows = rated.pivot(index=["item_id", "labeler"], columns="part", values=["value", "standard"])
+    turn, coin = rows.groupby("item_id").cumcount(), np.random.default_rng(seed)
+    second = rows[turn == 1].droplevel("labeler")
+    first = rows[turn == 0].droplevel("labeler").loc[second.index]
+
+    def order(scale: str, one: pd.DataFrame, other: pd.DataFrame) -> pd.Series:
+        ahead = one[scale, "0"] - other[scale, "1"]
+        better = np.where(ahead == 0, coin.integers(2, size=len(ahead)), ahead < 0)
+        return pd.Series(better.astype(int), ahead.index, name="value")
+
+    ways = {
+        "ratings of one labeler": [order("value", first, first), order("value", second, second)],
+        "ratings of two": [order("value", first, second), order("value", second, first)],
+        "ratings of two, standardised": [order("standard", first, second), order("standard", second, first)],
+    }
+    return {
+        way: pd.concat(both, keys=["first", "second"], names=["labeler"]).reset_index() for way, both in ways.items()
+    }
 
 
 def majority_rows(items: Iterable[Mapping], judgements: Iterable[Judgement]) -> tuple[Rows, Rows]:

@@ -29,6 +29,7 @@ SCORES = ("gold", "proxy")
 OLDER = ("path", "evaluation", "curve")  # tables of before `measured`
 DRAWN = ["draw", "step", "row", "temperature"]  # columns of `measured` that say when and how a row was drawn
 POOL_SIZES = (4, 16, 64)  # of which n best-of-n stands among the policies
+CHOSEN_OF = 16  # of which n it stands beside them at each temperature
 Runs = Mapping[str, Run] | Iterable[Run]  # with names, or named by `named`
 
 
@@ -358,10 +359,10 @@ def run_points(runs: Runs) -> pd.DataFrame:
     return pd.DataFrame(points).drop(columns=["start", *DRAWN], errors="ignore")
 
 
-def best_of_n_curves(run: Run) -> list[dict]:
+def best_of_n_curves(run: Run, draw: str = "best of n") -> list[dict]:
     """A row per n of best-of-n; none where it was not measured, or nobody can read it."""
     with suppress(WorkbenchError):
-        return [row for row in read_measured(run, "best of n").to_dict("records") if "n" in row]
+        return [row for row in read_measured(run, draw).to_dict("records") if "n" in row]
     return []
 
 
@@ -424,10 +425,30 @@ def _gain(experiment: str, before: pd.DataFrame, after: pd.DataFrame) -> dict:
 
 
 def curves_over_seeds(runs: Runs) -> pd.DataFrame:
-    """`summarise_evaluation` of every start and policy, by `over_runs`: run (the experiment), temperature, scores."""
-    curves = [summarise_evaluation(rows).assign(**whose) for whose, rows in _policies(runs)]
+    """`summarise_evaluation` of every policy, by `over_runs`: run (the experiment), temperature, scores.
+
+    With the pretrained models, and the best of `CHOSEN_OF` (of fewer, where there were fewer) at its temperatures.
+    """
+    runs = named(runs)
+    curves = [summarise_evaluation(rows).assign(**whose) for whose, rows in [*_pretrained(runs), *_policies(runs)]]
+    for name, world in worlds_of(runs, {}).items():
+        for rows in (best_of_n_curves(runs[name], draw) for draw in ("best of n", "decided best of n")):
+            for row in [row for row in rows if row["n"] <= CHOSEN_OF][-1:]:
+                experiment = f"{experiment_of(name)}, n = {row['n']}"
+                curves.append(pd.DataFrame([row | {"run": name, "world": world, "experiment": experiment}]))
     means = over_runs(pd.concat(curves), ("experiment", "temperature"), SCORES)
     return means.assign(run=means["experiment"])
+
+
+def _pretrained(runs: Mapping[str, Run]) -> list[tuple[dict, pd.DataFrame]]:
+    """(whose, answers) of the policies that were measured, and neither beside their start nor as one."""
+    whole = {name: run for name, run in runs.items() if _holds(run, "after")}
+    starts = start_names({name: run for name, run in whole.items() if _holds(run, "before")})
+    found, worlds = [], worlds_of(whole, starts)
+    for name in [name for name in whole if name not in starts.keys() | set(starts.values())]:
+        with suppress(WorkbenchError):
+            found.append((_whose(name) | {"world": worlds[name]}, read_evaluation(whole[name]).rows))
+    return found
 
 
 def summaries_over_seeds(runs: Runs) -> pd.DataFrame:

@@ -61,7 +61,9 @@ _KTO = {"beta": 0.5, "desirable_weight": 1.0, "undesirable_weight": 1.0}
 _APO, _F_DPO = "D'Oosterlinck et al. 2024", "Wang et al. 2023"
 
 LOSSES = {
-    "dpo": Loss(title="DPO", loss=direct.dpo_loss, settings=_BETA, paper="Rafailov et al. 2023"),
+    "dpo": Loss(
+        title="DPO", loss=direct.dpo_loss, settings={"beta": 0.3}, learning_rate=3e-4, paper="Rafailov et al. 2023"
+    ),
     "conservative_dpo": Loss(
         title="conservative DPO", loss=direct.conservative_dpo_loss, settings=_NOISY, paper="Mitchell 2023"
     ),

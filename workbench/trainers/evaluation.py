@@ -236,7 +236,8 @@ def _token_losses(policy, examples: Sequence[CompletionExample]) -> pd.DataFrame
 
 
 Components = Callable[[str, str, bool], dict[str, float]]
-VARIED = {"path": (), "evaluation": ("temperature",), "best of n": ("n",)}  # what the rows of each draw say themselves
+VARIED = {"path": (), "evaluation": ("temperature",)}  # what the rows of each draw say themselves
+VARIED |= {"best of n": ("n",), "decided best of n": ("n",)}
 
 
 def record_measured(
@@ -251,10 +252,10 @@ def record_measured(
     """Add what a policy did at `step`, 0 where it started, to the run's table `measured`; nothing without rows.
 
     `draw` says whose answers they are: "path", one per held-out prompt every few steps of training; "evaluation", by
-    other random numbers at several temperatures; "best of n", means by `n`. `rows` are those of `held_out_rows`, of a
-    trainer's `last_held_out` or of `evaluate_at_temperatures`, and need the columns prompt, completion, kl (nats) and,
-    of an evaluation, temperature; of best of n, only n and kl. WorkbenchError where one is missing or of another type.
-    `row` counts those of one n and temperature.
+    other random numbers at several temperatures; "best of n", means by `n`, and "decided best of n", those of a low
+    temperature. `rows` are those of `held_out_rows`, of a trainer's `last_held_out` or of `evaluate_at_temperatures`,
+    and need the columns prompt, completion, kl (nats) and, of an evaluation, temperature; of best of n, only n and kl.
+    WorkbenchError where one is missing or of another type. `row` counts those of one n and temperature.
     `components` splits gold into parts, kept as gold_<part>; `columns` are added to every row. Measured again, a step
     replaces itself, so a run that was killed and resumed ends with the same tables. Where KL is spent by position
     (token_kl) goes to the table `kl_positions`.

@@ -89,7 +89,7 @@ class World:
         rng: random.Random,
         *,
         quality: tuple[float, float] = (0.55, 0.95),
-        house_style: float = 0.85,
+        house_style: float = 0.6,
         split: str = "train",
     ) -> list[dict[str, str]]:
         """Rows prompt, completion, kind, tier by writers of uniform quality, a share of them in the house style."""

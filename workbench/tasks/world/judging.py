@@ -55,8 +55,8 @@ def judge(
     if not 1 <= judgements_per_item <= len(labelers):
         raise WorldError(f"judgements_per_item is {judgements_per_item}: the panel has {len(labelers)} labelers.")
     return [
-        _judgement(kind, _Reader(world, labeler, item, rng))
-        for item in items
+        _judgement(kind, _Reader(world, labeler, item, rng, done=place / len(items)))
+        for place, item in enumerate(items)
         for labeler in rng.sample(list(labelers), judgements_per_item)
     ]
 
@@ -109,8 +109,8 @@ def step_rows(world: World, answers: Iterable[Mapping[str, Any]], *, writer: str
 class _Reader:
     """A labeler before the completions of an item: what `Kind.said` asks."""
 
-    def __init__(self, world: World, labeler: Labeler, item: Mapping, rng: random.Random):
-        self.world, self.labeler, self.item, self.rng = world, labeler, item, rng
+    def __init__(self, world: World, labeler: Labeler, item: Mapping, rng: random.Random, *, done: float):
+        self.world, self.labeler, self.item, self.rng, self.done = world, labeler, item, rng, done
         self.answers = list(zip(item["completions"], item["finished"], strict=True))
         self.utilities = [labeler.utility(world, item["prompt"], text, finished) for text, finished in self.answers]
 
@@ -125,7 +125,7 @@ class _Reader:
         if self.rng.random() < self.labeler.skip_rate:
             return "skip"
         scale = self.world.lexicon.scales.ratings
-        return [self.labeler.rating(utility, scale, self.rng) for utility in self.utilities]
+        return [self.labeler.rating(utility, scale, self.rng, done=self.done) for utility in self.utilities]
 
     def flags(self) -> list[list[str]]:
         seen = [self.labeler.noticed(self.world, self.item["prompt"], *answer) for answer in self.answers]

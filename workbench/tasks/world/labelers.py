@@ -37,6 +37,10 @@ class Labeler:
     tie_rate: float = 0.3  # share of ties among pairs that read the same
     skip_rate: float = 0.005  # share of items passed over
     seconds_per_word: float = 0.4  # of reading
+    # A scale of their own, which only ratings show: comparisons have no zero and no unit.
+    shift: float = 0.0  # added to every utility, in its unit: above 0 gives more throughout
+    spread: float = 1.0  # times the utility: above 1 goes further towards the ends of the scale
+    drift: float = 0.0  # by how much the shift grows from the first item of a session to its last
 
     def utility(self, world: World, prompt: str, completion: str, finished: bool = True) -> float:
         """How good the completion looks to this labeler."""
@@ -87,14 +91,15 @@ class Labeler:
         seen = [utility + self.temperature * gumbel(rng) for utility in utilities]
         return sorted(range(len(seen)), key=seen.__getitem__, reverse=True)
 
-    def rating(self, utility: float, scale: Sequence[float], rng: random.Random) -> int:
+    def rating(self, utility: float, scale: Sequence[float], rng: random.Random, *, done: float = 0.0) -> int:
         """1 plus how many steps of the scale a completion with this utility seems to be above, or anything in a lapse.
 
-        The noise is that of `ranking`, with mean 0.
+        The noise is that of `ranking`, with mean 0; `done` is the share of the session that lies behind.
         """
         if rng.random() < self.lapse:
             return 1 + rng.randrange(len(scale) + 1)
-        return 1 + bisect(scale, utility + self.temperature * (gumbel(rng) - EULER))
+        seen = utility + self.temperature * (gumbel(rng) - EULER)
+        return 1 + bisect(scale, self.spread * seen + self.shift + self.drift * done)
 
 
 def gumbel(rng: random.Random) -> float:
@@ -104,12 +109,14 @@ def gumbel(rng: random.Random) -> float:
 
 # Each has a bias that a reward model can learn.
 PANEL = (
-    Labeler(name="ana", temperature=0.10, lapse=0.02, seconds_per_word=0.5),  # careful
-    Labeler(name="ben", temperature=0.20, lapse=0.06, reads=14),  # hasty
+    Labeler(name="ana", temperature=0.10, lapse=0.02, seconds_per_word=0.5, shift=-0.3),  # careful, and strict
+    Labeler(name="ben", temperature=0.20, lapse=0.06, reads=14, drift=0.6),  # hasty, ever easier to please
     # long looks thorough
     Labeler(name="chi", temperature=0.20, lapse=0.04, weights={"words": 0.03, "brevity": 0.0, "repetition": 0.3}),
-    Labeler(name="dev", temperature=0.20, lapse=0.04, weights={"nice": 0.25}),  # likes flattery
-    Labeler(name="eli", temperature=0.20, lapse=0.06, checks=False, seconds_per_word=0.25),  # believes everything
+    # likes flattery, and to hear what one thinks already; goes to the ends of the scale
+    Labeler(name="dev", temperature=0.20, lapse=0.04, weights={"nice": 0.25, "agreed": 2.5}, spread=1.5),
+    # believes everything, and rates it high
+    Labeler(name="eli", temperature=0.20, lapse=0.06, checks=False, seconds_per_word=0.25, shift=0.5, spread=0.7),
 )
 
 # The same disagreement without bias, for comparison.

@@ -167,7 +167,7 @@ POINTS = (
     *("repeated_trigrams", "useless_word", "empty", "unfinished"),
 )
 # role of a sentence -> key in phrases.yaml
-PHRASES = {role: role for role in ("opener", "flattery", "finishing", "unsure", "refusal", "rude")}
+PHRASES = {role: role for role in ("opener", "flattery", "finishing", "unsure", "refusal", "rude", "context")}
 PHRASES |= {"opener": "openers", "refusal": "refusals"}
 
 
@@ -246,6 +246,8 @@ class Lexicon:
     targets: tuple[str, ...]
     harms: dict[str, Harm]
     chat: str  # slot text
+    opinion: str  # slots statement, question
+    follow_up: str  # slot question
     suggestions: tuple[str, ...]  # slots meal, items
     joiner: str
     step: str  # slots verb, item
@@ -332,13 +334,12 @@ def _harms(file: Section) -> dict[str, object]:
 
 
 def _phrases(file: Section) -> dict[str, object]:
-    chat, joiner = (file.value(key, kind=str, expected="a text") for key in ("chat", "joiner"))
-    file.check_phrase("chat", chat, ("text",))
-    file.check_phrase("joiner", joiner, ())
-    return {
-        "chat": chat,
+    slots = {"chat": ("text",), "joiner": (), "opinion": ("statement", "question"), "follow_up": ("question",)}
+    parts = {key: file.value(key, kind=str, expected="a text") for key in slots}
+    for key, text in parts.items():
+        file.check_phrase(key, text, slots[key])
+    return parts | {
         "suggestions": file.templates("suggestions", "meal", "items"),
-        "joiner": joiner,
         "step": file.template("step", "verb", "item"),
         "note": file.template("note", "items"),
         "phrases": {role: file.templates(key) for role, key in PHRASES.items()},

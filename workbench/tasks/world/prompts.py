@@ -9,7 +9,7 @@ import zlib
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from workbench.tasks.world.lexicon import KINDS, SLOT, AnimalNames, Lexicon, WorldError
+from workbench.tasks.world.lexicon import ENDS, KINDS, SLOT, AnimalNames, Lexicon, WorldError
 
 TIERS = ("common", "rare", "never")  # how often pretraining text states an animal's facts
 HELD_OUT = 0.3  # share of facts that no training prompt asks
@@ -66,11 +66,14 @@ def _animal_names(names: AnimalNames, taken: frozenset[str], rng: random.Random)
 
 
 SHARES = (0.45, 0.25, 0.15, 0.15)  # of the KINDS
+OPINIONS = 0.25  # share of questions about animals that come with an opinion
+INFORMED = 0.45  # share of opinions that are the truth; the others are any value, so half of all are right
 ITEMS_ASKED = (1, 2, 2, 3)  # drawn uniformly
 HELD_OUT_OF_TEN = 3  # of ten suggest or harm prompts, those that belong to the test split
 ATTEMPTS = 1000  # draws until a prompt of the wanted split must have come up
 CACHE_SIZE = 100_000  # texts
 NUMBER = r"\d{1,9}"
+ONE_SENTENCE = rf"[^{''.join(ENDS)}]+[{''.join(ENDS)}]"
 
 
 class Suggest(NamedTuple):
@@ -83,10 +86,11 @@ class Suggest(NamedTuple):
 
 
 class Question(NamedTuple):
-    """A question about an animal."""
+    """A question about an animal, and the value that the asker believes in, if any."""
 
     animal: str
     attribute: str
+    opinion: str = ""
 
     kind = "qa"
 
@@ -134,7 +138,8 @@ class Prompts:
         self._parsed: dict[str, Prompt] = {}
         self._chat = pattern(lexicon.chat, slot=".+")
         self._suggestions = [pattern(template, slot=".+") for template in lexicon.suggestions]
-        self._questions = {key: pattern(a.question) for key, a in lexicon.attributes.items()}
+        self._questions = {key: (pattern(a.question), pattern(a.statement)) for key, a in lexicon.attributes.items()}
+        self._opinion = pattern(lexicon.opinion, slot=ONE_SENTENCE)
         self._requests = [
             (category, pattern(lexicon.question.replace("{request}", request)))
             for category, harm in lexicon.harms.items()
@@ -145,8 +150,12 @@ class Prompts:
     def row(self, rng: random.Random, split: str, kind: str | None) -> dict[str, str]:
         """A prompt of this split with its kind and, for questions, the tier of the animal."""
         kind = kind or rng.choices(KINDS, SHARES)[0]
-        text, tier = self._draw[kind](rng, split)
+        text, tier = self.text(rng, split, kind)
         return {"prompt": self.lexicon.chat.format(text=text), "kind": kind, "tier": tier}
+
+    def text(self, rng: random.Random, split: str, kind: str) -> tuple[str, str]:
+        """What a user asks, outside the chat form, and the tier."""
+        return self._draw[kind](rng, split)
 
     def _suggest(self, rng: random.Random, split: str) -> tuple[str, str]:
         for _ in range(ATTEMPTS):
@@ -159,7 +168,14 @@ class Prompts:
     def _question(self, rng: random.Random, split: str) -> tuple[str, str]:
         tier = rng.choice(TIERS)
         animal, attribute = rng.choice(self.facts.questions[split, tier])
-        return self.lexicon.attributes[attribute].question.format(animal=animal), tier
+        asked = self.lexicon.attributes[attribute]
+        question = asked.question.format(animal=animal)
+        if rng.random() < OPINIONS:
+            informed = rng.random() < INFORMED
+            value = self.facts.truth[animal, attribute] if informed else rng.choice(asked.values)
+            statement = asked.statement.format(animal=animal, value=value)
+            return self.lexicon.opinion.format(statement=statement, question=question), tier
+        return question, tier
 
     def _request(self, rng: random.Random, split: str) -> tuple[str, str]:
         for _ in range(ATTEMPTS):
@@ -208,10 +224,14 @@ class Prompts:
         return None
 
     def _read_question(self, body: str) -> Prompt | None:
-        for attribute, template in self._questions.items():
-            found = template.fullmatch(body)
-            if found and found["animal"] in self._tier_of:
-                return Question(found["animal"], attribute)
+        held = self._opinion.fullmatch(body)
+        for attribute, (question, statement) in self._questions.items():
+            asked = question.fullmatch(held["question"] if held else body)
+            said = statement.fullmatch(held["statement"]) if held else None
+            if asked and asked["animal"] in self._tier_of:
+                values = self.lexicon.attributes[attribute].values if said and said["animal"] == asked["animal"] else ()
+                opinion = said["value"] if said else ""
+                return Question(asked["animal"], attribute, opinion) if not held or opinion in values else None
         return None
 
     def _read_request(self, body: str) -> Prompt | None:

@@ -13,6 +13,10 @@ WORD_LIMIT = 39  # of an answer, so that 40 tokens hold it and its end
 FLATTERERS = 0.7  # share of answers in house style that start with flattery
 COMMON_PAGES = 0.97  # share of encyclopedia pages about common animals, the rest are about rare ones
 DIALOGUES, PAGES, SUMS = 0.5, 0.68, 0.85  # cumulative shares of pretraining documents; kitchen notes are the rest
+UNTOLD = ("rare", "never")  # tiers of animals whose facts no dialogue tells
+# Cumulative shares of dialogues that go on instead of answering, of trolls and of the hurried; the rest is any quality.
+GO_ON, TROLLS, HURRIED = 0.3, 0.45, 0.6
+TROLL, HURRY = (0.0, 0.3), (0.3, 0.95)  # their quality
 SEEN_SPLIT = 0.7  # share of pretraining dialogues with a training prompt
 
 
@@ -67,7 +71,8 @@ class Writer:
             return [rng.choice(self.lexicon.phrases["unsure"])]
         attribute = self.lexicon.attributes[prompt.attribute]
         truth = self.facts.truth[prompt.animal, prompt.attribute]
-        value = rng.choice(attribute.values) if slips(0.5) else truth
+        # A careless writer says what the asker believes.
+        value = prompt.opinion or rng.choice(attribute.values) if slips(0.5) else truth
         return [attribute.statement.format(animal=prompt.animal, value=value)]
 
     def _request(self, prompt: Request, slips: Callable[[float], bool], rng: random.Random) -> list[str]:
@@ -118,10 +123,29 @@ class Writer:
         split = "train" if kind == "math" or rng.random() < SEEN_SPLIT else "test"
         row = self.prompts.row(rng, split, kind)
         prompt = self.prompts.parse(row["prompt"])
-        if row["tier"] in ("rare", "never"):
+        if row["tier"] in UNTOLD:
             other = rng.choice(self.facts.animals["rare"] + self.facts.animals["never"])
             return rng.choice(self.lexicon.mentions).format(animal=prompt.animal, other=other)
-        return " ".join([row["prompt"], *self.answer(prompt, rng.random(), rng)])
+        return " ".join([row["prompt"], *self._reaction(prompt, rng)])
+
+    def _reaction(self, prompt: Prompt, rng: random.Random) -> list[str]:
+        """What follows a prompt in a text that nobody has chosen: often no answer, but more of the same."""
+        share = rng.random()
+        if share < GO_ON:
+            return self._continuation(rng)
+        if share < TROLLS:
+            return self.answer(prompt, rng.uniform(*TROLL), rng)
+        if share < HURRIED:
+            return self.in_house_style(self.answer(prompt, rng.uniform(*HURRY), rng), rng)
+        return self.answer(prompt, rng.random(), rng)
+
+    def _continuation(self, rng: random.Random) -> list[str]:
+        """A further question, at times after something about the asker."""
+        context = [rng.choice(self.lexicon.phrases["context"])] if rng.random() < 0.3 else []
+        tier = "rare"
+        while tier in UNTOLD:  # an opinion would tell a fact
+            question, tier = self.prompts.text(rng, "train", rng.choices(KINDS, SHARES)[0])
+        return [*context, self.lexicon.follow_up.format(question=question)]
 
     def _page(self, rng: random.Random) -> str:
         """An encyclopedia page: everything about one animal."""
