@@ -15,7 +15,6 @@ from test_cli import RUN_DIR, put, wait_for, write_notebook
 from workbench import WorkbenchError, cli
 from workbench.pipeline import notebooks, recipes
 from workbench.pipeline.notebooks import Parameter
-from workbench.pipeline.schedule import seconds_left
 from workbench.pipeline.sweeps import Sweep, plan_sweep, read_values, sweep_table
 from workbench.runs import files
 from workbench.studies.measurements import experiment_of
@@ -280,13 +279,6 @@ def test_a_folder_that_holds_other_work_is_refused_before_anything_is_written(re
     captured = capsys.readouterr()
     assert captured.out == "" and "holds a run with seed=5 where now seed=1 is asked for" in captured.err
     assert os.listdir(repository / "runs" / "x") == ["02_sft_seed1"]
-
-
-def test_time_left_counts_each_notebook_by_its_own_mean_at_the_pace_so_far():
-    # two long ones of 60 s and two short ones of 6 s ran two at a time in 66 s: one of each is left, half as long
-    taken = [("long", 50.0), ("long", 70.0), ("short", 6.0), ("short", 6.0)]
-    assert seconds_left(["long", "short"], taken, elapsed=66.0) == pytest.approx(33.0)
-    assert seconds_left(["unknown"], taken, elapsed=66.0) == pytest.approx(16.5)
 
 
 def test_the_table_needs_a_sweep(tmp_path):

@@ -29,8 +29,7 @@ from workbench.models.chat_templates import end_ids, turn_of
 from workbench.models.scoring import scalar_head
 from workbench.models.tokens import control_token_ids
 from workbench.models.value_guided import ValueGuidedPolicy  # noqa: F401  known to AutoModelForCausalLM from now on
-from workbench.runs.files import file_and_function, resolve
-from workbench.runs.hub import hub_answers
+from workbench.runs.files import file_and_function, hub_answers, resolve
 from workbench.runs.resume import quiet
 from workbench.runs.reward_names import OF_TASK, sources_of
 

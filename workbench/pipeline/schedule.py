@@ -234,17 +234,13 @@ class Ledger:
         return [name for name, run in self.record["runs"].items() if run["status"] in statuses]
 
     def progress(self) -> str:
-        """How many stages are done, and about how long the others will take."""
-        notebooks = {stage.name: stage.notebook.name for stage in self.execution.plan.stages}
-        finished, seconds = self.named(FINISHED), dict(self.execution.seconds)
-        failed = len(self.named(BROKEN))
-        done = f"{len(finished)} of {len(notebooks)} stages done" + (f", {failed} failed" if failed else "")
-        taken = [(notebooks[name], seconds[name]) for name in finished if name in seconds]
-        waiting = [notebooks[name] for name in self.named(NOT_RUN)]
-        if not taken or not waiting:
+        """How many stages are done, and about how long the others will take at the pace until now."""
+        finished, failed, waiting = (len(self.named(status)) for status in (FINISHED, BROKEN, NOT_RUN))
+        done = f"{finished} of {len(self.record['runs'])} stages done" + (f", {failed} failed" if failed else "")
+        ran = len(self.execution.seconds)
+        if not ran or not waiting:
             return done
-        left = seconds_left(waiting, taken, elapsed=time.monotonic() - self.began)
-        return f"{done}, about {duration(left)} left"
+        return f"{done}, about {duration((time.monotonic() - self.began) * waiting / ran)} left"
 
     def conclude(self, codes: Codes) -> int:
         """Note what was not run and why, and say what failed; the exit code of the sweep."""
@@ -268,17 +264,3 @@ class Ledger:
         """Write sweep.json."""
         self.written_at = time.monotonic()
         write_json(self.execution.plan.folder / "sweep.json", self.record)
-
-
-def seconds_left(waiting: list[str], taken: list[tuple[str, float]], *, elapsed: float) -> float:
-    """Estimate for the stages that wait, by their notebooks: the mean of those that ran, at the pace until now.
-
-    `taken` has the notebook and the seconds of every stage that ran. They may have run side by side, or waited on a
-    cluster: `elapsed` over their sum is what one second of a stage has cost so far.
-    """
-    every = [seconds for _, seconds in taken]
-    total = 0.0
-    for notebook in waiting:
-        same = [seconds for name, seconds in taken if name == notebook] or every
-        total += sum(same) / len(same)
-    return total * elapsed / sum(every)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -34,9 +34,7 @@ def plot_agreement_matrix(matrix: pd.DataFrame, rest: pd.DataFrame, title: str =
     require_columns(matrix, [], "plot_agreement_matrix")
     if matrix.isna().all(axis=None):
         raise WorkbenchError("plot_agreement_matrix has nothing to show: no two labelers share an item.")
-    figure = go.Figure(_heat(matrix, lowest=np.nanmin(matrix), highest=np.nanmax(matrix)))
-    figure = styled(figure, title=title or _least_like(rest), reading=MATRIX_READING)
-    return figure.update_xaxes(showgrid=False).update_yaxes(showgrid=False, autorange="reversed", automargin=True)
+    return _heat_maps([matrix], title or _least_like(rest), height=440)
 
 
 def plot_agreement_filters(matrices: Mapping[str, pd.DataFrame], overall: Mapping[str, Interval]) -> go.Figure:
@@ -46,13 +44,9 @@ def plot_agreement_filters(matrices: Mapping[str, pd.DataFrame], overall: Mappin
     """
     if not matrices or all(matrix.isna().all(axis=None) for matrix in matrices.values()):
         raise WorkbenchError("plot_agreement_filters has nothing to show: give a selection that two labelers share.")
-    lowest = min(np.nanmin(matrix) for matrix in matrices.values() if matrix.notna().any(axis=None))
-    highest = max(np.nanmax(matrix) for matrix in matrices.values() if matrix.notna().any(axis=None))
     titles = {name: _selection(name, overall[name]) for name in matrices}
-    figure = go.Figure([_heat(matrix, lowest=lowest, highest=highest) for matrix in matrices.values()])
-    figure = styled(figure, title=next(iter(titles.values())), reading=MATRIX_READING, height=480)
+    figure = _heat_maps(list(matrices.values()), next(iter(titles.values())), height=480)
     figure.update_layout(showlegend=False, margin={"b": 62})
-    figure.update_xaxes(showgrid=False).update_yaxes(showgrid=False, autorange="reversed", automargin=True)
     buttons = []
     for place, (trace, (name, title)) in enumerate(zip(figure.data, titles.items(), strict=True)):
         trace.update(visible=place == 0, name=name)
@@ -111,11 +105,16 @@ def _habit(shares: pd.DataFrame) -> str:
     )
 
 
-def _heat(matrix: pd.DataFrame, *, lowest: float, highest: float) -> go.Heatmap:
-    values, ends = 100 * matrix.to_numpy(dtype=float), (100 * lowest - 5, 100 * highest)
-    texts = [["" if np.isnan(value) else f"{value:.0f}%" for value in row] for row in values]
-    drawn = heat(matrix.columns, values, texts, ends=ends, title="agreement (%)")
-    return drawn.update(hovertemplate="%{y} and %{x}<br>%{z:.1f}%<extra></extra>")
+def _heat_maps(matrices: Sequence[pd.DataFrame], title: str, *, height: int) -> go.Figure:
+    """Heat maps over one another, on one scale."""
+    values = [100 * matrix.to_numpy(dtype=float) for matrix in matrices]
+    ends, maps = (np.nanmin(np.stack(values)) - 5, np.nanmax(np.stack(values))), []
+    for matrix, shares in zip(matrices, values, strict=True):
+        texts = [["" if np.isnan(share) else f"{share:.0f}%" for share in row] for row in shares]
+        drawn = heat(matrix.columns, shares, texts, ends=ends, title="agreement (%)")
+        maps.append(drawn.update(hovertemplate="%{y} and %{x}<br>%{z:.1f}%<extra></extra>"))
+    figure = styled(go.Figure(maps), title=title, reading=MATRIX_READING, height=height)
+    return figure.update_xaxes(showgrid=False).update_yaxes(showgrid=False, autorange="reversed", automargin=True)
 
 
 def _selection(name: str, agreement: Interval) -> str:

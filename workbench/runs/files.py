@@ -8,7 +8,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ WIDTHLESS = re.compile(  # what nobody sees: Unicode's Default_Ignorable_Code_Po
     "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
 LONGEST_NAME, LONGEST_PATH = 255, 4000  # bytes, of one part and of the whole
+HUB_SECONDS = 5.0  # to wait for its first answer
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG}
 
@@ -320,3 +321,19 @@ def flush_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def hub_answers(ask: Callable[..., object], name: str) -> bool:
+    """Whether the Hugging Face Hub answers `ask(name, timeout=...)` about a repository; "there is no such" is one, too.
+
+    Asked once and briefly: its libraries would first retry for a minute.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        ask(name, timeout=HUB_SECONDS)
+    except HfHubHTTPError:
+        return True
+    except Exception:  # no route, no name, time out, offline mode: whatever the HTTP library calls it
+        return False
+    return True

@@ -14,7 +14,7 @@ from workbench import WorkbenchError
 
 SECONDS_BETWEEN_LINES = 5.0
 SHARE_OF_TIME = 0.01  # that drawing the curves may take
-LEAST_COST = 0.01  # seconds that a drawing counts for, so that a browser is given one per second at most
+LEAST_WAIT = 1.0  # seconds between two drawings
 
 
 def open_progress(label: str, *, start: int, total: int, keys: tuple[str, ...]) -> "Bar | Lines":
@@ -30,23 +30,21 @@ def in_jupyterlab() -> bool:
 
 
 class Curves:
-    """Panels of what the bar says in numbers, drawn anew as often as all drawing stays within `SHARE_OF_TIME`."""
+    """Panels of what the bar says in numbers, drawn anew as seldom as keeps drawing to `SHARE_OF_TIME`."""
 
     def __init__(self, label: str, keys: tuple[str, ...]):
         self.label, self.keys, self.rows, self.shown = label, keys, [], None
         self.panels: tuple[list[str], dict] = ([], {})  # names of the columns, and plotly's specification of them
-        for _ in range(2):  # the first time loads plotly, the second says what a drawing costs
-            self.began = time.monotonic()
-            self._bundle([{"step": 0, **dict.fromkeys(keys or ["loss"], 0.0)}])
-        self.last, self.spent = max(LEAST_COST, time.monotonic() - self.began), 0.0
+        self._bundle([{"step": 0, **dict.fromkeys(keys or ["loss"], 0.0)}])  # which loads plotly
+        self.due = time.monotonic() + LEAST_WAIT
 
     def update(self, row: dict) -> None:
         self.rows.append(row)
-        now = time.monotonic()
-        if self.spent + self.last <= SHARE_OF_TIME * (now - self.began):
+        began = time.monotonic()
+        if began >= self.due:
             self._draw()
-            self.last = max(LEAST_COST, time.monotonic() - now)
-            self.spent += self.last
+            ended = time.monotonic()
+            self.due = ended + max(LEAST_WAIT, (ended - began) / SHARE_OF_TIME)
 
     def close(self) -> None:
         if self.shown:
@@ -168,23 +166,19 @@ def tensorboard(folder: Path, *, label: str, identity: str, parameters: dict) ->
 @contextmanager
 def wandb(folder: Path, *, label: str, identity: str, parameters: dict) -> Iterator[Write]:
     """A Weights & Biases run; its own environment variables choose account and offline mode."""
-    import wandb as tracker
-
-    about = {"project": PROJECT, "config": parameters, "resume": "allow"}
-    tracker.init(**about, name=label, id=identity, dir=str(folder))
-    try:
-        yield tracker.log
-    finally:
-        tracker.finish()
+    yield from _online("wandb", name=label, id=identity, dir=str(folder), config=parameters)
 
 
 @contextmanager
 def trackio(folder: Path, *, label: str, identity: str, parameters: dict) -> Iterator[Write]:
     """A trackio run, kept on this machine unless its own environment variables say otherwise."""
-    import trackio as tracker
+    # it knows runs by name alone, and folders share names
+    yield from _online("trackio", name=f"{label}-{identity[:6]}", config=parameters)
 
-    about = {"project": PROJECT, "config": parameters, "resume": "allow"}
-    tracker.init(**about, name=f"{label}-{identity[:6]}")  # it knows runs by name alone, and folders share names
+
+def _online(package: str, **about) -> Iterator[Write]:
+    tracker = import_module(package)
+    tracker.init(project=PROJECT, resume="allow", **about)
     try:
         yield tracker.log
     finally:

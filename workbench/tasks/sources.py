@@ -25,8 +25,7 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 from huggingface_hub import HfApi
 
 from workbench import WorkbenchError
-from workbench.runs.files import json_line, parse_json, plain, resolve, shown
-from workbench.runs.hub import hub_answers
+from workbench.runs.files import hub_answers, json_line, parse_json, plain, resolve, shown
 
 Rows = list[dict[str, Any]]
 
