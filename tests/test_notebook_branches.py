@@ -189,6 +189,21 @@ def test_where_answers_are_checked_choices_are_compared_and_rest_em_learns_what_
     assert pd.read_json(folder / "metrics-imitation.jsonl", lines=True)["kept_reward"].eq(1).all()
 
 
+def test_verifiable_rewards_are_told_of_policies_that_it_trains_and_of_those_that_06_trained(runs, tmp_path):
+    (tmp_path / "mine.py").write_text(SHORT)  # something that an untrained policy passes now and then
+    rewards = {"reward_model": f"{tmp_path}/mine.py:short", "judges": "task:sums"}
+    inputs = {"model": str(runs / "sft"), "policy": str(runs / "base")} | rewards
+    first = execute("16_verifiable_rewards", tmp_path / "first", **inputs)
+    passes = pd.read_json(first / "tables" / "passes.jsonl", lines=True)
+    assert set(passes["policy"]) == {"sft", "sft + RLVR", "base", "base + RLVR"}
+    assert set(passes["verifier"]) == {"right", "task:sums"} and passes["accuracy"].between(0, 1).all()
+    again = {**inputs, "policy": "", "trained": str(first / "model-sft")}
+    second = execute("16_verifiable_rewards", tmp_path / "second", **again)
+    told = pd.read_json(second / "tables" / "passes.jsonl", lines=True)
+    same = [table[table["policy"] == "sft + RLVR"]["accuracy"].tolist() for table in (passes, told)]
+    assert same[0] == same[1] and not (second / "model-sft").exists()
+
+
 def test_fresh_labels_and_a_verifier_reward_together(runs, tmp_path):
     settings = {"model": str(runs / "sft"), "verifier": "task:sums*2", "kinds": "math, qa"}
     path = pd.read_json(execute("13_iterated_labels", tmp_path / "run", **settings) / "metrics.jsonl", lines=True)

@@ -470,10 +470,10 @@ def local_folders(**sources: str) -> dict[str, str]:
     return {name: place for name, place in places.items() if Path(place).exists()}
 
 
-def listed_folders(**rewards: str) -> dict[str, str]:
-    """`local_folders` of lists of rewards: the first of each has its list's name, the others a number behind it."""
+def listed_folders(**sources: str) -> dict[str, str]:
+    """`local_folders` of lists, of models or rewards: the first has its list's name, the others a number behind it."""
     numbered = {}
-    for name, listed in rewards.items():
+    for name, listed in sources.items():
         read = [source for source in dict.fromkeys(sources_of(listed)) if not source.startswith(OF_TASK)]
         numbered |= {f"{name}_{at}" if at > 1 else name: source for at, source in enumerate(read, 1)}
     return local_folders(**numbered)

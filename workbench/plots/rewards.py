@@ -211,7 +211,7 @@ def _peak_finding(curve: pd.DataFrame) -> str:
     return f"Gold is highest near n = {best['n']:.0f} ({number(best['gold'])}) and {end}, while the proxy rises"
 
 
-def plot_accuracy_by_choice(table: pd.DataFrame, title: str = "") -> go.Figure:
+def plot_accuracy_by_choice(table: pd.DataFrame, title: str = "", reading: str = "") -> go.Figure:
     """An `accuracy_by_choice` table: share of right choices against n (log scale), a line per choice, 95% bands."""
     require_columns(table, ["n", "choice", "accuracy", "accuracy_se"], "plot_accuracy_by_choice")
     figure, ends = go.Figure(), {}
@@ -224,5 +224,5 @@ def plot_accuracy_by_choice(table: pd.DataFrame, title: str = "") -> go.Figure:
     figure.update_xaxes(title="n, completions per prompt to choose from", type="log", tickvals=sizes)
     figure.update_yaxes(title="share of prompts answered right", tickformat=".0%")
     told = ", ".join(f"{choice} {value:.0%}" for choice, value in sorted(ends.items(), key=lambda end: -end[1]))
-    reading = "Bands: 95% over prompts. What lies below the oracle is there and was not chosen; chance knows nothing."
-    return styled(figure, title=title or f"Right of {sizes[-1]}: {told}", reading=reading, height=480)
+    usual = "Bands: 95% over prompts. What lies below the oracle is there and was not chosen; chance knows nothing."
+    return styled(figure, title=title or f"Right of {sizes[-1]}: {told}", reading=reading or usual, height=480)

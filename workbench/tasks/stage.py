@@ -12,9 +12,8 @@ from workbench.tasks import ORIGIN, open_task, task_inputs
 
 # parameters that name rows, and what `run.json` calls them
 DATASETS = {"dataset": "dataset", "feedback": "dataset", "comparisons": "comparisons", "mixed_with": "mixed_with"}
-SOURCES = {"model": "model", "policy": "policy", "tokenizer": "tokenizer"}  # parameters that name models, likewise
-# and those that list rewards, or models
-REWARDS = {"reward_model": "reward_model", "judges": "judge", "verifier": "verifier", "others": "other"}
+SOURCES = {"model": "model", "policy": "policy", "tokenizer": "tokenizer", "reward_model": "reward_model"}
+SOURCES |= {"judges": "judge", "verifier": "verifier", "others": "other"}  # those that name models, several with commas
 OPEN = ("", -1)  # a setting that is left to the configuration
 Value = str | int | float | bool
 
@@ -46,11 +45,8 @@ class Stage:
         given = self.parameters
         rows = {role: task_inputs(given[name]) for name, role in DATASETS.items() if given.get(name)}
         inputs = {role: place["dataset"] for role, place in rows.items() if place}
-        named, listed = (
-            {role: given[name] for name, role in names.items() if given.get(name)} for names in (SOURCES, REWARDS)
-        )
-        if named or listed:
-            inputs |= self._models.local_folders(**named) | self._models.listed_folders(**listed)
+        if named := {role: given[name] for name, role in SOURCES.items() if given.get(name)}:
+            inputs |= self._models.listed_folders(**named)
         sinks = [name for name in given.get("sinks", "").split(",") if name]
         return Run.open(given["run_dir"], given, inputs=inputs, sinks=sinks)
 
