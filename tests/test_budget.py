@@ -14,18 +14,11 @@ from workbench.analysis.best_of_n import best_of_n_curve
 from workbench.analysis.kl import estimator_errors, places_on_path, values_at_places
 from workbench.runs import Run
 from workbench.studies import measurements
+from workbench.studies.answers import answers
 from workbench.studies.budget import tables as budget
 from workbench.studies.budget import tables as budget_samples
-from workbench.studies.measurements import (
-    answers,
-    budget_paths,
-    comparable_runs,
-    gains_over_seeds,
-    run_points,
-    score_columns,
-    sizes_up_to,
-    unit_of,
-)
+from workbench.studies.budget.tables import budget_paths, comparable_runs, score_columns, sizes_up_to, unit_of
+from workbench.studies.measurements import gains_over_seeds, run_points
 from workbench.trainers.evaluation import record_measured
 
 

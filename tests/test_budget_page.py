@@ -11,7 +11,7 @@ from workbench.pipeline import report
 from workbench.studies import measurements
 from workbench.studies.budget import tables
 from workbench.studies.budget.figures import plot_budget_slider
-from workbench.studies.measurements import budget_paths, comparable_runs
+from workbench.studies.budget.tables import budget_paths, comparable_runs
 
 DRAWN = "document.querySelector('.js-plotly-plot')"
 

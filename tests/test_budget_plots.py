@@ -11,7 +11,8 @@ from workbench import WorkbenchError
 from workbench.studies import measurements
 from workbench.studies.budget import figures, tables
 from workbench.studies.budget.figures import plot_budget_slider
-from workbench.studies.measurements import budget_paths, comparable_runs, means_over_runs
+from workbench.studies.budget.tables import budget_paths, comparable_runs
+from workbench.studies.measurements import means_over_runs
 
 
 @pytest.fixture(scope="module")

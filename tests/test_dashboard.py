@@ -20,6 +20,7 @@ from workbench.pipeline import report
 from workbench.plots.marks import by_trace, spread_out
 from workbench.runs import Run
 from workbench.studies import measurements
+from workbench.studies.answers import answers, scores_in, side_by_side_answers
 from workbench.studies.comparison import tables as compared
 from workbench.studies.comparison.figures import (
     plot_chosen_metric,
@@ -28,7 +29,7 @@ from workbench.studies.comparison.figures import (
     plot_score_distributions,
     plot_side_by_side,
 )
-from workbench.studies.measurements import answers, find_runs, scores_in, side_by_side_answers
+from workbench.studies.measurements import find_runs
 
 HOSTILE = "<script>alert('x')</script> & <b>bold</b>"
 KINDS = ["qa", "math", "qa", "harm"]

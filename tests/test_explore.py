@@ -18,7 +18,7 @@ from workbench.plots.explore import explore
 from workbench.studies import measurements
 from workbench.studies.budget import tables
 from workbench.studies.budget.figures import plot_budget_slider
-from workbench.studies.measurements import budget_paths, comparable_runs
+from workbench.studies.budget.tables import budget_paths, comparable_runs
 
 
 def parts(box: ipywidgets.VBox) -> tuple:

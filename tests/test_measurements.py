@@ -12,6 +12,7 @@ from workbench import WorkbenchError
 from workbench.analysis.evaluations import NEEDED
 from workbench.runs import Run
 from workbench.studies import measurements
+from workbench.studies.answers import answers
 from workbench.studies.comparison.tables import overview
 from workbench.studies.measurements import find_runs
 
@@ -204,7 +205,7 @@ def test_a_damaged_table_is_passed_over(tmp_path):
     for damaged in ('{"prompt": \n', "[]\n", '{"prompt": "x"}\n'):
         bad.path("tables/measured.jsonl").write_text(damaged)
         assert set(measurements.run_points([good, bad])["run"]) == {"02_sft", "good"}
-        found = measurements.answers({"good": good, "bad": bad})
+        found = answers({"good": good, "bad": bad})
         assert set(found.rows["run"]) == {"02_sft", "good"} and "bad/tables/measured.jsonl" in found.left_out[0]
         assert overview({"bad": bad}, pd.DataFrame(), pd.DataFrame({"policy": []}))["measured"].tolist() == [""]
     bad.path("summary.json").write_text("{")

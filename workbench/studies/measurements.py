@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import math
 import os
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -17,7 +16,6 @@ import numpy as np
 import pandas as pd
 
 from workbench import WorkbenchError
-from workbench.analysis.best_of_n import expected_of_best, measured_best_of_n_kl
 from workbench.analysis.evaluations import NEEDED, flaw_of, summarise_evaluation
 from workbench.analysis.statistics import UNKNOWN, interval_over_units, mean_and_error, mean_over_units
 from workbench.runs import UNIT, Run, files
@@ -235,11 +233,11 @@ def read_evaluation(run: Run, when: str = "after") -> Evaluation:
     A score that no row has is no column; a row without one that others have is left out. A finished run without
     evaluations stands where its path begins and ends. WorkbenchError for a table of another form.
     """
-    rows, undefined = _evaluation(run.dir, when, _stamps(run))
+    rows, undefined = _evaluation(run.dir, when, written_at(run))
     return Evaluation(rows.copy(deep=False), undefined)
 
 
-def _stamps(run: Run) -> tuple:
+def written_at(run: Run) -> tuple:
     """When each table was last written."""
     return tuple(sorted((path.name, path.stat().st_mtime_ns) for path in run.path("tables").glob("*.jsonl")))
 
@@ -255,7 +253,7 @@ def _evaluation(folder: Path, when: str, _stamps: tuple) -> Evaluation:
         return Evaluation(table, 0)
     if missing := {"prompt", "completion", "temperature"} - set(table):
         lacks = f"column {', '.join(sorted(missing))}"
-        raise WorkbenchError(f"{_place(run)} has no {lacks}: another version made it.")
+        raise WorkbenchError(f"{place_of(run)} has no {lacks}: another version made it.")
     table = table.assign(nth=table.groupby(["temperature", "prompt"]).cumcount())
     kept = table["completion"].notna() & table[[score for score in SCORES if score in table]].notna().all(axis=1)
     if "kl" in table:
@@ -263,9 +261,18 @@ def _evaluation(folder: Path, when: str, _stamps: tuple) -> Evaluation:
     return Evaluation(table[kept], int((~kept).sum()))
 
 
-def _place(run: Run) -> str:
+def place_of(run: Run) -> str:
     """The file that holds what a run measured, in words."""
     return f"{files.shown(run.dir)}/tables/measured.jsonl"
+
+
+def is_evaluated(run: Run, when: str) -> bool:
+    """Whether there is an evaluation of that policy, in whatever form."""
+    try:
+        rows, undefined = read_evaluation(run, when)
+    except WorkbenchError:
+        return True
+    return len(rows) + undefined > 0
 
 
 def read_pool(run: Run) -> pd.DataFrame:
@@ -442,8 +449,8 @@ def curves_over_seeds(runs: Runs) -> pd.DataFrame:
 
 def _pretrained(runs: Mapping[str, Run]) -> list[tuple[dict, pd.DataFrame]]:
     """(whose, answers) of the policies that were measured, and neither beside their start nor as one."""
-    whole = {name: run for name, run in runs.items() if _holds(run, "after")}
-    starts = start_names({name: run for name, run in whole.items() if _holds(run, "before")})
+    whole = {name: run for name, run in runs.items() if is_evaluated(run, "after")}
+    starts = start_names({name: run for name, run in whole.items() if is_evaluated(run, "before")})
     found, worlds = [], worlds_of(whole, starts)
     for name in [name for name in whole if name not in starts.keys() | set(starts.values())]:
         with suppress(WorkbenchError):
@@ -494,269 +501,3 @@ def accuracy_by_size(runs: Iterable[Run]) -> pd.DataFrame:
     against = "gold" if (frame["measured_against"] == "gold").any() else "labels"
     table = over_runs(frame[frame["measured_against"] == against], ["model"], ["accuracy"])
     return table.sort_values(["start", "parameters"], ignore_index=True)
-
-
-# --- Paths in the plane of KL and reward.
-
-
-STAGE = re.compile(r"^\d+_")
-LEAST_LARGER = 1.25  # ratio of the n of best-of-n that follow one another on its path
-
-
-def unit_of(run: Run) -> dict[str, str | int]:
-    """experiment (without the number of its notebook), world and seed of a run."""
-    return {**run.unit._asdict(), "experiment": STAGE.sub("", run.unit.experiment)}
-
-
-def comparable_runs(runs: Iterable[Run], names: str = "") -> list[Run]:
-    """Runs whose paths may be compared: the experiments in `names` (commas between), or all that share their inputs.
-
-    With "", those that start from the model and have the reward of most runs; the first of several rewards.
-    Raises WorkbenchError where none is left, or a name is not among the experiments.
-    """
-    found = [run for run in runs if source_of(run)]
-    if names:
-        wanted = [name.strip() for name in names.split(",")]
-        known = {unit_of(run)["experiment"] for run in found}
-        if set(wanted) - known:
-            raise WorkbenchError(f"No runs of {sorted(set(wanted) - known)}: choose from {sorted(known)}.")
-        return [run for run in found if unit_of(run)["experiment"] in wanted]
-    if not found:
-        raise WorkbenchError("None of these runs measured a policy: run a notebook from 06 to 08 first.")
-    inputs = pd.Series([_inputs(run) for run in found])
-    return [run for run, its in zip(found, inputs, strict=True) if its == inputs.mode()[0]]
-
-
-def _inputs(run: Run) -> str:
-    """Experiments that a run's policy and reward come from."""
-    sources = [str(run.parameters.get(name, "")) for name in ("model", "reward_model")]
-    several = "," in sources[1] and "ensemble" in run.parameters
-    names = [experiments_named(source)[0] for source in sources]
-    return " ".join([*names, "ensemble"] if several else names)
-
-
-def source_of(run: Run) -> str:
-    """The most telling that a run has of its policy: path or evaluation; of best-of-n pool or curve; else "".
-
-    What was fine-tuned on a choice of samples is a policy, though it holds the pool that it was chosen from, too.
-    """
-    if len(means := _policy_means(run.dir, _stamps(run))):
-        return means["source"].iloc[0]
-    return "pool" if has_table(run, "pool") else "curve" if len(read_measured(run, "best of n")) else ""
-
-
-def budget_paths(runs: Iterable[Run]) -> pd.DataFrame:
-    """One row per run and measured step, 0 the reference (of best-of-n: per n), in the order of training.
-
-    Columns run, experiment, world, seed, source (see `source_of`), step, kl (nats, mean over prompts) and kl_se, of
-    best-of-n also kl_bound, the mean of every score that was measured, completions, left_out (those with NaN).
-    """
-    tables = []
-    for run in runs:
-        if source := source_of(run):
-            path = _best_of_n_path(run) if source in ("pool", "curve") else _policy_means(run.dir, _stamps(run))
-            tables.append(path.assign(run=run.name, **unit_of(run), source=source))
-    if not tables:
-        raise WorkbenchError("None of these runs measured a policy: run a notebook from 06 to 08 first.")
-    paths = pd.concat(tables, ignore_index=True).dropna(subset="kl")
-    first = ["run", "experiment", "world", "seed", "source", "step", "kl"]
-    return paths[[*first, *(column for column in paths if column not in first)]]
-
-
-def score_columns(frame: pd.DataFrame) -> list[str]:
-    """The scores that were measured: gold, proxy, then the components of gold."""
-    names = [name for name in frame if str(name).startswith("gold_") and not name.endswith(("_low", "_high", "_se"))]
-    names = [name for name in names if pd.api.types.is_numeric_dtype(frame[name])]  # not what a prompt calls gold_text
-    return [name for name in ("gold", "proxy", *names) if name in frame and frame[name].notna().any()]
-
-
-@lru_cache(maxsize=512)
-def _policy_means(folder: Path, _stamps: tuple) -> pd.DataFrame:
-    """Means over the completions of each step, of the path or, where none was kept, of both evaluations.
-
-    A score of which some are NaN takes those completions with it.
-    """
-    run = Run.read(folder)
-    source, table = "path", read_measured(run, "path")
-    if table.empty:
-        source, table = "evaluation", read_measured(run, "evaluation")
-        ends = table[table["temperature"] == 1] if "temperature" in table else table.iloc[:0]
-        ends = ends.reindex(columns=list(dict.fromkeys([*ends, "kl"])))  # perhaps nobody measured it
-        table = ends.assign(kl=ends["kl"].where(ends["step"] > 0, 0.0)) if ends["step"].nunique() > 1 else ends.iloc[:0]
-    scores, rows = score_columns(table), []
-    for step, part in table.groupby("step"):
-        known = part.dropna(subset=["kl", *(name for name in scores if part[name].notna().any())])
-        if len(known):
-            counts = {"completions": len(known), "left_out": len(part) - len(known), "source": source}
-            kl, kl_se = map(float, mean_and_error(known["kl"]))
-            rows.append({"step": step, "kl": kl, "kl_se": kl_se, **known[scores].mean(), **counts})
-    return pd.DataFrame(rows)
-
-
-def _best_of_n_path(run: Run) -> pd.DataFrame:
-    """Best-of-n from a pool, with the KL that it measures; at the bound on its KL where the pool does not tell it."""
-    pool = read_pool(run) if has_table(run, "pool") else pd.DataFrame()
-    if "logprob" not in pool:
-        curve = read_measured(run, "best of n").drop(columns="step").rename(columns={"n": "step"})
-        return curve[["step", "kl", *score_columns(curve)]].assign(kl_bound=curve["kl"], left_out=0)
-    scores = score_columns(pool)
-    bad = pool.loc[pool[["logprob", *scores]].isna().any(axis=1), "prompt_index"]
-    whole = pool[~pool["prompt_index"].isin(bad)]  # all of a prompt's pool: what is left would be another policy's
-    size = whole.groupby("prompt_index").size().min()
-    matrices = {name: _matrix(whole, name, size) for name in ("logprob", *scores)}
-    texts = _matrix(whole.assign(text=marked_texts(whole)), "text", size)
-    ns = sizes_up_to(size)
-    path = measured_best_of_n_kl(matrices["proxy"], matrices["logprob"], texts, ns).rename(columns={"n": "step"})
-    for name in scores:
-        path[name] = expected_of_best(matrices["proxy"], matrices[name], ns).mean(axis=0)
-    return path.assign(completions=texts.size, left_out=len(pool) - len(whole))
-
-
-def marked_texts(pool: pd.DataFrame) -> pd.Series:
-    """What the completions of a pool say, those that were cut marked: cut or ended are two different events.
-
-    A pool that does not say which were cut is taken as it is.
-    """
-    if "finished" not in pool:
-        return pool["completion"]
-    return pool["completion"] + pool["finished"].map({True: "", False: " …"})
-
-
-def _matrix(pool: pd.DataFrame, column: str, size: int) -> np.ndarray:
-    return np.stack([part.to_numpy()[:size] for _, part in pool.groupby("prompt_index")[column]])
-
-
-def sizes_up_to(largest: int) -> list[int]:
-    """1, 2, 3, 4, 5, 7, ...: each n at least `LEAST_LARGER` times the one before, up to `largest`, the last."""
-    sizes = [1]
-    while sizes[-1] < largest:
-        sizes.append(min(largest, max(sizes[-1] + 1, round(LEAST_LARGER * sizes[-1]))))
-    return sizes
-
-
-# --- What policies said.
-
-
-def answers(runs: Mapping[str, Run], *, temperature: float = 1.0) -> Gathered:
-    """What every policy said to held-out prompts at one temperature: one row per policy, run, prompt and `nth` of it.
-
-    Policies are experiments, the ones that they started from and, at temperature 1, the best of the first n of a pool
-    by the proxy. Columns policy, run, repetition (its seed and world by name), world, judge (the reward model behind
-    `proxy`), judge_id (one per set of its weights), and those of the evaluation: prompt, completion, and scores.
-    """
-    frames, left_out = [], []
-    starts = start_names({name: run for name, run in runs.items() if _holds(run, "before")})
-    worlds = worlds_of(runs, starts)
-    for name, source, policy in _sources(runs, starts):
-        if source == "pool" and temperature != 1:
-            continue
-        run = runs[name]
-        try:
-            found = _best_of_n(run, name) if source == "pool" else [_said(run, source, policy, temperature)]
-            frames += [rows.assign(world=worlds[name]) for rows in found]
-        except WorkbenchError as error:
-            left_out.append(str(error))
-            continue
-        if source != "pool" and (lost := read_evaluation(run, source).undefined):
-            left_out.append(f"{_place(run)}: {lost} rows lack a score.")
-    return Gathered(pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["policy"]), left_out)
-
-
-def _sources(runs: Mapping[str, Run], starts: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
-    """Run, what of it, and the policy: each start once by each reward model, and every run's own policy."""
-    known = set()
-    for name, run in runs.items():
-        if name in starts and (starts[name], _judge(run)) not in known:
-            known.add((starts[name], _judge(run)))
-            yield name, "before", starts[name]
-        # a start is measured by those that started from it, on their reward model
-        if name not in starts.values() and _holds(run, "after"):
-            yield name, "after", name
-        if has_table(run, "pool"):
-            yield name, "pool", name
-
-
-def _holds(run: Run, when: str) -> bool:
-    """Whether there is an evaluation of that policy, in whatever form."""
-    try:
-        rows, undefined = read_evaluation(run, when)
-    except WorkbenchError:
-        return True
-    return len(rows) + undefined > 0
-
-
-def _said(run: Run, when: str, policy: str, temperature: float) -> pd.DataFrame:
-    """Answers of an evaluation; WorkbenchError where it has another form, or none at that temperature."""
-    frame = read_evaluation(run, when).rows
-    part = frame[frame["temperature"] == temperature]
-    if part.empty:
-        found = ", ".join(f"{value:g}" for value in sorted(frame["temperature"].unique()))
-        raise WorkbenchError(f"{policy} was not measured at temperature {temperature:g}, only at {found}.")
-    return _told(part.drop(columns=["n", *DRAWN], errors="ignore"), run, policy)
-
-
-def _best_of_n(run: Run, name: str) -> Iterator[pd.DataFrame]:
-    """Answers of the sample with the highest proxy among the first n of each prompt, for some n."""
-    for n, best in best_of_first(read_pool(run), POOL_SIZES):
-        best = best.drop(columns="prompt_index").assign(nth=best.groupby("prompt").cumcount())
-        yield _told(best, run, name).assign(policy=f"{experiment_of(name)}, n = {n}", run=f"{name}, n = {n}")
-
-
-def _told(rows: pd.DataFrame, run: Run, policy: str) -> pd.DataFrame:
-    """The answers with whose they are; other reward models' scores by their names without seeds."""
-    label, identity = _judge(run)
-    of_run = {"policy": experiment_of(policy), "run": policy, "repetition": repetition_of(policy)}
-    of_run |= {"judge": label, "judge_id": identity}
-    judges = {name: experiment_of(name) for name in rows if name.startswith("judge_")}
-    return rows.drop(columns=["method", "logprob"], errors="ignore").rename(columns=judges).assign(**of_run)
-
-
-def _judge(run: Run) -> tuple[str, str]:
-    """What the reward model behind a run's proxy is called, seeds aside, and one text per set of weights.
-
-    Of several reward models a run with an `ensemble` uses all, another one the first.
-    """
-    sources = str(run.parameters.get("reward_model", ""))
-    inputs = run.record.get("inputs") or {}
-    weights = [entry["sha256"] for name, entry in sorted(inputs.items()) if name.startswith("reward_model")]
-    names = experiments_named(sources)
-    if "ensemble" not in run.parameters:
-        names, weights = names[:1], weights[:1]
-    how = f" ({run.parameters['ensemble']})" if len(names) > 1 else ""
-    return ", ".join(names) + how, "+".join(weights) + how if weights else sources
-
-
-def side_by_side_answers(answered: pd.DataFrame, *, score: str, count: int) -> pd.DataFrame:
-    """`count` of `prompts_in_turn` with the answer of every policy, by that run of it which comes first by name.
-
-    The last prompt is where the scores differ most. Columns as in `answers`; prompts without a `score` are left out.
-    """
-    first = answered.groupby("policy")["run"].transform("min")
-    rows = answered[(answered["run"] == first) & (answered["nth"] == 0)].dropna(subset=[score])
-    rows = rows.drop_duplicates(["policy", "prompt"])
-    order, scores = prompts_in_turn(rows, "policy"), rows.groupby("prompt", sort=False)[score]
-    widest = (scores.max() - scores.min()).loc[order].idxmax() if order else ""
-    chosen = [*[prompt for prompt in order if prompt != widest][: count - 1], widest]
-    return in_order(rows, chosen)
-
-
-def prompts_in_turn(rows: pd.DataFrame, who: str) -> list[str]:
-    """Prompts that most of the column `who` answered, in the order of the rows, those of each `kind` by turns."""
-    asked = rows.groupby("prompt", sort=False)[who].nunique()
-    once = rows.drop_duplicates("prompt")
-    once = once[once["prompt"].map(asked) == asked.max()]
-    kinds = once["kind"].fillna("") if "kind" in once else pd.Series("", index=once.index)
-    return list(once["prompt"].loc[kinds.groupby(kinds).cumcount().sort_values(kind="stable").index])
-
-
-def in_order(rows: pd.DataFrame, prompts: Sequence[str]) -> pd.DataFrame:
-    """The rows of these prompts, in their order, with their `place` in it."""
-    place = rows["prompt"].map({prompt: number for number, prompt in enumerate(prompts)})
-    return rows.assign(place=place).dropna(subset=["place"]).sort_values("place", kind="stable", ignore_index=True)
-
-
-def scores_in(answered: pd.DataFrame) -> list[str]:
-    """Which scores any answer has: gold, proxy, parts of gold, other reward models."""
-    numbers = [column for column in answered.select_dtypes("number") if answered[column].notna().any()]
-    others = [column for column in numbers if column.startswith(("gold_", "judge_"))]
-    return [*[score for score in SCORES if score in numbers], *others]

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from workbench import WorkbenchError
+from workbench.analysis.best_of_n import expected_of_best, measured_best_of_n_kl
 from workbench.analysis.kl import ESTIMATORS, estimator_errors, places_on_path, values_at_places
-from workbench.analysis.statistics import draws, holm, interval_over_units, nats, p_value_over_units, student_quantile
+from workbench.analysis.statistics import (
+    draws,
+    holm,
+    interval_over_units,
+    mean_and_error,
+    nats,
+    p_value_over_units,
+    student_quantile,
+)
 from workbench.runs import Run
+from workbench.studies.answers import in_order, prompts_in_turn
 from workbench.studies.measurements import (
     best_of_first,
-    in_order,
+    experiments_named,
+    has_table,
     means_over_runs,
-    prompts_in_turn,
     read_measured,
     read_pool,
-    score_columns,
-    sizes_up_to,
-    source_of,
-    unit_of,
+    written_at,
 )
 
 AT_BOUND = " (bound)"  # behind the name of best-of-n where it stands at the bound on its KL
@@ -31,6 +41,145 @@ SIGNIFICANT = 0.05
 MOST_NAMES = 8  # methods that a sentence lists
 ROUND = (1, 1.5, 2, 3, 4, 6, 8)  # budgets per factor of ten
 UNIT = ["world", "seed"]
+STAGE = re.compile(r"^\d+_")
+LEAST_LARGER = 1.25  # ratio of the n of best-of-n that follow one another on its path
+
+
+# --- Paths in the plane of KL and reward.
+
+
+def unit_of(run: Run) -> dict[str, str | int]:
+    """experiment (without the number of its notebook), world and seed of a run."""
+    return {**run.unit._asdict(), "experiment": STAGE.sub("", run.unit.experiment)}
+
+
+def comparable_runs(runs: Iterable[Run], names: str = "") -> list[Run]:
+    """Runs whose paths may be compared: the experiments in `names` (commas between), or all that share their inputs.
+
+    With "", those that start from the model and have the reward of most runs; the first of several rewards.
+    Raises WorkbenchError where none is left, or a name is not among the experiments.
+    """
+    found = [run for run in runs if source_of(run)]
+    if names:
+        wanted = [name.strip() for name in names.split(",")]
+        known = {unit_of(run)["experiment"] for run in found}
+        if set(wanted) - known:
+            raise WorkbenchError(f"No runs of {sorted(set(wanted) - known)}: choose from {sorted(known)}.")
+        return [run for run in found if unit_of(run)["experiment"] in wanted]
+    if not found:
+        raise WorkbenchError("None of these runs measured a policy: run a notebook from 06 to 08 first.")
+    inputs = pd.Series([_inputs(run) for run in found])
+    return [run for run, its in zip(found, inputs, strict=True) if its == inputs.mode()[0]]
+
+
+def _inputs(run: Run) -> str:
+    """Experiments that a run's policy and reward come from."""
+    sources = [str(run.parameters.get(name, "")) for name in ("model", "reward_model")]
+    several = "," in sources[1] and "ensemble" in run.parameters
+    names = [experiments_named(source)[0] for source in sources]
+    return " ".join([*names, "ensemble"] if several else names)
+
+
+def source_of(run: Run) -> str:
+    """The most telling that a run has of its policy: path or evaluation; of best-of-n pool or curve; else "".
+
+    What was fine-tuned on a choice of samples is a policy, though it holds the pool that it was chosen from, too.
+    """
+    if len(means := _policy_means(run.dir, written_at(run))):
+        return means["source"].iloc[0]
+    return "pool" if has_table(run, "pool") else "curve" if len(read_measured(run, "best of n")) else ""
+
+
+def budget_paths(runs: Iterable[Run]) -> pd.DataFrame:
+    """One row per run and measured step, 0 the reference (of best-of-n: per n), in the order of training.
+
+    Columns run, experiment, world, seed, source (see `source_of`), step, kl (nats, mean over prompts) and kl_se, of
+    best-of-n also kl_bound, the mean of every score that was measured, completions, left_out (those with NaN).
+    """
+    tables = []
+    for run in runs:
+        if source := source_of(run):
+            path = _best_of_n_path(run) if source in ("pool", "curve") else _policy_means(run.dir, written_at(run))
+            tables.append(path.assign(run=run.name, **unit_of(run), source=source))
+    if not tables:
+        raise WorkbenchError("None of these runs measured a policy: run a notebook from 06 to 08 first.")
+    paths = pd.concat(tables, ignore_index=True).dropna(subset="kl")
+    first = ["run", "experiment", "world", "seed", "source", "step", "kl"]
+    return paths[[*first, *(column for column in paths if column not in first)]]
+
+
+def score_columns(frame: pd.DataFrame) -> list[str]:
+    """The scores that were measured: gold, proxy, then the components of gold."""
+    names = [name for name in frame if str(name).startswith("gold_") and not name.endswith(("_low", "_high", "_se"))]
+    names = [name for name in names if pd.api.types.is_numeric_dtype(frame[name])]  # not what a prompt calls gold_text
+    return [name for name in ("gold", "proxy", *names) if name in frame and frame[name].notna().any()]
+
+
+@lru_cache(maxsize=512)
+def _policy_means(folder: Path, _stamps: tuple) -> pd.DataFrame:
+    """Means over the completions of each step, of the path or, where none was kept, of both evaluations.
+
+    A score of which some are NaN takes those completions with it.
+    """
+    run = Run.read(folder)
+    source, table = "path", read_measured(run, "path")
+    if table.empty:
+        source, table = "evaluation", read_measured(run, "evaluation")
+        ends = table[table["temperature"] == 1] if "temperature" in table else table.iloc[:0]
+        ends = ends.reindex(columns=list(dict.fromkeys([*ends, "kl"])))  # perhaps nobody measured it
+        table = ends.assign(kl=ends["kl"].where(ends["step"] > 0, 0.0)) if ends["step"].nunique() > 1 else ends.iloc[:0]
+    scores, rows = score_columns(table), []
+    for step, part in table.groupby("step"):
+        known = part.dropna(subset=["kl", *(name for name in scores if part[name].notna().any())])
+        if len(known):
+            counts = {"completions": len(known), "left_out": len(part) - len(known), "source": source}
+            kl, kl_se = map(float, mean_and_error(known["kl"]))
+            rows.append({"step": step, "kl": kl, "kl_se": kl_se, **known[scores].mean(), **counts})
+    return pd.DataFrame(rows)
+
+
+def _best_of_n_path(run: Run) -> pd.DataFrame:
+    """Best-of-n from a pool, with the KL that it measures; at the bound on its KL where the pool does not tell it."""
+    pool = read_pool(run) if has_table(run, "pool") else pd.DataFrame()
+    if "logprob" not in pool:
+        curve = read_measured(run, "best of n").drop(columns="step").rename(columns={"n": "step"})
+        return curve[["step", "kl", *score_columns(curve)]].assign(kl_bound=curve["kl"], left_out=0)
+    scores = score_columns(pool)
+    bad = pool.loc[pool[["logprob", *scores]].isna().any(axis=1), "prompt_index"]
+    whole = pool[~pool["prompt_index"].isin(bad)]  # all of a prompt's pool: what is left would be another policy's
+    size = whole.groupby("prompt_index").size().min()
+    matrices = {name: _matrix(whole, name, size) for name in ("logprob", *scores)}
+    texts = _matrix(whole.assign(text=marked_texts(whole)), "text", size)
+    ns = sizes_up_to(size)
+    path = measured_best_of_n_kl(matrices["proxy"], matrices["logprob"], texts, ns).rename(columns={"n": "step"})
+    for name in scores:
+        path[name] = expected_of_best(matrices["proxy"], matrices[name], ns).mean(axis=0)
+    return path.assign(completions=texts.size, left_out=len(pool) - len(whole))
+
+
+def marked_texts(pool: pd.DataFrame) -> pd.Series:
+    """What the completions of a pool say, those that were cut marked: cut or ended are two different events.
+
+    A pool that does not say which were cut is taken as it is.
+    """
+    if "finished" not in pool:
+        return pool["completion"]
+    return pool["completion"] + pool["finished"].map({True: "", False: " …"})
+
+
+def _matrix(pool: pd.DataFrame, column: str, size: int) -> np.ndarray:
+    return np.stack([part.to_numpy()[:size] for _, part in pool.groupby("prompt_index")[column]])
+
+
+def sizes_up_to(largest: int) -> list[int]:
+    """1, 2, 3, 4, 5, 7, ...: each n at least `LEAST_LARGER` times the one before, up to `largest`, the last."""
+    sizes = [1]
+    while sizes[-1] < largest:
+        sizes.append(min(largest, max(sizes[-1] + 1, round(LEAST_LARGER * sizes[-1]))))
+    return sizes
+
+
+# --- Where runs stand at a budget.
 
 
 def at_budget(paths: pd.DataFrame, budgets: Sequence[float]) -> pd.DataFrame:

@@ -19,12 +19,11 @@ from workbench.analysis.ensembles import ENSEMBLES, ensemble_scores, shared_erro
 from workbench.analysis.overoptimization import held_out_peak, path_means
 from workbench.runs import Run
 from workbench.runs.reward_names import with_sources
-from workbench.studies.budget.tables import mean_paths
+from workbench.studies.budget.tables import marked_texts, mean_paths
 from workbench.studies.measurements import (
     OLDER,
     experiment_of,
     has_table,
-    marked_texts,
     read_measured,
     read_pool,
     repetition_of,
