@@ -1,5 +1,6 @@
 """Policies side by side and in summary; oracles: tables small enough to count, gold that its components add up to."""
 
+import json
 import random
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 
 from workbench import WorkbenchError
 from workbench.analysis.evaluations import gold_components, side_by_side, summarise_evaluation
+from workbench.runs import Run
+from workbench.studies.comparison import reuse
 
 KINDS = ["qa", "qa", "qa", "math", "math", "harm"]
 
@@ -105,3 +108,38 @@ def test_a_summary_has_the_mean_and_its_error_at_each_temperature():
     frame = evaluation([1.0, 2.0], name="x").assign(kl=[0.5, 1.5, np.nan, np.nan])
     table = summarise_evaluation(frame).set_index("temperature")  # what was not measured is left out
     assert table.loc[1.0, "kl"] == 1.0 and np.isnan(table.loc[0.0, "kl"]) and "proxy" not in table
+
+
+def ppo_run(folder, name, *, passes, cliprange=0.2, algorithm="ppo", golds=(0.1, 0.2, 0.6, 0.7), clipped=0.1, world=0):
+    (folder / name).mkdir()
+    given = {"cliprange": cliprange, "num_ppo_epochs": passes, "algorithm": algorithm, "batch_size": 32, "steps": 8}
+    record = {"parameters": given | {"world_seed": world}, "seed": 0, "status": "finished", "cpu_seconds": 40.0}
+    (folder / name / "run.json").write_text(json.dumps(record))
+    rows = [{"step": step, "clip_fraction": clipped * (step > 4)} for step in range(1, 9)]
+    for row, gold in zip(rows[1::2], golds, strict=True):
+        row["held_out_gold"] = gold
+    (folder / name / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return Run.read(folder / name)
+
+
+def test_reuse_counts_samples_and_seconds_and_averages_the_last_three_measurements_over_units(tmp_path):
+    runs = {
+        "06_wide_world0": ppo_run(tmp_path, "06_wide_world0", passes=4, cliprange=1000.0, clipped=0.0),
+        "06_wide_world1": ppo_run(tmp_path, "06_wide_world1", passes=4, cliprange=1000.0, clipped=0.0, world=1),
+        "06_once": ppo_run(tmp_path, "06_once", passes=1, golds=(0.0, 0.3, 0.3, 0.9)),
+        "06_penalty": ppo_run(tmp_path, "06_penalty", passes=1, algorithm="ppo_penalty"),
+        "06_own": ppo_run(tmp_path, "06_own", passes=-1),  # the algorithm's own number is not in the run
+    }
+    rows = reuse.reuse_rows(runs)
+    assert set(rows["run"]) == set(runs) - {"06_own"}
+    once = rows[rows["run"] == "06_once"]
+    assert once[["samples", "seconds"]].to_numpy().tolist() == [[64, 10], [128, 20], [192, 30], [256, 40]]
+    ends = reuse.reuse_ends(rows).set_index(["passes", "clip"])
+    assert ends.loc[(1, "0.2"), "value"] == pytest.approx(0.5)
+    assert ends.loc[(1, "0.2"), "clip_fraction"] == pytest.approx(0.05)  # half of the steps clip a tenth
+    assert ends.loc[(4, "none"), "runs"] == 2 and ends.loc[(4, "none"), "value"] == pytest.approx(0.5)
+    assert (1, "penalty") in ends.index
+    figure = reuse.plot_reuse(rows)
+    assert "at most 5.0% of tokens are outside" in figure.layout.title.text.replace("<br>", " ")
+    with pytest.raises(WorkbenchError, match="no two runs of 06 differ in num_ppo_epochs and cliprange"):
+        reuse.reuse_rows({"06_once": runs["06_once"]})
