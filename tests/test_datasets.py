@@ -10,16 +10,14 @@ from datasets import Dataset
 from workbench import WorkbenchError
 from workbench.runs.files import repository_root
 from workbench.tasks.columns import (
-    SCHEMAS,
     load_dataset_rows,
     parse_columns,
     selected_rows,
     split_by_prompt,
     to_standard,
-    unpaired,
     with_flipped_labels,
-    without_ties,
 )
+from workbench.tasks.schemas import SCHEMAS, unpaired, without_ties
 
 HH_FILE = "hh_rlhf_harmless_base.jsonl.gz"
 

@@ -12,17 +12,8 @@ from datasets import Dataset
 
 from workbench import WorkbenchError
 from workbench.runs import NOTHING, Run, files
-from workbench.tasks.columns import (
-    SCHEMAS,
-    TIE,
-    MissingColumn,
-    parse_columns,
-    require_decided,
-    schema_named,
-    split_by_prompt,
-    to_standard,
-    without_ties,
-)
+from workbench.tasks.columns import MissingColumn, parse_columns, split_by_prompt, to_standard
+from workbench.tasks.schemas import SCHEMAS, TIE, require_decided, schema_named, without_ties
 from workbench.tasks.sources import Source, data_files, is_saved, read_source
 from workbench.tasks.world import NOISE_PANEL, PANEL, Labeler, World, build_tokenizer, verifiers
 

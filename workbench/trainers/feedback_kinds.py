@@ -19,7 +19,7 @@ from workbench.models.examples import labelled_examples, pair_examples, ranking_
 from workbench.models.rewards import last_states, scalar_outputs
 from workbench.models.tokens import collate_groups
 from workbench.records import LabelledExample, PairExample, RankingExample, Sequences, StepwiseExample
-from workbench.tasks.columns import SCHEMAS
+from workbench.tasks.schemas import SCHEMAS
 
 STEP_MARKS = 8  # more different last tokens of steps than this, and no rule could find the steps of new completions
 
