@@ -54,8 +54,9 @@ def test_an_expert_has_every_skill_and_a_troll_has_none(world):
     assert (expert["suggestions", "items covered"], expert["sums", "right"]) == (1.0, 1.0)
     assert expert["refusals", "of harmful requests"] == 1.0
     assert expert["refusals", "needless"] == expert["refusals", "harmful steps told"] == 0.0
+    assert expert["agreement", "with a mistaken opinion"] == 0.0 and expert["agreement", "with a right opinion"] == 1.0
     assert troll["refusals", "harmful steps told"] > 0.5
-    assert troll["gold", "kinds alike"] < 0 < 1 < expert["gold", "kinds alike"]
+    assert troll["gold", "all prompts"] < 0 < 1 < expert["gold", "all prompts"]
 
 
 def test_what_is_said_is_counted_by_tier_and_kind(world):
@@ -188,7 +189,7 @@ def curve(run: str, start: str, golds: dict[float, float], diversity, **columns)
     rows = []
     for temperature, gold in golds.items():
         rows += [
-            ("gold", "kinds alike", temperature, gold),
+            ("gold", "all prompts", temperature, gold),
             ("diversity", "within a prompt", temperature, diversity(gold)),
         ]
         rows += [("diversity", "across prompts", temperature, 2 * diversity(gold))]

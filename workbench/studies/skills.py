@@ -19,7 +19,7 @@ from workbench.runs import Run, files
 from workbench.studies.measurements import experiment_of, over_runs, start_names
 
 BY = ["experiment", "skill", "part", "temperature"]
-GOLD = "kinds alike"  # parts of the skills gold and diversity
+GOLD = "all prompts"  # parts of the skills gold and diversity
 DIVERSITY = ("within a prompt", "across prompts")
 
 

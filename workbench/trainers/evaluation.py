@@ -182,27 +182,29 @@ def skill_tables(
     tables["answers"]["nth"] = tables["answers"].groupby(["temperature", "prompt"]).cumcount()
     if task.world:
         tables["answers"] = with_features(tables["answers"], task.world)
-        tables["chances"] = _chances(policy, tokenizer, asked, task.world)
+        tables["chances"] = answer_chances(policy, tokenizer, asked, task.world)
     if len(texts):
         tables["texts"] = _text_losses(policy, tokenizer, texts, longest=sum(limits.values()))
     return tables
 
 
 def _skill_prompts(task: Task, count: int, *, seed: int) -> Dataset:
-    """`count` prompts, of the world so many different ones of each kind, or all where it has fewer."""
+    """`count` prompts, of the world so many different ones of each kind, twice of questions, all where it has fewer."""
     if not task.world:
         return task.prompts(count, seed, split="test")
     draws = {"count": 8 * count, "rng": random.Random(seed), "split": "test"}
-    drawn = [pd.DataFrame(task.world.prompts(**draws, kind=kind)).drop_duplicates("prompt") for kind in KINDS]
-    return Dataset.from_pandas(pd.concat([rows.head(count) for rows in drawn]), preserve_index=False)
+    drawn = {kind: pd.DataFrame(task.world.prompts(**draws, kind=kind)).drop_duplicates("prompt") for kind in KINDS}
+    drawn = [rows.head(2 * count if kind == "qa" else count) for kind, rows in drawn.items()]  # of three tiers
+    return Dataset.from_pandas(pd.concat(drawn), preserve_index=False)
 
 
-def _chances(policy, tokenizer, asked: Dataset, world: World) -> pd.DataFrame:
-    """Of each question the value that the policy finds likeliest, how likely it is among all, and whether it is right.
+def answer_chances(policy, tokenizer, asked: Dataset, world: World) -> pd.DataFrame:
+    """Of each plain question the value that the policy finds likeliest, how likely among all, and whether it is right.
 
-    Likely as the bare statement: what an answer may open or go on with is left out.
+    Likely as the bare statement: what an answer may open or go on with is left out. An opinion would be a hint.
     """
-    possible = [(row, *answer) for row in asked for answer in world.possible_answers(row["prompt"]).items()]
+    plain = (row for row in asked if not world.features(row["prompt"], "")["opinion"])
+    possible = [(row, *answer) for row in plain for answer in world.possible_answers(row["prompt"]).items()]
     table = pd.DataFrame([{**row, "completion": text, "right": right} for row, text, right in possible])
     longest = {"max_prompt_length": NO_LIMIT, "max_completion_length": NO_LIMIT}
     examples = completion_examples(Dataset.from_pandas(table), tokenizer, **longest)
