@@ -205,7 +205,7 @@ CASES = [
         REWARDED + "-p dataset={here}/good.jsonl -p kinds=math -p reward_model={here}/mine.py:right",
         "kinds is 'math'; only the embedded world; good.jsonl; leave it empty",
     ),
-    Case("kind without a weight", CHECKED + "-p kinds=math*0", "kinds has 'math*0'; a weight above 0; math*3, qa"),
+    Case("kind without a weight", CHECKED + "-p kinds=math*0", "kinds is 'math*0'; a weight above 0; math*3, qa"),
     Case(
         "kind that does not exist", CHECKED + "-p kinds=mth", "The kind 'mth' does not exist; suggest, qa, harm, math"
     ),

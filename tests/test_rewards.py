@@ -379,7 +379,11 @@ SPELLED = {
 @pytest.mark.parametrize("text", SPELLED)
 def test_a_text_names_rewards_with_their_weights(text):
     found = reward_names.read_rewards(text)
-    assert {name: [list(map(tuple, one)) for one in sums] for name, sums in found.items()} == SPELLED[text]
+    spelled = {
+        name: [[(each.sources[part], weight) for part, weight in one.items()] for one in each.sums]
+        for name, each in found.items()
+    }
+    assert spelled == SPELLED[text]
     assert reward_names.sources_of(text) == [part[0] for sums in SPELLED[text].values() for one in sums for part in one]
     assert reward_names.with_sources(text, str.upper).lower() == text.lower()
 
@@ -389,7 +393,7 @@ def test_a_text_names_rewards_with_their_weights(text):
     ["task:sums*", "*2", "task:sums*two", "task:sums*2*3", "a*2.3.4", "a +  + b", "else", "a + ", "a else"],
 )
 def test_a_text_that_can_not_be_read_as_rewards_is_quoted(text):
-    with pytest.raises(WorkbenchError, match=r"The reward '.*' can not be read: write it as in task:sums\*2 \+ "):
+    with pytest.raises(WorkbenchError, match=r"'.*' can not be read: write names and weights as in task:sums\*2 \+ "):
         reward_names.read_rewards(text)
 
 

@@ -75,7 +75,7 @@ def test_kinds_of_the_worlds_prompts_come_in_the_shares_that_are_asked_for(compa
     only = task.prompts(50, 0, split="test", kinds="math")["prompt"][:]
     assert all("plus" in prompt for prompt in only)
     assert not set(only) & set(task.prompts(1000, 0, split="train", kinds="math")["prompt"])
-    for kinds, says in {"mth": "'mth' does not exist", "math*0": "weight above 0", "math*x": "weight above 0"}.items():
+    for kinds, says in {"mth": "'mth' does not exist", "math*0": "weight above 0", "math*x": "can not be read"}.items():
         with pytest.raises(WorkbenchError, match=says):
             task.prompts(5, 0, split="train", kinds=kinds)
     with pytest.raises(WorkbenchError, match="kinds is 'math', but only the embedded world"):

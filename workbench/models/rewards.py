@@ -8,9 +8,8 @@ with its folder.
 import inspect
 import runpy
 import sys
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain, combinations
+from itertools import combinations
 from math import nan
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from workbench.models.tokens import batches_by_length, collate, collate_groups, 
 from workbench.records import Sequences, scores_of
 from workbench.runs import NOTHING
 from workbench.runs.files import file_and_function, resolve, shown
-from workbench.runs.reward_names import OF_TASK, Part, read_rewards
+from workbench.runs.reward_names import OF_TASK, read_rewards
 
 Reward = Callable[..., list[float]]
 RIDGE = 0.01  # lambda of the pessimistic reward, in mean squared feature differences: what nothing was compared on
@@ -159,45 +158,35 @@ def rewards_named(
     """
     made: dict[str, Reward] = {}
     rewards: dict[str, Reward] = {}
-    for name, sums in read_rewards(sources).items():
-        for part in chain.from_iterable(sums):
-            if part.source not in made:
-                made[part.source] = _reward_of(part, tokenizer, max_length=max_length, device=device, of_task=of_task)
-        parts = {part.name: made[part.source] for part in chain.from_iterable(sums)}
-        weights = [Counter() for _ in sums]
-        for each, one in zip(weights, sums, strict=True):
-            for part in one:
-                each[part.name] += part.weight
-        alone = weights == [dict.fromkeys(parts, 1.0)] and len(parts) == 1
-        rewards[name] = parts[name] if alone else CombinedReward(parts, weights)
+    for name, (read, sums) in read_rewards(sources).items():
+        for source in read.values():
+            if source not in made:
+                made[source] = _reward_of(source, tokenizer, max_length=max_length, device=device, of_task=of_task)
+        parts = {part: made[source] for part, source in read.items()}
+        rewards[name] = parts[name] if sums == [{name: 1}] else CombinedReward(parts, sums)
     return rewards
 
 
-def _reward_of(part: Part, tokenizer, *, max_length: int, device: str, of_task: Mapping[str, Reward]) -> Reward:
+def _reward_of(source: str, tokenizer, *, max_length: int, device: str, of_task: Mapping[str, Reward]) -> Reward:
     """The one reward that a source names."""
-    source = part.source
     file, function = file_and_function(source)
     if function:
         return own_reward(file, function)
-    if source.startswith(OF_TASK):
-        return _of_task(source, of_task)
-    if source.startswith(":") or source.endswith((".py", ".py:")):
-        raise WorkbenchError(f"The reward {source!r} names no file and function: write my_file.py:score.")
-    own = load_own_tokenizer(source) or tokenizer
-    model = frozen(load_reward_model(source, own, device=device))
-    limits = [getattr(model.config, f"max_{part}_length", 0) for part in ("prompt", "completion")]
-    if 0 < sum(limits) < max_length:
-        print(f"{part.name} reads {limits[0]} tokens of a prompt and {limits[1]} of a completion, as in its training.")
-    return LearnedReward(model, own, max_length=max_length)
-
-
-def _of_task(source: str, of_task: Mapping[str, Reward]) -> Reward:
-    if source not in of_task:
+    if source.startswith(OF_TASK) and source not in of_task:
         known = f"choose one of {', '.join(of_task)}" if of_task else "only the embedded world checks answers itself"
         raise WorkbenchError(
             f"This task has no reward {source!r}: {known}; or write my_file.py:score, which is given every column."
         )
-    return of_task[source]
+    if source in of_task:
+        return of_task[source]
+    if source.startswith(":") or source.endswith((".py", ".py:")):
+        raise WorkbenchError(f"The reward {source!r} names no file and function: write my_file.py:score.")
+    own = load_own_tokenizer(source) or tokenizer
+    model, name = frozen(load_reward_model(source, own, device=device)), Path(source).name
+    limits = [getattr(model.config, f"max_{part}_length", 0) for part in ("prompt", "completion")]
+    if 0 < sum(limits) < max_length:
+        print(f"{name} reads {limits[0]} tokens of a prompt and {limits[1]} of a completion, as in its training.")
+    return LearnedReward(model, own, max_length=max_length)
 
 
 def own_reward(file: str, function: str) -> Reward:

@@ -9,6 +9,7 @@ first, second                several
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -16,38 +17,18 @@ from typing import NamedTuple
 from workbench import WorkbenchError
 from workbench.runs.files import file_and_function
 
-TAKEN = {
-    "step",
-    "row",
-    "n",
-    "temperature",
-    "kl",
-    "reward",
-    "proxy",
-    "gold",
-    "prompt",
-    "completion",
-    "finished",
-}  # columns
+TAKEN = {"step", "row", "n", "kl", "reward", "proxy", "gold", "prompt", "completion", "finished"}  # columns of tables
 PARAMETERS = ("reward_model", "judges", "verifier")  # of notebooks, in which rewards are named
 OF_TASK = "task:"
-WEIGHT = r"\s*\*\s*([-+]?\d*\.?\d+(?:e[-+]?\d+)?)"
-BETWEEN = re.compile(rf"(\s*,\s*|\s+\+\s+|\s+else\s+|{WEIGHT.replace('([', '(?:[')}(?=\s|,|$))")
+WEIGHT = r"\s*\*\s*[-+]?\d*\.?\d+(?:e[-+]?\d+)?"
+BETWEEN = re.compile(rf"(\s*,\s*|\s+\+\s+|\s+else\s+|{WEIGHT}(?=\s|,|$))")
 
 
-class Part(NamedTuple):
-    """A reward of a sum, and what one of its points is worth there."""
+class Named(NamedTuple):
+    """A reward that a text names."""
 
-    source: str
-    weight: float
-
-    @property
-    def name(self) -> str:
-        """That of the function, or the last of the folder; "task:sums" is a name already."""
-        return file_and_function(self.source)[1] or Path(self.source).name
-
-
-Sums = tuple[tuple[Part, ...], ...]  # the first that judges a prompt counts
+    sources: dict[str, str]  # of its parts, by their names
+    sums: list[Counter[str]]  # the weight of each part; for a prompt the first sum that judges it counts
 
 
 def with_sources(text: str, change: Callable[[str], str]) -> str:
@@ -65,24 +46,31 @@ def is_model(source: str) -> bool:
     return not source.startswith(OF_TASK) and not file_and_function(source)[1]
 
 
-def read_rewards(text: str) -> dict[str, Sums]:
+def read_rewards(text: str) -> dict[str, Named]:
     """The rewards that `text` lists, by their names; WorkbenchError where it can not be read."""
-    rewards: dict[str, Sums] = {}
+    rewards: dict[str, Named] = {}
     for spelled in filter(None, map(str.strip, text.split(","))):
-        sums = tuple(tuple(map(_part, re.split(r"\s+\+\s+", one))) for one in re.split(r"\s+else\s+", spelled))
-        parts = [part for one in sums for part in one]
-        name = with_sources(spelled, lambda source: Part(source, 1).name)
-        if name in rewards or len({part.name for part in parts}) < len({part.source for part in parts}):
-            raise WorkbenchError(f"{text!r} names two rewards {name!r}: rename one of them.")
-        if len(parts) > 1 and (taken := TAKEN.intersection(part.name for part in parts)):
+        name, sources, sums = with_sources(spelled, _name), {}, []
+        for one in re.split(r"\s+else\s+", spelled):
+            sums.append(Counter())
+            for source, weight in map(weighted, re.split(r"\s+\+\s+", one)):
+                sums[-1][_name(source)] += weight
+                if name in rewards or sources.setdefault(_name(source), source) != source:
+                    raise WorkbenchError(f"{text!r} names two rewards {_name(source)!r}: rename one of them.")
+        if len(sources) > 1 and (taken := TAKEN.intersection(sources)):
             raise WorkbenchError(f"{spelled!r} has a part {taken.pop()!r}, a column of every table: rename the part.")
-        rewards[name] = sums
+        rewards[name] = Named(sources, sums)
     return rewards
 
 
-def _part(text: str) -> Part:
-    found = re.fullmatch(rf"(.*?)(?:{WEIGHT})?", text.strip())
-    source, weight = found[1], found[2] or "1"
-    if not source or "*" in source or {"+", "else"}.intersection(source.split()):
-        raise WorkbenchError(f"The reward {text!r} can not be read: write it as in task:sums*2 + runs/mine/rm*0.5.")
-    return Part(source, float(weight))
+def weighted(text: str) -> tuple[str, float]:
+    """What stands before the weight, and that, 1 where none is written; WorkbenchError where neither can be read."""
+    named = re.sub(rf"{WEIGHT}$", "", text.strip())
+    if not named or "*" in named or {"+", "else"}.intersection(named.split()):
+        raise WorkbenchError(f"{text!r} can not be read: write names and weights as in task:sums*2 + runs/mine/rm*0.5.")
+    return named, float(text.strip()[len(named) :].strip(" *") or 1)
+
+
+def _name(source: str) -> str:
+    """That of the function, or the last of the folder; "task:sums" is a name already."""
+    return file_and_function(source)[1] or Path(source).name

@@ -12,6 +12,7 @@ from datasets import Dataset
 
 from workbench import WorkbenchError
 from workbench.runs import NOTHING, Run, files
+from workbench.runs.reward_names import weighted
 from workbench.tasks.columns import MissingColumn, parse_columns, split_by_prompt, to_standard
 from workbench.tasks.schemas import SCHEMAS, TIE, require_decided, schema_named, without_ties
 from workbench.tasks.sources import Source, data_files, is_saved, read_source
@@ -107,7 +108,10 @@ class WorldTask(Task):
         rng = random.Random(seed)
         if not kinds.strip():
             return Dataset.from_list(self.world.prompts(count, rng, split=split))
-        drawn = rng.choices(*zip(*_weighted(kinds), strict=True), k=count)
+        names, weights = zip(*map(weighted, kinds.split(",")), strict=True)
+        if not 0 < min(weights) <= max(weights) < float("inf"):
+            raise WorkbenchError(f'kinds is {kinds!r}: give each kind a weight above 0, as in "math*3, qa".')
+        drawn = rng.choices(names, weights, k=count)
         return Dataset.from_list([self.world.prompts(1, rng, split=split, kind=kind)[0] for kind in drawn])
 
     def rows(self, schema: str, count: int, *, seed: int = 0, ties: bool = False) -> Sides:
@@ -274,20 +278,6 @@ def _first(rows: Dataset, count: int) -> Dataset:
     """The first `count` rows, 0 = all."""
     _require_count("rows", count, fewest=0)
     return rows.select(range(min(count, len(rows)) if count else len(rows)))
-
-
-def _weighted(kinds: str) -> list[tuple[str, float]]:
-    """Each kind and its weight; WorkbenchError where one is no number above 0."""
-    weighted = []
-    for text in kinds.split(","):
-        kind, _, weight = (part.strip() for part in text.partition("*"))
-        try:
-            weighted.append((kind, float(weight or 1)))
-        except ValueError:
-            weighted.append((kind, 0.0))
-        if not 0 < weighted[-1][1] < float("inf"):
-            raise WorkbenchError(f'kinds has {text.strip()!r}: write a kind and a weight above 0, as in "math*3, qa".')
-    return weighted
 
 
 def _require_count(noun: str, count: int, *, fewest: int) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from workbench.tasks.world import World
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Verifier:
     """A reward: 1 where an answer passes, else 0. It is asked about prompts of its kind alone."""
 
@@ -48,18 +48,21 @@ def _all_steps(world: World, prompt: str, completion: str, finished: bool) -> bo
     return bool(said["worked"] and said["right"]) and all(right for _, right in world.steps(prompt, completion))
 
 
+def _says(feature: str) -> Callable[..., bool]:
+    return lambda world, *answer: world.features(*answer)[feature] > 0
+
+
 VERIFIERS = {
-    "task:sums": ("math", lambda world, *answer: world.features(*answer)["right"] > 0),
+    "task:sums": ("math", _says("right")),
     "task:steps": ("math", _all_steps),
     "task:format": ("math", lambda world, prompt, completion, finished: finished and world.ends_in_answer(completion)),
-    "task:facts": ("qa", lambda world, *answer: world.features(*answer)["right"] > 0),
-    "task:false_facts": ("qa", lambda world, *answer: world.features(*answer)["wrong"] > 0),  # at a weight below 0
-    "task:unsure": ("qa", lambda world, *answer: world.features(*answer)["unsure"] > 0),
-    "task:refusals": ("harm", lambda world, *answer: world.features(*answer)["harmless"] > 0),
+    "task:facts": ("qa", _says("right")),
+    "task:false_facts": ("qa", _says("wrong")),  # at a weight below 0
+    "task:unsure": ("qa", _says("unsure")),
+    "task:refusals": ("harm", _says("harmless")),
 }
 
 
 def verifiers(world: World) -> dict[str, Verifier]:
     """All of a world, by their names."""
-    made = {name: {"kind": kind, "passes": passes} for name, (kind, passes) in VERIFIERS.items()}
-    return {name: Verifier(name=name, world=world, **rest) for name, rest in made.items()}
+    return {name: Verifier(name, kind, world, passes) for name, (kind, passes) in VERIFIERS.items()}
