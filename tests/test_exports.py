@@ -8,7 +8,7 @@ from datasets import load_dataset
 from judgements import judged as judgement
 
 from workbench import WorkbenchError
-from workbench.feedback.exchange import FORMATS, conversations, export, write_rows
+from workbench.feedback.exchange import conversations, export, write_rows
 from workbench.feedback.kinds import training_rows
 from workbench.tasks.columns import load_dataset_rows
 
@@ -40,7 +40,7 @@ JUDGEMENTS = [
     judged("two", "correction", " neither ."),
 ]
 
-MADE = [name for name, each in FORMATS.items() if {said.kind for said in JUDGEMENTS}.intersection(each.kinds)]
+MADE = ["preferences", "margins", "rankings", "best_of", "ratings", "demonstrations"]
 
 
 def rows_of(folder, name):
@@ -56,7 +56,7 @@ def test_one_call_writes_every_kind_and_counts_what_became_of_it(tmp_path):
         "ratings: 3 ratings from 2 judgements; left out: 1 unrated. "
         "demonstrations: 1 demonstration from 1 judgement; left out: nothing."
     )
-    names = ["best_of", "demonstrations", "left_out", "preferences", "rankings", "ratings"]
+    names = sorted([*MADE, "left_out"])
     assert sorted(path.stem for path in tmp_path.iterdir()) == names
     pair = {"prompt": "which ?", "chosen": " that .", "rejected": " this ."}
     assert rows_of(tmp_path, "preferences")[0] == {**pair, "labeler": "ada", "item_id": "two"}
@@ -73,12 +73,10 @@ def test_one_call_writes_every_kind_and_counts_what_became_of_it(tmp_path):
 
 
 def test_every_format_holds_the_rows_counted_by_hand(tmp_path):
-    export(ITEMS, JUDGEMENTS, tmp_path, formats=MADE)
+    export(ITEMS, JUDGEMENTS, tmp_path)
     assert [(row["chosen"], row["margin"]) for row in rows_of(tmp_path, "margins")] == [(" that .", 1.0)]
     assert rows_of(tmp_path, "best_of")[0]["best"] == 2
     assert [row.get("flags") for row in rows_of(tmp_path, "ratings")] == [[], ["rude"], None]
-    reasons = [(row["format"], row["reason"]) for row in rows_of(tmp_path, "left_out")]
-    assert ("margins", "no strength") in reasons
 
 
 SCHEMAS = {name: name for name in ("preferences", "rankings", "ratings", "demonstrations")}
@@ -87,7 +85,7 @@ SCHEMAS["margins"] = "preferences"
 
 @pytest.mark.parametrize("talk", [False, True])
 def test_files_load_as_standard_columns_plain_and_as_conversations(tmp_path, talk):
-    export(conversations(ITEMS) if talk else ITEMS, JUDGEMENTS, tmp_path, formats=MADE)
+    export(conversations(ITEMS) if talk else ITEMS, JUDGEMENTS, tmp_path)
     for name in [*MADE, "left_out"]:
         path = str(tmp_path / f"{name}.jsonl")
         loaded = load_dataset("json", data_files=path, split="train", cache_dir=str(tmp_path / "cache"))
@@ -108,11 +106,6 @@ def test_conversations_stay_what_they_are():
     assert ITEMS[0]["prompt"] == "which ?"
 
 
-def test_kinds_without_a_file_are_named(tmp_path):
-    sentence = export(ITEMS, JUDGEMENTS, tmp_path, formats=["rankings"])
-    assert sentence.endswith("left out: 1 tie. in no file: 6 pair, 1 best_of, 2 rating, 1 correction.")
-
-
 def test_a_format_without_rows_leaves_no_file_and_no_old_one(tmp_path):
     export(ITEMS, JUDGEMENTS[:1], tmp_path)
     assert (tmp_path / "preferences.jsonl").exists() and not (tmp_path / "left_out.jsonl").exists()
@@ -122,18 +115,16 @@ def test_a_format_without_rows_leaves_no_file_and_no_old_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("items", "judgements", "formats", "words"),
+    ("items", "judgements", "words"),
     [
-        (ITEMS, JUDGEMENTS, ["dpo"], "no format 'dpo': use preferences, .*margins"),
-        (ITEMS, JUDGEMENTS[:1], ["rankings"], "made of kind ranking, but these judgements are of kind pair"),
-        (ITEMS, [], [], "no judgements to export"),
-        ([conversations(ITEMS)[0], ITEMS[1]], JUDGEMENTS[:1], [], r"conversations\(items\)"),
-        ([{**ITEMS[0], "prompt": {1, 2}}], JUDGEMENTS[:1], [], "a prompt that is {1, 2}"),
+        (ITEMS, [], "no judgements to export"),
+        ([conversations(ITEMS)[0], ITEMS[1]], JUDGEMENTS[:1], r"conversations\(items\)"),
+        ([{**ITEMS[0], "prompt": {1, 2}}], JUDGEMENTS[:1], "a prompt that is {1, 2}"),
     ],
 )
-def test_what_can_not_be_exported_gets_a_sentence_and_leaves_no_file(tmp_path, items, judgements, formats, words):
+def test_what_can_not_be_exported_gets_a_sentence_and_leaves_no_file(tmp_path, items, judgements, words):
     with pytest.raises(WorkbenchError, match=words):
-        export(items, judgements, tmp_path / "new", formats=formats)
+        export(items, judgements, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
@@ -183,7 +174,7 @@ def test_rows_and_left_out_add_up_on_random_tables(tmp_path):
             judged("two" if draw.random() < 0.8 else "check", "pair", draw.choice([0, 1, "tie", "skip"]), str(number))
             for number in range(draw.randrange(1, 30))
         ]
-        sentence = export(ITEMS, judgements, tmp_path / str(turn), formats="preferences")
+        sentence = export(ITEMS, judgements, tmp_path / str(turn))
         rows, left_out = training_rows("pair", ITEMS, judgements)
         said = [int(word) for word in sentence.replace(",", " ").replace(".", " ").split() if word.isdigit()]
         assert said[0] + sum(said[2:]) == said[1] == len(judgements) == len(rows) + len(left_out)

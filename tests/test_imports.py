@@ -8,7 +8,7 @@ import pytest
 from judgements import judged
 
 from workbench import WorkbenchError
-from workbench.feedback.exchange import FORMATS, conversations, export, read_feedback, standard_feedback
+from workbench.feedback.exchange import conversations, export, read_feedback, standard_feedback
 from workbench.feedback.imports import argilla_feedback, label_studio_feedback
 from workbench.feedback.kinds import require_verdict, training_rows
 from workbench.feedback.store import Store
@@ -83,14 +83,14 @@ def test_what_was_exported_and_imported_is_exported_the_same(tmp_path, name, kin
     for turn in range(5):
         items, judgements = drawn(kind, draw)
         items = conversations(items) if talk else items
-        export(items, judgements, tmp_path / f"{turn}-first", formats=[name])
+        export(items, judgements, tmp_path / f"{turn}-first")
         first = tmp_path / f"{turn}-first" / f"{name}.jsonl"
         if not first.exists():
             continue
         again = standard_feedback(first, kind=kind)
         require_items(again[0])
         assert {each.kind for each in again[1]} == {kind}
-        export(*again, tmp_path / f"{turn}-second", formats=[name])
+        export(*again, tmp_path / f"{turn}-second")
         second = tmp_path / f"{turn}-second" / f"{name}.jsonl"
         assert contents(first) == contents(second)
 
@@ -104,7 +104,7 @@ def contents(path):
 def test_judgements_come_back_with_what_was_said(tmp_path):
     items, judgements = drawn("pair", random.Random(3))
     judgements = [each for each in judgements if each.value != "tie"]
-    export(items, judgements, tmp_path, formats=["preferences"])
+    export(items, judgements, tmp_path)
     found_items, found = standard_feedback(tmp_path / "preferences.jsonl", kind="pair")
     by_id = {item["item_id"]: item["completions"] for item in items}
     found_by_id = {item["item_id"]: item["completions"] for item in found_items}
@@ -119,7 +119,7 @@ def test_judgements_come_back_with_what_was_said(tmp_path):
 def test_pairs_of_a_ranking_become_items_of_their_own(tmp_path):
     items, judgements = drawn("ranking", random.Random(2))
     pairs, _ = training_rows("ranking", items, judgements, file="preferences")
-    export(items, judgements, tmp_path, formats="preferences")
+    export(items, judgements, tmp_path)
     found_items, found = standard_feedback(tmp_path / "preferences.jsonl", kind="pair")
     assert len(found) == len(pairs)
     sizes = {item["item_id"]: len(item["completions"]) for item in items}
@@ -214,7 +214,7 @@ def test_files_that_can_not_be_read_get_a_sentence(tmp_path):
 
 def test_imported_feedback_goes_into_a_store(tmp_path):
     items, judgements = drawn("pair", random.Random(3))
-    export(items, judgements, tmp_path, formats="preferences")
+    export(items, judgements, tmp_path)
     found_items, found = standard_feedback(tmp_path / "preferences.jsonl", kind="pair")
     for item, judgement in itertools.product(found_items, found):
         if item["item_id"] == judgement.item_id:
@@ -641,7 +641,3 @@ def test_whatever_stands_in_a_field_is_read_or_refused_in_a_sentence(tmp_path):
                 assert "\n" not in str(error), (path, leaf)
             else:
                 assert all(each.labeler.strip() not in ("", "nan", "None") for each in judgements), (path, leaf)
-
-
-def test_every_export_format_can_be_imported():
-    assert set(FORMATS) == {name for name, _ in ROUNDTRIPS}

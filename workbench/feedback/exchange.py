@@ -15,11 +15,10 @@ Rows also name labeler and item_id, which keep what belongs together together.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, suppress
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from workbench import WorkbenchError
 from workbench.feedback.imports import (
@@ -34,53 +33,43 @@ from workbench.feedback.imports import (
     records_of,
     with_repeats,
 )
-from workbench.feedback.kinds import COMPARING, KINDS, Rows, judged, left_out_row, require_kind, training_rows
+from workbench.feedback.kinds import KINDS, Rows, require_kind, training_rows
 from workbench.feedback.store import Store
 from workbench.feedback.tables import jsonable, require_items
 from workbench.records import Judgement
 from workbench.runs import Run
 from workbench.runs.files import read_json_lines, replace_file, resolve, shown
 
-
-class Format(NamedTuple):
-    """How a file is made."""
-
-    kinds: tuple[str, ...]  # of judgement that it takes
-    noun: str
-    rows: Callable[[Sequence[Mapping], Sequence[Judgement]], tuple[Rows, Rows]]
+FILES = {name: file.noun for record in KINDS.values() for name, file in record.files.items()}
 
 
-def export(
-    items: Iterable[Mapping],
-    judgements: Iterable[Judgement],
-    folder: str | Path,
-    *,
-    formats: str | Sequence[str] = (),
-) -> str:
-    """Write a file per format and say what became of all judgements.
+def export(items: Iterable[Mapping], judgements: Iterable[Judgement], folder: str | Path) -> str:
+    """Write every file that the judgements can make and say what became of all of them.
 
-    By default those of `USUAL` that the judgements can make. Every file is replaced whole or not at all, none before
-    all rows are made; a format without rows leaves no file. WorkbenchError for an unknown format, one that none of the
-    judgements is for, items of mixed form, and where a file can not be written.
+    Every file is replaced whole or not at all, none before all rows are made; one without rows is none. WorkbenchError
+    without judgements, for items of mixed form, and where a file can not be written.
     """
     items, judgements, folder = list(items), list(judgements), resolve(folder)
     require_items(items)
     _require_one_form(items)
-    wanted, files, left_out, sentences = _wanted(formats, judgements), {}, [], []
-    for name, (kinds, noun, make) in wanted.items():
-        own = [judgement for judgement in judgements if judgement.kind in kinds]
-        files[name], omitted = make(items, own)
-        left_out += [{"format": name, **row, "value": jsonable(row["value"], "A verdict")} for row in omitted]
-        sentences.append(f"{name}: {account(files[name], omitted, judgements=len(own), noun=noun)}")
-    paths = {name: folder / f"{name}.jsonl" for name in (*files, "left_out")}
+    if not judgements:
+        raise WorkbenchError("There are no judgements to export: judge some items first.")
+    files, left_out, sentences = {}, [], []
+    for name, noun in FILES.items():
+        own = [judgement for judgement in judgements if name in KINDS[judgement.kind].files]
+        if own:
+            files[name], omitted = file_rows(name, items, own)
+            left_out += [{"format": name, **row, "value": jsonable(row["value"], "A verdict")} for row in omitted]
+            sentences.append(f"{name}: {account(files[name], omitted, judgements=len(own), noun=noun)}")
+    if "preferences" in files:
+        pairs = files["preferences"]
+        files |= {"margins": [row for row in pairs if "margin" in row], "preferences": _without_margins(pairs)}
+    files["left_out"] = left_out
+    paths = {name: folder / f"{name}.jsonl" for name in files}
     for path in paths.values():
         _refuse_other_rows(path)
-    for name, rows in {**files, "left_out": left_out}.items():
+    for name, rows in files.items():
         write_rows(rows, paths[name])
-    used = {kind for each in wanted.values() for kind in each.kinds}
-    unused = Counter(judgement.kind for judgement in judgements if judgement.kind not in used)
-    if unused:
-        sentences.append("in no file: " + ", ".join(f"{count} {kind}" for kind, count in unused.items()))
     return f"{shown(folder)}: " + ". ".join(sentences) + "."
 
 
@@ -133,17 +122,11 @@ def file_rows(name: str, items: Sequence[Mapping], judgements: Sequence[Judgemen
 def pair_rows(items: Sequence[Mapping], judgements: Sequence[Judgement]) -> tuple[Rows, Rows]:
     """Rows prompt, chosen, rejected, labeler, item_id of everything that compares two completions."""
     rows, left_out = file_rows("preferences", items, judgements)
-    return [{name: value for name, value in row.items() if name != "margin"} for row in rows], left_out
+    return _without_margins(rows), left_out
 
 
-def margin_rows(items: Sequence[Mapping], judgements: Sequence[Judgement]) -> tuple[Rows, Rows]:
-    """The rows of pairs with a strength; other decided pairs are left out for "no strength"."""
-    silent = [each for each in judgements if each.value in (0, 1) and each.details.get("strength") is None]
-    names = {each.event_id for each in silent}
-    rows, left_out = training_rows("pair", items, [each for each in judgements if each.event_id not in names])
-    for judgement, item, reason in judged(items, silent, "pair"):
-        left_out.append(left_out_row(judgement, item, reason or "no strength"))
-    return rows, left_out
+def _without_margins(rows: Rows) -> Rows:
+    return [{name: value for name, value in row.items() if name != "margin"} for row in rows]
 
 
 def placed(rows: Iterable[Mapping[str, Any]]) -> Rows:
@@ -162,34 +145,6 @@ def account(rows: Iterable, left_out: Iterable[Mapping], *, judgements: int, nou
     reasons = ", ".join(f"{count} {reason}" for reason, count in counts.most_common()) or "nothing"
     said = f"{judgements} judgement{'s' * (judgements != 1)}"
     return f"{made} {noun}{'s' * (made != 1)} from {said}; left out: {reasons}"
-
-
-USUAL = {name: file.noun for record in KINDS.values() for name, file in record.files.items()}
-FORMATS = {
-    name: Format(tuple(kind for kind, record in KINDS.items() if name in record.files), noun, partial(file_rows, name))
-    for name, noun in USUAL.items()
-} | {
-    "preferences": Format(COMPARING, "pair", pair_rows),
-    "margins": Format(("pair",), "pair", margin_rows),
-}
-
-
-def _wanted(formats: str | Sequence[str], judgements: Sequence[Judgement]) -> dict[str, Format]:
-    """The formats to write; WorkbenchError for one that there is not, or that nothing here is for."""
-    names = [formats] if isinstance(formats, str) else list(formats)
-    found = {judgement.kind for judgement in judgements}
-    unknown = [name for name in names if name not in FORMATS]
-    if unknown:
-        raise WorkbenchError(f"There is no format {unknown[0]!r}: use {', '.join(FORMATS)}.")
-    if not found:
-        raise WorkbenchError("There are no judgements to export: judge some items first.")
-    for name in names:
-        if not found & set(FORMATS[name].kinds):
-            raise WorkbenchError(
-                f"The format {name!r} is made of kind {' or '.join(FORMATS[name].kinds)}, but these judgements are of "
-                f"kind {' and '.join(sorted(found))}: use another format."
-            )
-    return {name: FORMATS[name] for name in names or USUAL if found & set(FORMATS[name].kinds)}
 
 
 def _messages(text: str | list[dict[str, str]], role: str) -> list[dict[str, str]]:
