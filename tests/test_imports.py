@@ -174,7 +174,7 @@ SEVERAL = {"prompt": "p", "completions": ["a", "b"], "labeler": "ada"}
             [PAIR, {"prompt": "p", "chosen": "a", "labeler": "x"}],
             r"record 1 \(the first is 0\) has no 'rejected'",
         ),
-        ("pair", [PAIR, ["p", "a", "b"]], "record 1 .* is .*not an object"),
+        ("pair", [PAIR, ["p", "a", "b"]], "(line 2|row 1) is list, expected an object of columns"),
         ("pair", [{**PAIR, "preference": 0.7}], "record 0 .* preference 0.7, which several labelers make"),
         ("pair", [{**PAIR, "margin": 2.5}], "record 0 .* margin 2.5"),
         ("pair", [{**PAIR, "margin": "large"}], "record 0 .* margin 'large'"),
@@ -202,13 +202,13 @@ def test_bad_files_name_the_record(tmp_path, kind, records, words):
 
 
 def test_files_that_can_not_be_read_get_a_sentence(tmp_path):
-    with pytest.raises(WorkbenchError, match=r"missing\.jsonl can not be read"):
+    with pytest.raises(WorkbenchError, match=r"missing\.jsonl cannot be read"):
         standard_feedback(tmp_path / "missing.jsonl", kind="pair")
     (tmp_path / "half.jsonl").write_text(json.dumps(PAIR) + '\n{"prompt": "p", "cho')
-    with pytest.raises(WorkbenchError, match=r"record 1 .* is not JSON"):
+    with pytest.raises(WorkbenchError, match=r"half.jsonl, line 2 is not valid JSON"):
         standard_feedback(tmp_path / "half.jsonl", kind="pair")
     (tmp_path / "picture.jsonl").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(WorkbenchError, match="can not be read as text"):
+    with pytest.raises(WorkbenchError, match="line 1 is not UTF-8 text"):
         standard_feedback(tmp_path / "picture.jsonl", kind="pair")
 
 

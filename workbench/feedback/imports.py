@@ -21,7 +21,7 @@ from workbench import WorkbenchError
 from workbench.feedback.kinds import KINDS, require_kind, require_verdict
 from workbench.feedback.tables import labeler_name, name_of, require_items
 from workbench.records import Judgement
-from workbench.runs.files import parse_json, resolve, shown
+from workbench.runs.files import explain_read_errors, json_rows, shown
 
 Records = list[tuple[str, dict[str, Any]]]  # where it stands, for messages, and what it says
 Feedback = tuple[list[dict[str, Any]], list[Judgement]]
@@ -29,28 +29,13 @@ OTHER_NAMES = {"expected": "file_expected"}
 SIDES = {"left": 0, "right": 1, "tie": "tie", "skip": "skip"}  # what pairs are usually labelled with
 
 
-def records_of(path: str | Path) -> Records:
-    """Where each record of a JSON list or a JSON-lines file stands, for messages, and the record."""
-    try:
-        text = resolve(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise WorkbenchError(f"{shown(path)} can not be read as text ({error}): check the path.") from None
-    whole = text.lstrip().startswith("[")
-    records = []
-    for number, part in enumerate([text] if whole else [line for line in text.split("\n") if line.strip()]):
-        try:
-            found = parse_json(part)
-        except ValueError as error:
-            what = "the file" if whole else f"record {number} (the first is 0)"
-            raise WorkbenchError(f"{shown(path)}: {what} is not JSON ({error}): export it again.") from None
-        records += found if whole else [found]
+def records_of(path: Path) -> Records:
+    """Where each record of a .json or .jsonl file stands, for messages, and the record; WorkbenchError without any."""
+    with explain_read_errors(path):
+        records = json_rows(path)
     if not records:
         raise WorkbenchError(f"{shown(path)} has no records: export it again.")
-    places = [f"{shown(path)}: record {number} (the first is 0)" for number in range(len(records))]
-    for where, record in zip(places, records, strict=True):
-        if not isinstance(record, dict):
-            raise WorkbenchError(f"{where} is {record!r:.60}, not an object with named fields: export it again.")
-    return list(zip(places, records, strict=True))
+    return [(f"{shown(path)}: record {number} (the first is 0)", record) for number, record in enumerate(records)]
 
 
 def field_of(record: Mapping[str, Any], name: str, where: str) -> Any:
@@ -134,7 +119,7 @@ def judgement_of(
     return judgement
 
 
-def with_repeats(items: list[dict[str, Any]], judgements: list[Judgement], path: str | Path) -> Feedback:
+def with_repeats(items: list[dict[str, Any]], judgements: list[Judgement], path: Path) -> Feedback:
     """Both, with valid items, and the later judgements of an item by the same labeler as repeats."""
     with shaped(shown(path)):
         require_items(items)
@@ -159,7 +144,7 @@ UNSAID = ("draft", "discarded")  # responses that are no answers
 
 
 def argilla_feedback(
-    path: str | Path,
+    path: Path,
     *,
     kind: str,
     question: str | Sequence[str],
@@ -232,7 +217,7 @@ def _argilla_value(kind: str, answers: list, meaning: Mapping[str, Any], where: 
 
 
 def label_studio_feedback(
-    path: str | Path,
+    path: Path,
     *,
     kind: str,
     prompt: str = "prompt",

@@ -2,12 +2,15 @@
 
 import errno
 import fcntl
+import gzip
 import hashlib
+import io
 import json
 import math
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -216,6 +219,76 @@ def read_json_lines(path: str | Path) -> list[dict]:
         return [json.loads(line) for line in whole.split(b"\n") if line]
     except ValueError as error:
         raise WorkbenchError(f"{shown(path)} holds a line that is not JSON ({error}): repair or delete it.") from error
+
+
+@contextmanager
+def explain_read_errors(path: Path) -> Iterator[None]:
+    """Turn what reading a broken file raises into one sentence."""
+    try:
+        yield
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise WorkbenchError(
+            f"{shown(path)} is a truncated or damaged gzip file ({error}): fetch or compress it again."
+        ) from error
+    except OSError as error:
+        raise WorkbenchError(f"{shown(path)} cannot be read ({error}): check the file and its permissions.") from error
+
+
+def text_of(path: Path) -> str:
+    """What a file says in UTF-8, perhaps compressed, without its byte order mark."""
+    data = path.read_bytes()
+    data = gzip.decompress(data) if path.name.lower().endswith(".gz") else data
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = 1 + data.count(b"\n", 0, error.start)
+        raise WorkbenchError(
+            f"{shown(path)}, line {line} is not UTF-8 text (byte {error.start}, {error.reason}): save it as UTF-8."
+        ) from error
+
+
+def json_rows(path: Path) -> list[dict]:
+    """The objects that a file of data holds: a list in a .json file, else one per line, blank lines skipped."""
+    if path.suffix.lower() == ".json":
+        return _json_list(path)
+    rows = []
+    for number, line in enumerate(io.StringIO(text_of(path), newline=None), start=1):
+        if line.isspace():
+            continue
+        try:
+            rows.append(parse_json(line))
+        except ValueError as error:
+            at = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+            raise WorkbenchError(
+                f"{shown(path)}, line {number} is not valid JSON ({at}): give one JSON object per line."
+            ) from error
+        if not isinstance(rows[-1], dict):
+            raise _no_object(rows[-1], f"{shown(path)}, line {number}")
+    return rows
+
+
+def _no_object(row: Any, where: str) -> WorkbenchError:
+    """The sentence about a row that is none."""
+    return WorkbenchError(f"{where} is {type(row).__name__}, expected an object of columns: write {{...}} per row.")
+
+
+def _json_list(path: Path) -> list[dict]:
+    """A list of JSON objects."""
+    text = text_of(path)
+    try:
+        rows = parse_json(text)
+    except ValueError as error:
+        where = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise WorkbenchError(
+            f"{shown(path)}{where} is not valid JSON ({error}): "
+            "give one list of objects, or name it .jsonl if it has one object per line."
+        ) from error
+    if not isinstance(rows, list):
+        raise WorkbenchError(f"{shown(path)} holds {type(rows).__name__}, expected a list of objects: write [{{...}}].")
+    odd = next((number for number, row in enumerate(rows) if not isinstance(row, dict)), None)
+    if odd is not None:
+        raise _no_object(rows[odd], f"{shown(path)}, row {odd}")
+    return rows
 
 
 def sha256(path: str | Path) -> str:

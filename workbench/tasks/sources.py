@@ -6,12 +6,9 @@ Local files are read here rather than by `datasets`, whose loaders write caches 
 from __future__ import annotations
 
 import csv
-import gzip
 import io
-import json
 import re
 import sys
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -25,7 +22,7 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 from huggingface_hub import HfApi
 
 from workbench import WorkbenchError
-from workbench.runs.files import hub_answers, json_line, parse_json, plain, resolve, shown
+from workbench.runs.files import explain_read_errors, hub_answers, json_line, json_rows, plain, resolve, shown, text_of
 
 Rows = list[dict[str, Any]]
 
@@ -60,7 +57,7 @@ def read_source(source: str, *, split: str = "train") -> Source:
     if not source.strip():
         raise WorkbenchError("The data source is empty: name a Hub dataset, a file or a folder.")
     path = resolve(source)
-    with _explained(path):
+    with explain_read_errors(path):
         if not path.exists() and HUB_ID.fullmatch(source) and not _suffix(source):
             found = _read_hub(source, split)
         elif not path.exists():
@@ -93,82 +90,14 @@ def _read_file(path: Path) -> Rows:
     suffix = _suffix(path.name)
     if not suffix:
         raise WorkbenchError(f"{shown(path)} has an unsupported extension: use one of {', '.join(READERS)}.")
-    with _explained(path):
+    with explain_read_errors(path):
         return READERS[suffix](path)
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turn what reading a broken file raises into one sentence."""
-    try:
-        yield
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise WorkbenchError(
-            f"{shown(path)} is a truncated or damaged gzip file ({error}): fetch or compress it again."
-        ) from error
-    except OSError as error:
-        raise WorkbenchError(f"{shown(path)} cannot be read ({error}): check the file and its permissions.") from error
-
-
-def _text(path: Path) -> str:
-    """What a file says in UTF-8, perhaps compressed, without its byte order mark."""
-    data = path.read_bytes()
-    data = gzip.decompress(data) if path.name.lower().endswith(".gz") else data
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = 1 + data.count(b"\n", 0, error.start)
-        raise WorkbenchError(
-            f"{shown(path)}, line {line} is not UTF-8 text (byte {error.start}, {error.reason}): save it as UTF-8."
-        ) from error
-
-
-def _read_json_lines(path: Path) -> Rows:
-    """One JSON object per line, blank lines skipped."""
-    rows = []
-    for number, line in enumerate(io.StringIO(_text(path), newline=None), start=1):
-        if line.isspace():
-            continue
-        try:
-            rows.append(parse_json(line))
-        except ValueError as error:
-            at = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
-            raise WorkbenchError(
-                f"{shown(path)}, line {number} is not valid JSON ({at}): give one JSON object per line."
-            ) from error
-        if not isinstance(rows[-1], dict):
-            raise _no_object(rows[-1], f"{shown(path)}, line {number}")
-    return rows
-
-
-def _no_object(row: Any, where: str) -> WorkbenchError:
-    """The sentence about a row that is none."""
-    return WorkbenchError(f"{where} is {type(row).__name__}, expected an object of columns: write {{...}} per row.")
-
-
-def _read_json(path: Path) -> Rows:
-    """A list of JSON objects."""
-    text = _text(path)
-    try:
-        rows = parse_json(text)
-    except ValueError as error:
-        where = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise WorkbenchError(
-            f"{shown(path)}{where} is not valid JSON ({error}): "
-            "give one list of objects, or name it .jsonl if it has one object per line."
-        ) from error
-    if not isinstance(rows, list):
-        raise WorkbenchError(f"{shown(path)} holds {type(rows).__name__}, expected a list of objects: write [{{...}}].")
-    odd = next((number for number, row in enumerate(rows) if not isinstance(row, dict)), None)
-    if odd is not None:
-        raise _no_object(rows[odd], f"{shown(path)}, row {odd}")
-    return rows
 
 
 def _read_csv(path: Path) -> Rows:
     """Rows of text under a header line; nothing is guessed to be a number, so an answer "72" stays text."""
     csv.field_size_limit(sys.maxsize)  # the library's own limit is 131072 characters, less than a long document has
-    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(text_of(path), newline=""), strict=True)
     header, rows, line = [], [], 1  # the line on which a row starts
     try:
         for values in reader:
@@ -208,9 +137,9 @@ def _read_parquet(path: Path) -> Rows:
 
 
 READERS = {
-    ".jsonl": _read_json_lines,
-    ".jsonl.gz": _read_json_lines,
-    ".json": _read_json,
+    ".jsonl": json_rows,
+    ".jsonl.gz": json_rows,
+    ".json": json_rows,
     ".csv": _read_csv,
     ".parquet": _read_parquet,
 }
