@@ -90,7 +90,7 @@ def test_costs_are_cpu_seconds_of_a_unit_and_their_shares(tmp_path):
 # Recipes as plans
 
 SHIPPED = repository_root() / "notebooks" / "recipes"
-OURS = ("instructgpt", "llama3", "merge", "online", "r1", "skip", "tulu3")
+OURS = ("instructgpt", "llama2", "llama3", "merge", "online", "r1", "skip", "tulu3")
 
 
 def planned(path, out: str):

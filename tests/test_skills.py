@@ -284,6 +284,11 @@ def test_the_notebook_measures_a_chain_of_policies_and_a_model_of_ones_own(tmp_p
     table = Run.read(tmp_path / "measured").table("skills")
     assert table["run"].unique().tolist() == ["01_base", "02_sft"] and set(table["start"]) == {"", "01_base"}
     assert ("distance" in set(table.loc[table["run"] == "02_sft", "skill"])) and left["run"].finished
+    asked = {"skills_run": str(tmp_path / "measured"), "contrasts": "02_sft - 01_base: length"}
+    execute("15_recipes", tmp_path / "told", runs=str(chain), **asked)
+    means = table[(table["skill"] == "length") & (table["temperature"] == 1)].set_index("run")["value"]
+    (effect,) = Run.read(tmp_path / "told").table("effects").to_dict("records")
+    assert effect["value"] == pytest.approx(means["02_sft"] - means["01_base"]) and effect["units"] == 1
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": f"the red sky {place} ?"}) + "\n" for place in range(300)))
     own = {"runs": "", "model": str(chain / "02_sft"), "dataset": str(prompts), "columns": "", **sizes}
