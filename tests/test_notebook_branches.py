@@ -158,6 +158,11 @@ def test_what_a_verifier_passed_is_learned_from_beside_other_demonstrations(runs
     folder = execute("02_sft", tmp_path / "mixed", **mixed)
     inputs = json.loads((folder / "run.json").read_text())["inputs"]
     assert inputs["dataset"]["path"].endswith("pool/tables") and metrics_of(folder)["loss"].map(math.isfinite).all()
+    record = json.loads((pool / "run.json").read_text())
+    (pool / "run.json").write_text(json.dumps(record | {"parameters": record["parameters"] | {"split": "test"}}))
+    with pytest.raises(WorkbenchError, match="answered held-out prompts, on which everything is measured"):
+        execute("02_sft", tmp_path / "leaky", **mixed)
+    (pool / "run.json").write_text(json.dumps(record))
     (pool / "tables" / "demonstrations.jsonl").write_text("")  # as where nothing passed
     with pytest.raises(WorkbenchError, match=r"pool/tables/demonstrations\.jsonl"):
         execute("02_sft", tmp_path / "none", **mixed)
