@@ -8,7 +8,7 @@ from tiny_models import saved, tiny_model, weights_of, word_tokenizer
 from torch.optim.swa_utils import AveragedModel
 
 from workbench import WorkbenchError
-from workbench.models.merging import METHODS, load_to_merge, merged_weights, slerp
+from workbench.models.merging import METHODS, load_to_merge, merged_weights, read_shares, slerp
 
 START = {"a": torch.tensor([1.0, 0.0]), "b": torch.tensor([[2.0]])}
 
@@ -79,12 +79,14 @@ def test_models_that_can_not_be_merged_are_refused_in_a_sentence(tmp_path):
     spoken = saved(tiny_model(layers=1, vocab_size=len(others)), others, tmp_path / "other_words")
     for source, said in (
         (deeper, "has num_hidden_layers 2 and not 1: only models of one architecture"),
-        (gpt, "is a GPT2LMHeadModel and no LlamaForCausalLM: only models of one architecture"),
+        (gpt, "has model_type 'gpt2' and not 'llama': only models of one architecture"),
         (spoken, "has another vocabulary .'unheard' is not the same"),
     ):
         with pytest.raises(WorkbenchError, match=said):
             load_to_merge(start, source, tokens)
     with pytest.raises(WorkbenchError, match="no way 'ties' to merge: choose one of linear, spherical, task"):
         merged_weights(START, [START], method="ties", share=0.5)
-    with pytest.raises(WorkbenchError, match="No model was named"):
-        merged_weights(START, [], method="task", share=0.5)
+    for text, piece in (("0.2,,1", "''"), ("0.2,half", "'half'"), ("nan", "'nan'"), ("", "''")):
+        with pytest.raises(WorkbenchError, match=f"shares holds {piece}: write numbers with commas"):
+            read_shares(text)
+    assert read_shares("0.1, 1,-.5") == [0.1, 1.0, -0.5]

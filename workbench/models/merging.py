@@ -1,6 +1,6 @@
 """How weights of models with one start are combined: their mean, a mean on the sphere, the sum of their changes."""
 
-import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 
@@ -54,23 +54,15 @@ def merged_weights(start: Weights, others: Sequence[Weights], *, method: str, sh
     """
     if method not in METHODS:
         raise WorkbenchError(f"There is no way {method!r} to merge: choose one of {', '.join(METHODS)}.")
-    if not others:
-        raise WorkbenchError("No model was named that could be merged: give at least one in others.")
     combined = METHODS[method]
     return {name: old + share * combined([other[name] - old for other in others]) for name, old in start.items()}
 
 
 def read_shares(text: str) -> list[float]:
     """Numbers between commas; WorkbenchError names what is none."""
-    shares = []
-    for piece in text.split(","):
-        try:
-            shares.append(float(piece))
-        except ValueError:
-            shares.append(math.nan)
-        if not math.isfinite(shares[-1]):
-            raise WorkbenchError(f"shares holds {piece.strip()!r}: write numbers with commas, such as 0.2,0.5,1.")
-    return shares
+    if wrong := [piece for piece in text.split(",") if not re.fullmatch(r" *-?\d*\.?\d+ *", piece)]:
+        raise WorkbenchError(f"shares holds {wrong[0].strip()!r}: write numbers with commas, such as 0.2,0.5,1.")
+    return [float(piece) for piece in text.split(",")]
 
 
 def load_to_merge(start, source: str, tokenizer, *, device: str = "cpu") -> dict[str, Tensor]:
@@ -89,15 +81,13 @@ def load_to_merge(start, source: str, tokenizer, *, device: str = "cpu") -> dict
     return model.state_dict()
 
 
-def _difference(first, second) -> str:
+def _difference(*models) -> str:
     """What tells the architecture of the second model from the first, "" where nothing does."""
-    if type(first) is not type(second):
-        return f"is a {type(second).__name__} and no {type(first).__name__}"
-    settings, others = (
+    first, second = (
         {name: value for name, value in model.config.to_dict().items() if isinstance(value, int | float)}
-        for model in (first, second)
+        | {"model_type": model.config.model_type}
+        for model in models
     )
-    return next(
-        (f"has {name} {others.get(name)!r} and not {value!r}" for name, value in settings.items()
-         if others.get(name) != value), ""
-    )  # fmt: skip
+    names = sorted(name for name in first | second if first.get(name) != second.get(name))
+    names.sort(key="model_type".__ne__)  # which says most
+    return f"has {names[0]} {second.get(names[0])!r} and not {first.get(names[0])!r}" if names else ""

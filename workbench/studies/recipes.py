@@ -14,8 +14,6 @@ from workbench.plots.theme import PALETTE, require_columns, spoken, styled
 from workbench.runs import Run
 from workbench.studies.measurements import by_experiment
 
-FORM = '"08_dpo - 02_sft: sums, gold; ..."'
-
 
 def read_contrasts(text: str) -> list[tuple[str, str, list[str]]]:
     """Which two experiments are compared by which skills, from "A - B: skill, skill; C - D: ..."; [] for ""."""
@@ -25,7 +23,7 @@ def read_contrasts(text: str) -> list[tuple[str, str, list[str]]]:
         first, _, second = (name.strip() for name in pair.partition(" - "))
         names = [name.strip() for name in skills.split(",") if name.strip()]
         if not (first and second and names):
-            raise WorkbenchError(f"contrasts holds {line!r}: write {FORM}.")
+            raise WorkbenchError(f'contrasts holds {line!r}: write "08_dpo - 02_sft: sums, gold; ...".')
         asked.append((first, second, names))
     return asked
 
