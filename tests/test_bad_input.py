@@ -212,7 +212,7 @@ CASES = [
     Case(
         "weight that is no number",
         REWARDED + "-p reward_model=task:sums*two",
-        "'task:sums*two' can not be read; write it",
+        "'task:sums*two' can not be read; write names and weights",
     ),
     Case(
         "reward file without the function",
