@@ -158,6 +158,11 @@ def test_a_reward_of_ones_own_that_fails_is_named_in_an_ensemble_too(parameters,
         EnsembleReward([*members.values()], how="mean", coef=1.0)(["a", "b"], ["c", "d"], finished=[True, True])
 
 
+def test_where_a_reward_is_needed_none_is_refused(parameters):
+    with pytest.raises(WorkbenchError, match="reward_model is '': name a reward, such as"):
+        stage_of(parameters).rewards("reward_model", fewest=1)
+
+
 def test_where_one_reward_is_meant_several_are_refused(parameters, tmp_path):
     (tmp_path / "mine.py").write_text(OWN)
     both = ",".join(f"{tmp_path}/mine.py:{name}" for name in ("score", "nothing"))

@@ -90,14 +90,17 @@ class Stage:
     def _device(self) -> str:
         return self.parameters.get("device", "cpu")
 
-    def rewards(self, name: str) -> dict[str, Callable[..., list[float]]]:
-        """The rewards that the parameter `name` lists, by their names; none where it is ""."""
+    def rewards(self, name: str, *, fewest: int = 0) -> dict[str, Callable[..., list[float]]]:
+        """The rewards that the parameter `name` lists, by their names; WorkbenchError where they are under `fewest`."""
         from workbench.models.rewards import rewards_named
 
         longest = self.parameters["max_prompt_length"] + self.parameters["max_completion_length"]
         text = self.parameters[name]
         its = self.task.rewards if OF_TASK in text else {}
-        return rewards_named(text, self.tokens, max_length=longest, device=self._device, of_task=its)
+        rewards = rewards_named(text, self.tokens, max_length=longest, device=self._device, of_task=its)
+        if len(rewards) < fewest:
+            raise WorkbenchError(f"{name} is {text!r}: name a reward, such as a run of 05_reward_model or task:sums.")
+        return rewards
 
     def reward(self, name: str) -> Callable[..., list[float]]:
         """The one reward that the parameter `name` names; WorkbenchError where it lists several."""
