@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 from pathlib import Path
 
 import pandas as pd
@@ -130,6 +131,37 @@ def test_curves_hold_the_pretrained_model_and_the_best_of_sixteen_at_its_own_tem
     gold = curves.set_index(["run", "temperature"])["gold"]
     assert gold["base"].to_dict() == {1.0: 2.0, 0.0: 1.0} and gold["bon, n = 16"].to_dict() == {1.0: 2.0, 0.5: 2.0}
     assert gold["sft"].to_dict() == {1.0: 1.5, 0.0: 1.5}  # as those measured it that started from it
+
+
+def test_margins_are_counted_run_by_run_against_the_policy_that_each_started_from(save, tmp_path):
+    """SFT from a base, PPO from SFT; best-of-n's low temperature stands where it has no greedy answer."""
+    runs = []
+    for seed, (sft, ppo) in enumerate([(1.0, 3.0), (2.0, 2.5), (3.0, 2.0)]):
+        name, base = f"sft_seed{seed}", evaluation({1.0: [0.0] * 4, 0.0: [0.5] * 4})
+        start, end = (evaluation({1.0: [gold] * 4, 0.0: [gold] * 4}, kl=1.0) for gold in (sft, ppo))
+        given = {"model": f"runs/{tmp_path.name}/base", "seed": seed}
+        runs.append(saved(tmp_path, name, parameters=given, evaluation=start))
+        given = {"model": f"runs/{tmp_path.name}/{name}", "seed": seed}
+        runs.append(saved(tmp_path, f"ppo_seed{seed}", parameters=given, evaluation_before=start, evaluation=end))
+    sizes = pd.DataFrame({"n": [1, 16], "kl": 1.0, "gold": [0.0, 7.0], "step": 0})
+    drawn = sizes.assign(draw="decided best of n", temperature=0.5)
+    runs.append(saved(tmp_path, "bon_seed0", parameters={"model": f"runs/{tmp_path.name}/sft_seed0"}, measured=drawn))
+    base = evaluation({1.0: [0.0] * 4, 0.0: [0.5] * 4})
+    runs.append(saved(tmp_path, "base", parameters={"model": "nothing"}, evaluation=base))
+    table = measurements.margins_over_seeds(runs).set_index(["experiment", "temperature"])
+    assert table["start"].to_dict() == {
+        ("sft", 1.0): "base",
+        ("sft", 0.0): "base",
+        ("ppo", 1.0): "sft",
+        ("ppo", 0.0): "sft",
+        ("bon, n = 16", 0.0): "sft",
+    }
+    ppo = table.loc[("ppo", 1.0)]
+    assert (ppo["runs"], ppo["above"], ppo["least"]) == (3, 2, -1.0) and ppo["margin"] == pytest.approx(0.5)
+    half = 4.302653 * statistics.stdev([2.0, 0.5, -1.0]) / 3**0.5  # Student's t with two degrees of freedom
+    assert ppo["margin_high"] - ppo["margin"] == pytest.approx(half, rel=1e-5)
+    assert table.loc[("sft", 0.0), "margin"] == pytest.approx(1.5)
+    assert table.loc[("bon, n = 16", 0.0), "margin"] == 6.0
 
 
 def test_points_hold_the_start_once_and_every_policy(save):

@@ -436,15 +436,44 @@ def curves_over_seeds(runs: Runs) -> pd.DataFrame:
 
     With the pretrained models, and the best of `CHOSEN_OF` (of fewer, where there were fewer) at its temperatures.
     """
-    runs = named(runs)
+    means = over_runs(_curves(named(runs)), ("experiment", "temperature"), SCORES)
+    return means.assign(run=means["experiment"])
+
+
+def _curves(runs: Mapping[str, Run]) -> pd.DataFrame:
+    """The same run by run."""
     curves = [summarise_evaluation(rows).assign(**whose) for whose, rows in [*_pretrained(runs), *_policies(runs)]]
     for name, world in worlds_of(runs, {}).items():
         for rows in (best_of_n_curves(runs[name], draw) for draw in ("best of n", "decided best of n")):
             for row in [row for row in rows if row["n"] <= CHOSEN_OF][-1:]:
                 experiment = f"{experiment_of(name)}, n = {row['n']}"
                 curves.append(pd.DataFrame([row | {"run": name, "world": world, "experiment": experiment}]))
-    means = over_runs(pd.concat(curves), ("experiment", "temperature"), SCORES)
-    return means.assign(run=means["experiment"])
+    return pd.concat(curves)
+
+
+def margins_over_seeds(runs: Runs, *, score: str = "gold") -> pd.DataFrame:
+    """How far each policy stands above the one that its run started from, sampled at temperature 1 and greedy (0).
+
+    One row per experiment, its start and temperature: `runs`, `margin` (their mean) with the ends of its 95% interval
+    over units, the `least` of a run, and `above`, in how many runs it is above 0. Best-of-n, which is never greedy, has
+    its low temperature there. No rows where no start was measured by itself.
+    """
+    runs = named(runs)
+    rows = _curves(runs).reset_index(drop=True)
+    rows["start"] = rows["run"].map(start_names(runs))
+    chosen = rows["experiment"].str.contains(", n = ") & (rows["temperature"] < 1)
+    rows["decoded"] = rows["temperature"].mask(chosen, 0.0)
+    starts = rows[["run", "temperature", "experiment", score]]
+    pairs = rows[rows["decoded"].isin([1.0, 0.0])].merge(
+        starts, left_on=["start", "decoded"], right_on=["run", "temperature"], suffixes=("", "_start")
+    )
+    table = []
+    for (start, name, decoded), part in pairs.groupby(["experiment_start", "experiment", "decoded"], sort=False):
+        margin = part[score] - part[f"{score}_start"]
+        row = {"experiment": name, "start": start, "temperature": decoded, "runs": len(part)}
+        row |= interval_over_units(margin, part["world"]).columns("margin")
+        table.append({**row, "least": margin.min(), "above": int((margin > 0).sum())})
+    return pd.DataFrame(table)
 
 
 def _pretrained(runs: Mapping[str, Run]) -> list[tuple[dict, pd.DataFrame]]:
