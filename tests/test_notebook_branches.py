@@ -209,6 +209,24 @@ def test_verifiable_rewards_are_told_of_policies_that_it_trains_and_of_those_tha
     assert same[0] == same[1] and not (second / "model-sft").exists()
 
 
+def test_hallucination_is_measured_on_animals_that_no_demonstration_and_no_reward_tells_of(runs, tmp_path):
+    folder = execute("17_hallucination", tmp_path / "run", runs=str(runs), model=str(runs / "base"))
+    tables = {path.stem: pd.read_json(path, lines=True) for path in (folder / "tables").glob("*.jsonl")}
+    assert set(tables["stages"]["part"]) == {"right", "false", "not sure"}
+    assert tables["prices"]["price"].tolist() == ["0.0", "1.0", "before"]
+    assert tables["cloning"]["share"].unique().tolist() == [0, 1]
+    good = tables["self_delusion"].pivot(index="turn", columns="model", values="good")
+    assert good.loc[1].tolist() == pytest.approx([0.5, 0.5])
+    # at turn 2 the first arm and one outcome are known; by hand, for the expert and the payoff of the notebook
+    sure, pay = 0.95, 0.75
+    follow = pay * sure + (1 - pay) * (1 - sure)  # stay where it paid, by the outcome alone
+    assert good.loc[2, "only outcomes do"] == pytest.approx(pay * follow + (1 - pay) * (1 - follow))
+    beliefs = [sure * odds / (sure * odds + (1 - sure) * (1 - odds)) for odds in (pay, 1 - pay)]  # it paid; it did not
+    stay = [belief * sure + (1 - belief) * (1 - sure) for belief in beliefs]
+    right, wrong = pay * stay[0] + (1 - pay) * stay[1], (1 - pay) * (1 - stay[0]) + pay * (1 - stay[1])
+    assert good.loc[2, "its own actions count as evidence"] == pytest.approx((right + wrong) / 2)
+
+
 def test_fresh_labels_and_a_verifier_reward_together(runs, tmp_path):
     settings = {"model": str(runs / "sft"), "verifier": "task:sums*2", "kinds": "math, qa"}
     path = pd.read_json(execute("13_iterated_labels", tmp_path / "run", **settings) / "metrics.jsonl", lines=True)
