@@ -12,7 +12,7 @@ from workbench.studies import measurements
 from workbench.studies.budget import figures, tables
 from workbench.studies.budget.figures import plot_budget_slider
 from workbench.studies.budget.tables import budget_paths, comparable_runs
-from workbench.studies.measurements import means_over_runs
+from workbench.studies.measurements import means_by
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +204,7 @@ def test_without_completions_the_slider_has_one_table(means, comparison):
 
 def test_the_cost_of_best_of_n_is_drawn_below_its_bound(paths):
     pools = paths[paths["source"] == "pool"]
-    table = pd.DataFrame([{"n": n, **means_over_runs(part, ["kl", "kl_bound"])} for n, part in pools.groupby("step")])
+    table = means_by(pools.sort_values("step"), ["step"], ["kl", "kl_bound"]).rename(columns={"step": "n"})
     figure = figures.plot_best_of_n_kl(table)
     bound = next(trace for trace in figure.data if trace.name == "bound")
     measured, gap = (trace for trace in figure.data if trace.name == "measured from pools")

@@ -190,7 +190,7 @@ def test_effects_of_ensembles_are_named_by_optimiser_and_members(study, models):
     assert "saves nothing of the fall" in said and "adds 20% to the fall" in said
     assert findings.ensemble_effects(study, {}, main="absent", policy="02_sft", coef=0.5).empty
     errors = findings.errors_over_units(study, sets, policy="02_sft")
-    assert errors["members"].tolist() == ["seeds", "split", "bases"] and errors["units"].eq(4).all()
+    assert errors["members"].tolist() == ["seeds", "split", "bases"] and errors["runs"].eq(4).all()
 
 
 def test_ensembles_of_a_pool_are_compared_with_the_mean_of_their_members(study, models):

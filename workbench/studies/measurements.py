@@ -312,14 +312,19 @@ def over_runs(rows: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> 
     return pd.DataFrame(table)
 
 
-def means_over_runs(runs: pd.DataFrame, columns: Sequence[str]) -> dict[str, float]:
-    """Mean of each column over runs, with the ends of its interval as `_low` and `_high`."""
-    means = {}
-    for column in columns:
-        known = runs.dropna(subset=column)
-        mean = interval_over_units(known[column], known["world"]) if len(known) else UNKNOWN
-        means |= mean.columns(column)
-    return means
+def means_by(rows: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
+    """Means over the runs of each group: `by`, runs, and of each column the mean, `_low` and `_high`.
+
+    95% over runs, with worlds as in `interval_over_units`; NaN ends where a single one is known.
+    """
+    table = []
+    for key, part in rows.groupby(list(by), sort=False):
+        row = {**dict(zip(by, key, strict=True)), "runs": len(part)}
+        for column in columns:
+            known = part.dropna(subset=column)
+            row |= (interval_over_units(known[column], known["world"]) if len(known) else UNKNOWN).columns(column)
+        table.append(row)
+    return pd.DataFrame(table)
 
 
 def _evaluated(runs: Runs) -> list[tuple[dict, pd.DataFrame, pd.DataFrame]]:

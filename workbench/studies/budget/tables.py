@@ -30,7 +30,7 @@ from workbench.studies.measurements import (
     best_of_first,
     experiments_named,
     has_table,
-    means_over_runs,
+    means_by,
     read_measured,
     read_pool,
     written_at,
@@ -231,14 +231,11 @@ def round_budgets(paths: pd.DataFrame, *, most: int = 16) -> list[float]:
 
 
 def over_units(landings: pd.DataFrame) -> pd.DataFrame:
-    """Means over the runs of each experiment at each budget: experiment, budget, runs, reached, and of every score the
-    mean, `_low` and `_high`: 95% over runs, NaN where a single one is known, with worlds as in `interval_over_units`.
-    """
-    scores, rows = score_columns(landings), []
-    for (experiment, budget), part in landings.groupby(["experiment", "budget"], sort=False):
-        counts = {"runs": len(part), "reached": int(part["reached"].sum())}
-        rows.append({"experiment": experiment, "budget": budget, **counts, **means_over_runs(part, scores)})
-    return pd.DataFrame(rows)
+    """`means_by` experiment and budget of every score, and how many runs have `reached` it."""
+    by = ["experiment", "budget"]
+    means, reached = means_by(landings, by, score_columns(landings)), landings.groupby(by, sort=False)["reached"].sum()
+    means.insert(3, "reached", reached.to_numpy(dtype=int))
+    return means
 
 
 def mean_paths(paths: pd.DataFrame, *, points: int = 30) -> pd.DataFrame:
@@ -260,10 +257,8 @@ def mean_paths(paths: pd.DataFrame, *, points: int = 30) -> pd.DataFrame:
 
 def mean_ends(paths: pd.DataFrame) -> pd.DataFrame:
     """Where the runs of each experiment end, on average: experiment, runs, and kl and every score with its interval."""
-    ends, columns = paths.groupby("run", sort=False).tail(1), ["kl", *score_columns(paths)]
-    parts = ends.groupby("experiment", sort=False)
-    rows = [{"experiment": name, "runs": len(part), **means_over_runs(part, columns)} for name, part in parts]
-    return pd.DataFrame(rows)
+    ends = paths.groupby("run", sort=False).tail(1).sort_values("experiment", kind="stable")
+    return means_by(ends, ["experiment"], ["kl", *score_columns(paths)])
 
 
 def with_bound(paths: pd.DataFrame) -> pd.DataFrame:
@@ -446,11 +441,8 @@ def training_over_units(runs: Iterable[Run], columns: Sequence[str], *, window: 
             tables.append(smooth.assign(step=metrics["step"], **unit_of(run)))
     if not tables:
         raise WorkbenchError(f"None of these runs wrote any of {list(columns)} while it trained.")
-    rows, frame = [], pd.concat(tables, ignore_index=True)
-    for (experiment, step), part in frame.groupby(["experiment", "step"], sort=False):
-        means = means_over_runs(part, [column for column in columns if column in frame])
-        rows.append({"experiment": experiment, "step": step, "runs": len(part), **means})
-    return pd.DataFrame(rows)
+    frame = pd.concat(tables, ignore_index=True)
+    return means_by(frame, ["experiment", "step"], [column for column in columns if column in frame])
 
 
 def estimators_along(runs: Iterable[Run]) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from workbench import WorkbenchError
 from workbench.plots.marks import error_bar, points
 from workbench.plots.theme import axis_label, looks, require_columns, styled, transparent
 from workbench.runs import Run
-from workbench.studies.measurements import experiment_of, means_over_runs, worlds_of
+from workbench.studies.measurements import experiment_of, means_by, worlds_of
 
 NO_CLIP = 100.0  # a cliprange from here on stops nothing
 VARIED = ["passes", "clip"]
@@ -51,11 +51,7 @@ def reuse_ends(rows: pd.DataFrame) -> pd.DataFrame:
     ends = last.agg(
         value=("value", lambda its: its.tail(3).mean()), clip_fraction=("clip_fraction", "last")
     ).reset_index()
-    table = [
-        {**dict(zip(VARIED, key, strict=True)), "runs": len(part), **means_over_runs(part, ["value", "clip_fraction"])}
-        for key, part in ends.groupby(VARIED)
-    ]
-    return pd.DataFrame(table)
+    return means_by(ends.sort_values(VARIED), VARIED, ["value", "clip_fraction"])
 
 
 def plot_reuse(rows: pd.DataFrame) -> go.Figure:

@@ -21,7 +21,7 @@ from workbench.analysis.effects import (
 )
 from workbench.analysis.overoptimization import compare_forms, fit_overoptimization, forms_sentence, rise_and_fall
 from workbench.analysis.statistics import UNKNOWN, Interval, interval_over_units
-from workbench.studies.measurements import means_over_runs
+from workbench.studies.measurements import means_by
 from workbench.studies.overoptimization.alarms import watched_runs
 from workbench.studies.overoptimization.tables import (
     BEST_OF_N,
@@ -279,7 +279,7 @@ def errors_over_units(study: Study, sets: Mapping[str, list[str]], *, policy: st
     pools = {run: pool for run, pool in study.pools.items() if run in units.index}
     tables = [errors_in_common(pool, sets).assign(**units.loc[run]) for run, pool in pools.items()]
     known = [table for table in tables if len(table)]
-    return means_of(pd.concat(known), "members", ["errors", "errors_given_gold"]) if known else pd.DataFrame()
+    return means_by(pd.concat(known), ["members"], ["errors", "errors_given_gold"]) if known else pd.DataFrame()
 
 
 def remedy_effects(table: pd.DataFrame, factor: str, outcomes: Mapping[str, str]) -> pd.DataFrame:
@@ -301,14 +301,6 @@ def watched(
     other = next((JUDGE + name for name in sets.get("split", []) if name != main), "")
     paths = {run: study.paths[run] for run in kept["run"]}
     return watched_runs(paths, kept, members=members, other=other, tolerance=tolerance)
-
-
-def means_of(table: pd.DataFrame, column: str, values: list[str]) -> pd.DataFrame:
-    """Means over units of each level of `column`, with _low and _high, one row per level; NaN ends for one unit."""
-    rows = []
-    for level, part in table.groupby(column, sort=False):
-        rows.append({column: level, "units": len(part), **means_over_runs(part, values)})
-    return pd.DataFrame(rows)
 
 
 def price_sentence(prices: pd.DataFrame) -> str:
