@@ -54,31 +54,23 @@ def _writes(run: Run) -> bool:
 def with_equal_gold(table: pd.DataFrame) -> pd.DataFrame:
     """The table `skills`, and of each policy how much more diverse it is than its start where both have the same gold.
 
-    Colder answers are better and more alike: one of both stands at temperature 1, the other where its curve over
-    temperatures has that gold, linearly between two. No row where neither curve reaches the other.
+    Colder answers are better and more alike: the curves of both over temperatures are compared, linear between two, on
+    average over the gold that both reach. No row where there is none.
     """
     warm = table[(table["temperature"] > 0) & table["part"].isin([GOLD, *DIVERSITY])]
     curves = warm.pivot(index=["run", "temperature"], columns="part", values="value")
-    curves = curves.reindex(columns=[GOLD, *DIVERSITY]).dropna()
-    rows = []
-    for row in table[table["start"].isin(table["run"])].drop_duplicates("run").to_dict("records"):
-        pair = [
-            curves[curves.index.get_level_values("run") == name].droplevel("run") for name in (row["run"], row["start"])
-        ]
-        for part in DIVERSITY:
+    curves = curves.reindex(columns=[GOLD, *DIVERSITY]).dropna().sort_values(GOLD)
+    by_run, rows = dict(list(curves.groupby(level="run"))), []
+    for row in table.drop_duplicates("run").to_dict("records"):
+        pair = [by_run[name] for name in (row["run"], row["start"]) if name in by_run]
+        low, high = curves[GOLD].min(), curves[GOLD].max()
+        for each in pair:
+            low, high = max(low, each[GOLD].min()), min(high, each[GOLD].max())
+        for part in DIVERSITY if len(pair) == 2 and low <= high else ():
+            own, start = (np.interp(np.linspace(low, high, 50), each[GOLD], each[part]) for each in pair)
             told = {"skill": "diversity", "part": f"{part}, less start's at equal gold", "temperature": np.nan}
-            rows += [{**row, **told, "better": 0, "value": value, "value_se": np.nan} for value in _apart(*pair, part)]
+            rows.append({**row, **told, "better": 0, "value": (own - start).mean(), "value_se": np.nan})
     return pd.concat([table, pd.DataFrame(rows)], ignore_index=True)
-
-
-def _apart(own: pd.DataFrame, start: pd.DataFrame, part: str) -> list[float]:
-    """How much more of `part` the first has at equal gold, one of both at temperature 1; [] without such a place."""
-    for still, moving, sign in ((own, start, 1), (start, own, -1)):
-        if 1.0 in still.index and len(moving):
-            gold, ordered = still.loc[1.0, GOLD], moving.sort_values(GOLD)
-            if ordered[GOLD].iloc[0] <= gold <= ordered[GOLD].iloc[-1]:
-                return [sign * (still.loc[1.0, part] - np.interp(gold, ordered[GOLD], ordered[part]))]
-    return []
 
 
 def skills_over_units(table: pd.DataFrame) -> pd.DataFrame:
