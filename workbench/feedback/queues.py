@@ -335,6 +335,9 @@ class Desk:
         self.counts: Counter = Counter()  # labelers who judged each item
         self.all_judgements = 0  # of all labelers, repeats included
         self._verdicts: dict[str, Counter] = defaultdict(Counter)  # first verdicts on each item, as JSON
+        self._agreed: dict[
+            str, tuple[float, int]
+        ] = {}  # of items judged by two the share of pairs that agree, and pairs
         self._seconds: dict[int, float] = {}  # that the labeler's judgements took, where somebody measured
         self._last = 0  # number of the last row that was read
 
@@ -358,15 +361,9 @@ class Desk:
 
         Two standard errors over items; a tie against a choice counts half, as in `agreement.pairwise_agreement`.
         """
-        shares, pairs = [], []
-        for verdicts in self._verdicts.values():
-            given, ties = verdicts.total(), verdicts[TIE]
-            if given > 1:
-                equal = sum(count * (count - 1) / 2 for count in verdicts.values())
-                pairs.append(given * (given - 1) // 2)
-                shares.append((equal + ties * (given - ties) / 2) / pairs[-1])
-        if len(pairs) < FEWEST:
+        if len(self._agreed) < FEWEST:
             return ""
+        shares, pairs = zip(*self._agreed.values(), strict=True)
         mean, error = mean_and_error(np.repeat(shares, pairs), np.repeat(np.arange(len(pairs)), pairs))
         return f"labelers agree on {mean:.0%} ± {2 * error:.0%} of {len(pairs)} items judged by two"
 
@@ -374,7 +371,11 @@ class Desk:
         self, sign: int, seq: int, item_id: str, labeler: str, repeat: int, label: bool, value: str, elapsed_ms: int
     ) -> None:
         if label and not repeat:
-            self._verdicts[item_id][value] += sign
+            verdicts = self._verdicts[item_id]
+            verdicts[value] += sign
+            self._agreed.pop(item_id, None)
+            if verdicts.total() > 1:
+                self._agreed[item_id] = _agreed(verdicts)
         if labeler == self.labeler and elapsed_ms > 0:
             self._seconds[seq] = elapsed_ms / 1000
         if sign < 0:
@@ -389,3 +390,11 @@ class Desk:
                 self.events[seq] = item_id, repeat
             else:
                 del self.events[seq]
+
+
+def _agreed(verdicts: Counter) -> tuple[float, int]:
+    """The share of pairs of verdicts that agree, and how many pairs there are."""
+    given, ties = verdicts.total(), verdicts[TIE]
+    pairs = given * (given - 1) // 2
+    equal = sum(count * (count - 1) / 2 for count in verdicts.values())
+    return (equal + ties * (given - ties) / 2) / pairs, pairs
