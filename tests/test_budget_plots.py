@@ -199,6 +199,14 @@ def test_without_completions_the_slider_has_one_table(means, comparison):
     assert len(figure.layout.sliders[0].steps[0].args[0]["cells.values"]) == 1
 
 
+def test_an_end_whose_kl_may_be_nothing_has_a_bar_down_to_nothing():
+    ends = {"experiment": "ppo", "runs": 3, "kl": 4.0, "kl_low": -1.0, "kl_high": 9.0}
+    ends |= {"gold": 1.0, "gold_low": 0.5, "gold_high": 1.5}
+    curves = {"experiment": "ppo", "kl": [0.0, 4.0], "measured": 9, "gold": 1.0, "gold_low": 0.5, "gold_high": 1.5}
+    end = figures.frontier_traces(pd.DataFrame(curves), pd.DataFrame([ends]), "gold")[-1]
+    assert (list(end.error_x.arrayminus), list(end.error_x.array)) == ([2.0], [1.0])
+
+
 # KL itself
 
 

@@ -104,7 +104,7 @@ def frontier_traces(curves: pd.DataFrame, ends: pd.DataFrame, score: str) -> lis
 
 
 def _end(end: pd.DataFrame, score: str, name: str, look: dict) -> go.Scatter:
-    place, (low, high) = root_kl(end["kl"]), (np.sqrt(end[f"kl_{side}"]) for side in ("low", "high"))
+    place, low, high = (root_kl(end[name]) for name in ("kl", "kl_low", "kl_high"))
     bars = {"error_x": interval(place, low, high), "error_y": error_bar(end, score)}
     hover = "%{fullData.name}, end<br>KL %{customdata[0]:.2f} nats: %{y:.2f}<br>runs: %{customdata[1]}<extra></extra>"
     shown = {"told": end[["kl", "runs"]], "hover": hover, "bars": bars}  # the legend shows line and symbol
