@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from workbench import WorkbenchError
 from workbench.runs import Run
 
 HERE = Path(__file__).parent
@@ -38,16 +39,17 @@ def table_of(run: Run, name: str, columns: str) -> str:
 
 
 def filled(text: str, root: Path) -> tuple[str, list[str]]:
-    """The page with each table whose run is in `root` made anew, and the runs that are not there."""
+    """The page with each table whose run is in `root` made anew, and a sentence for each that can not be."""
     absent = []
 
     def fill(block: re.Match) -> str:
         folder, name, columns = block.groups()
-        if not (root / folder / "run.json").exists():
-            absent.append(folder)
+        try:
+            table = table_of(Run.read(root / folder), name, columns or "")
+        except WorkbenchError as error:
+            absent.append(str(error))
             return block[0]
-        first = block[0].split("\n", 1)[0]
-        return f"{first}\n{table_of(Run.read(root / folder), name, columns or '')}<!-- end -->\n"
+        return f"{block[0].splitlines()[0]}\n{table}<!-- end -->\n"
 
     return TABLE.sub(fill, text), absent
 
@@ -55,4 +57,4 @@ def filled(text: str, root: Path) -> tuple[str, list[str]]:
 if __name__ == "__main__":
     page, absent = filled(PAGE.read_text(encoding="utf-8"), Path(sys.argv[1]) if sys.argv[1:] else HERE.parent)
     PAGE.write_text(page, encoding="utf-8")
-    print(*(f"kept as it was: {folder} was not run here" for folder in dict.fromkeys(absent)), sep="\n")
+    print(*(f"Kept as it was: {sentence}" for sentence in dict.fromkeys(absent)), sep="\n")
