@@ -148,7 +148,6 @@ def test_several_pairs_of_an_item_count_as_one_draw():
 
 def test_what_is_kept():
     assert set(keep(HAND, labelers=["bob", "cy"])["labeler"]) == {"bob", "cy"}
-    assert set(keep(HAND, kinds=["rating"])["kind"]) == {"rating"}
     slow = keep(HAND, slower_than_ms=2000)
     assert sorted(slow.loc[slow["elapsed_ms"] > 0, "elapsed_ms"]) == [2000, 3000]
     assert (slow["elapsed_ms"] == 0).sum() == (HAND["elapsed_ms"] == 0).sum()  # nobody measured these
@@ -191,7 +190,6 @@ def test_no_judgements_make_an_empty_table(measure):
     ("measure", "words"),
     [
         (lambda: keep(HAND, labelers=["eve"]), r"No judgement has the labeler 'eve': choose from \['ada'"),
-        (lambda: keep(HAND, kinds=["pairs"]), "No judgement has the kind 'pairs'"),
         (lambda: length_bias(HAND, ITEMS[1:]), "Item 'short' was judged, but is not among the 4 items"),
         (lambda: position_bias(HAND.drop(columns="shown_order")), r"lacks \['shown_order'\]"),
         (lambda: seconds_per_item(HAND.drop(columns="elapsed_ms")), r"lacks \['elapsed_ms'\]"),

@@ -35,23 +35,17 @@ from workbench.feedback.tables import name_of, read
 JUDGEMENT = ("item_id", "labeler", "kind", "value", "shown_order", "repeat")
 
 
-def keep(
-    judgements: pd.DataFrame, *, labelers: Sequence[str] = (), kinds: Sequence[str] = (), slower_than_ms: int = 0
-) -> pd.DataFrame:
-    """The judgements by these labelers, of these kinds, that took at least so long; () and 0 leave nothing out.
+def keep(judgements: pd.DataFrame, *, labelers: Sequence[str] = (), slower_than_ms: int = 0) -> pd.DataFrame:
+    """The judgements by these labelers that took at least so long; () and 0 leave nothing out.
 
-    Those whose time nobody measured (0) stay. WorkbenchError for a labeler or kind that the table does not have.
+    Those whose time nobody measured (0) stay. WorkbenchError for a labeler that the table does not have.
     """
-    judgements = read(judgements, ["labeler", "kind", "elapsed_ms"])
-    kept = np.ones(len(judgements), dtype=bool)
-    for column, wanted in (("labeler", labelers), ("kind", kinds)):
-        names, wanted = judgements[column].astype(str), {str(name_of(each)) for each in wanted}
-        if unknown := sorted(wanted.difference(names)):
-            raise WorkbenchError(f"No judgement has the {column} {unknown[0]!r}: choose from {sorted(set(names))}.")
-        if wanted:
-            kept &= names.isin(wanted).to_numpy()
-    elapsed = judgements["elapsed_ms"].to_numpy()
-    return judgements[kept & ((elapsed == 0) | (elapsed >= slower_than_ms))]
+    judgements = read(judgements, ["labeler", "elapsed_ms"])
+    names, wanted = judgements["labeler"].astype(str), {str(name_of(each)) for each in labelers}
+    if unknown := sorted(wanted.difference(names)):
+        raise WorkbenchError(f"No judgement has the labeler {unknown[0]!r}: choose from {sorted(set(names))}.")
+    elapsed = judgements["elapsed_ms"]
+    return judgements[(names.isin(wanted) | (not wanted)) & ((elapsed == 0) | (elapsed >= slower_than_ms))]
 
 
 def position_bias(judgements: pd.DataFrame) -> pd.DataFrame:
