@@ -225,13 +225,11 @@ class RunTask(Task):
         """
         wanted = schema_named(schema)
         if schema == "demonstrations" and self.run.path("tables/demonstrations.jsonl").exists():  # chosen samples
-            if self.run.parameters.get("split") == "test":
-                raise WorkbenchError(
-                    f"{files.shown(self.run.dir)} answered held-out prompts, on which everything is measured: run "
-                    '07_best_of_n with split="train" and learn from that.'
-                )
-            chosen = self._standard(schema, self.run.table(schema), schema)
-            train, test = split_by_prompt(chosen, held_out=0.1, seed=0, column="prompt")
+            chosen, held = self.run.table(schema), self.run.parameters.get("split") == "test"
+            if held or chosen.empty:
+                why = "answered held-out prompts, on which everything is measured" if held else "kept no answer"
+                raise WorkbenchError(f'{files.shown(self.run.dir)} {why}: run 07_best_of_n with split="train" again.')
+            train, test = split_by_prompt(self._standard(schema, chosen, schema), held_out=0.1, seed=0)
             return _first(train.shuffle(seed=seed), count), test
         if not wanted.table:
             return self.origin.rows(schema, count, seed=seed)
