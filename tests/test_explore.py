@@ -57,7 +57,7 @@ def agreement(judgements):
     """The explorer of notebook 04, with a menu of kinds."""
 
     def filtered(labelers, kind, seconds):
-        kept = keep(judgements, labelers=labelers, kinds=[kind], slower_than_ms=1000 * seconds)
+        kept = keep(judgements[judgements["kind"] == kind], labelers=labelers, slower_than_ms=1000 * seconds)
         said = f"{len(kept)} judgements"
         return plot_agreement_filters({said: agreement_matrix(kept)}, {said: pairwise_agreement(kept)})
 
