@@ -38,6 +38,13 @@ def table_of(run: Run, name: str, columns: str) -> str:
     return "\n".join(lines) + f"\n\n*Commit {commit}, {run.record['platform']}, {run.record['started_at'][:10]}.*\n"
 
 
+def most_runs(table: str) -> int:
+    """How many runs or units the best founded row of a table in Markdown is a mean of, 0 where none says so."""
+    rows = [re.split(r"(?<!\\)\|", line.strip("|")) for line in table.splitlines() if line.startswith("|")]
+    told = [place for place, name in enumerate(rows[0] if rows else []) if name.strip() in ("runs", "units")]
+    return max((int(row[place]) for row in rows[2:] for place in told if row[place].strip().isdigit()), default=0)
+
+
 def filled(text: str, root: Path) -> tuple[str, list[str]]:
     """The page with each table whose run is in `root` made anew, and a sentence for each that can not be."""
     absent = []
@@ -48,6 +55,9 @@ def filled(text: str, root: Path) -> tuple[str, list[str]]:
             table = table_of(Run.read(root / folder), name, columns or "")
         except WorkbenchError as error:
             absent.append(str(error))
+            return block[0]
+        if most_runs(table) < most_runs(block[0]):
+            absent.append(f"{folder} is of {most_runs(table)} runs, the table on the page of {most_runs(block[0])}.")
             return block[0]
         return f"{block[0].splitlines()[0]}\n{table}<!-- end -->\n"
 

@@ -8,7 +8,8 @@ from tiny_models import saved, tiny_model, weights_of, word_tokenizer
 from torch.optim.swa_utils import AveragedModel
 
 from workbench import WorkbenchError
-from workbench.models.merging import METHODS, load_to_merge, merged_weights, read_shares, slerp
+from workbench.models.merging import METHODS, load_to_merge, merged_weights, slerp
+from workbench.tasks.stage import numbers_in
 
 START = {"a": torch.tensor([1.0, 0.0]), "b": torch.tensor([[2.0]])}
 
@@ -86,7 +87,7 @@ def test_models_that_can_not_be_merged_are_refused_in_a_sentence(tmp_path):
             load_to_merge(start, source, tokens)
     with pytest.raises(WorkbenchError, match="no way 'ties' to merge: choose one of linear, spherical, task"):
         merged_weights(START, [START], method="ties", share=0.5)
-    for text, piece in (("0.2,,1", "''"), ("0.2,half", "'half'"), ("nan", "'nan'"), ("", "''")):
-        with pytest.raises(WorkbenchError, match=f"shares holds {piece}: write numbers with commas"):
-            read_shares(text)
-    assert read_shares("0.1, 1,-.5") == [0.1, 1.0, -0.5]
+    for text, piece in (("0.2,,1", "''"), ("0.2,half", "'half'"), ("nan", "'nan'"), ("", "''"), ("0,2", "'2'")):
+        with pytest.raises(WorkbenchError, match=f"shares holds {piece}: write numbers from 0 to 1 with commas"):
+            numbers_in("shares", text, most=1)
+    assert numbers_in("shares", "0.1, 1,.5", most=1) == [0.1, 1.0, 0.5]

@@ -164,7 +164,7 @@ def test_what_a_verifier_passed_is_learned_from_beside_other_demonstrations(runs
         execute("02_sft", tmp_path / "leaky", **mixed)
     (pool / "run.json").write_text(json.dumps(record))
     (pool / "tables" / "demonstrations.jsonl").write_text("")  # as where nothing passed
-    with pytest.raises(WorkbenchError, match="pool kept no answer: run 07_best_of_n"):
+    with pytest.raises(WorkbenchError, match="pool kept no answer: take a policy"):
         execute("02_sft", tmp_path / "none", **mixed)
 
 

@@ -139,7 +139,7 @@ def pass_at_k(right, ks: Sequence[int]) -> np.ndarray:
     `right` (prompts, N) is 1 or 0. Unbiased: 1 - C(N - c, k) / C(N, k) where c of N are right, in whole numbers. Chen
     et al. 2021, eq. 1. WorkbenchError for k outside 1..N and for verdicts other than 1 and 0.
     """
-    right = _verdicts(right)
+    right = checked_verdicts(right)
     pool = right.shape[1]
     all_wrong = [[math.comb(pool - c, k) / math.comb(pool, k) for k in _sizes(ks, pool)] for c in range(pool + 1)]
     return 1 - np.array(all_wrong)[right.sum(axis=1).astype(int)]
@@ -152,7 +152,7 @@ def majority_vote(answers, right, ns: Sequence[int], *, seed: int = 0, orders: i
     Means over the beginnings of about so many `orders` of the N, in which each is as often first; tied answers share
     the win. Wang et al. 2023, without weights. WorkbenchError as in `pass_at_k`.
     """
-    right, rng = _verdicts(right), np.random.default_rng(seed)
+    right, rng = checked_verdicts(right), np.random.default_rng(seed)
     pool, won = right.shape[1], np.zeros((len(right), len(ns)))
     chosen = np.array(_sizes(ns, pool)) - 1
     turned = (np.arange(pool)[:, None] + np.arange(pool)) % pool  # all rotations of one order
@@ -174,7 +174,7 @@ def accuracy_by_choice(right, answers, judges: Mapping[str, Sequence], ns: Seque
 
     Choices: an oracle (pass@n), the majority of `answers`, the favourite of each of `judges` (scores by name), chance.
     """
-    right = _verdicts(right)
+    right = checked_verdicts(right)
     rates = {"oracle (pass@n)": pass_at_k(right, ns), "majority vote": majority_vote(answers, right, ns, seed=seed)}
     rates |= {f"best by {name}": expected_of_best(scores, right, ns) for name, scores in judges.items()}
     rates["one at random"] = np.repeat(right.mean(axis=1, keepdims=True), len(ns), axis=1)
@@ -185,10 +185,11 @@ def accuracy_by_choice(right, answers, judges: Mapping[str, Sequence], ns: Seque
     return pd.concat(parts, ignore_index=True)
 
 
-def _verdicts(right) -> np.ndarray:
+def checked_verdicts(right, *, name: str = "right") -> np.ndarray:
+    """`right` (prompts, N) as numbers; WorkbenchError says what `name` holds where one is neither 1 nor 0."""
     right = _sample_matrix(right, name="right")
     if other := set(np.unique(right)) - {0.0, 1.0}:
-        raise WorkbenchError(f"right holds {other.pop():g}: give 1 for each completion that passes and 0 for others.")
+        raise WorkbenchError(f"{name} holds {other.pop():g}: give 1 for each completion that passes and 0 for others.")
     return right
 
 

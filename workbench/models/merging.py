@@ -1,6 +1,5 @@
 """How weights of models with one start are combined: their mean, a mean on the sphere, the sum of their changes."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 
@@ -56,13 +55,6 @@ def merged_weights(start: Weights, others: Sequence[Weights], *, method: str, sh
         raise WorkbenchError(f"There is no way {method!r} to merge: choose one of {', '.join(METHODS)}.")
     combined = METHODS[method]
     return {name: old + share * combined([other[name] - old for other in others]) for name, old in start.items()}
-
-
-def read_shares(text: str) -> list[float]:
-    """Numbers between commas; WorkbenchError names what is none."""
-    if wrong := [piece for piece in text.split(",") if not re.fullmatch(r" *-?\d*\.?\d+ *", piece)]:
-        raise WorkbenchError(f"shares holds {wrong[0].strip()!r}: write numbers with commas, such as 0.2,0.5,1.")
-    return [float(piece) for piece in text.split(",")]
 
 
 def load_to_merge(start, source: str, tokenizer, *, device: str = "cpu") -> dict[str, Tensor]:

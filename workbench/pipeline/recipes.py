@@ -133,15 +133,17 @@ def checked_stage(stage: object, owner: str) -> dict:
         raise WorkbenchError(f"{owner} has the stage {stage!r} without a notebook: write `notebook: 02_sft`.")
     check_keys(stage, STAGE_KEYS, f"A stage of {owner}")
     stage = {"name": Path(stage["notebook"]).stem} | stage
-    if not re.fullmatch(r"\w[\w.+=-]*", str(stage["name"])) or stage["name"] == "report":
-        raise WorkbenchError(f"{owner} has a stage named {stage['name']!r}: choose the plain name of a folder.")
+    named = isinstance(stage["name"], str) and re.fullmatch(r"\w[\w.+=-]*", stage["name"])
+    if not named or stage["name"] == "report":
+        said = "choose the plain name of a folder" + ("" if isinstance(stage["name"], str) else ", in quotes")
+        raise WorkbenchError(f"{owner} has a stage named {stage['name']!r}: {said}.")
     parameters = stage.get("parameters") or {}
     if not isinstance(parameters, dict) or "run_dir" in parameters:
         raise WorkbenchError(
             f"Stage {stage['name']} of {owner} needs `name: value` parameters without run_dir: "
             "that is always the recipe's folder and the stage's name."
         )
-    return stage | {"name": str(stage["name"])}
+    return stage
 
 
 def check_keys(content: dict, known: tuple[str, ...], owner: str) -> None:

@@ -11,6 +11,7 @@ first, second                several
 import re
 from collections import Counter
 from collections.abc import Callable
+from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,9 +67,10 @@ def read_rewards(text: str) -> dict[str, Named]:
 def weighted(text: str) -> tuple[str, float]:
     """What stands before the weight, and that, 1 where none is written; WorkbenchError where neither can be read."""
     named = re.sub(rf"{WEIGHT}$", "", text.strip())
-    if not named or "*" in named or {"+", "else"}.intersection(named.split()):
+    weight = float(text.strip()[len(named) :].strip(" *") or 1)
+    if not named or "*" in named or not isfinite(weight) or {"+", "else"}.intersection(named.split()):
         raise WorkbenchError(f"{text!r} can not be read: write names and weights as in task:sums*2 + runs/mine/rm*0.5.")
-    return named, float(text.strip()[len(named) :].strip(" *") or 1)
+    return named, weight
 
 
 def _name(source: str) -> str:

@@ -134,14 +134,19 @@ def _told(rows: pd.DataFrame) -> pd.Series:
     """Each value with its interval, in words."""
     over = rows["runs"].map(lambda runs: "prompts, one run" if runs == 1 else f"{runs} runs")
     ends = [*zip(rows["value"], rows["value_low"], rows["value_high"], strict=True)]
-    spans = [f"{number(value)} ({number(low)} to {number(high)})" for value, low, high in ends]
+    spans = [
+        number(value) + (", no interval" if np.isnan(low) else f" ({number(low)} to {number(high)})")
+        for value, low, high in ends
+    ]
     return rows["stage"] + "<br>" + rows["name"] + "<br>" + spans + "<br>95% over " + over
 
 
 def _leader(rows: pd.DataFrame) -> str:
-    """Which experiment is ahead in most of the skills that have a better end."""
+    """Which experiment is ahead of all others in most of the skills that have a better end; ties are nobody's."""
     judged = rows[rows["better"] != 0]
-    ahead = judged.loc[judged["score"].groupby(judged["name"]).idxmax(), "experiment"].map(spoken).value_counts()
+    first = judged["score"] == judged.groupby("name")["score"].transform("max")
+    alone = first & (first.groupby(judged["name"]).transform("sum") == 1)
+    ahead = judged.loc[alone, "experiment"].map(spoken).value_counts()
     told = [
         f"{name} is ahead in {count} of {ahead.sum()} skills that have a better end" for name, count in ahead.items()
     ]

@@ -227,8 +227,9 @@ class RunTask(Task):
         if schema == "demonstrations" and self.run.path("tables/demonstrations.jsonl").exists():  # chosen samples
             chosen, held = self.run.table(schema), self.run.parameters.get("split") == "test"
             if held or chosen.empty:
-                why = "answered held-out prompts, on which everything is measured" if held else "kept no answer"
-                raise WorkbenchError(f'{files.shown(self.run.dir)} {why}: run 07_best_of_n with split="train" again.')
+                why = 'answered held-out prompts, on which everything is measured: run 07_best_of_n with split="train"'
+                none = "kept no answer: take a policy that gives some that pass, or more evaluation_prompts"
+                raise WorkbenchError(f"{files.shown(self.run.dir)} {why if held else none}.")
             train, test = split_by_prompt(self._standard(schema, chosen, schema), held_out=0.1, seed=0)
             return _first(train.shuffle(seed=seed), count), test
         if not wanted.table:

@@ -1,8 +1,10 @@
 """The first cell of a notebook, from its parameters alone: run, task, tokenizer, policy, reference, rewards, limits."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import cached_property
+from math import inf
 from typing import Any
 
 from workbench import WorkbenchError
@@ -122,3 +124,12 @@ class Stage:
         """Those parameters that are fields of a configuration, without those that are left to it ("" and -1)."""
         names = {field.name for field in fields(config)}
         return {name: value for name, value in self.parameters.items() if name in names and value not in OPEN}
+
+
+def numbers_in(name: str, text: str, *, most: float = inf) -> list[float]:
+    """The numbers from 0 to `most` between commas of the parameter `name`; WorkbenchError names what is none."""
+    for piece in map(str.strip, text.split(",")):
+        if not re.fullmatch(r"\d*\.?\d+", piece) or float(piece) > most:
+            range_of = "numbers from 0" if most == inf else f"numbers from 0 to {most:g}"
+            raise WorkbenchError(f"{name} holds {piece!r}: write {range_of} with commas, such as 0,0.5,1.")
+    return [float(piece) for piece in text.split(",")]
