@@ -265,6 +265,7 @@ GIVEN = {
     [
         ("preferences", "margin", ["much", float("nan"), float("inf")], "finite number"),
         ("preferences", "preference", ["likely", -0.1, 1.5, float("nan")], "from 0 to 1"),
+        ("preferences", "rival", ["both", 1, "Chosen"], "chosen, rejected or nothing"),
         ("unpaired", "label", ["yes", 2, 0.5, None], "true or false"),
         ("ratings", "rating", ["good", float("inf"), None, True], "finite number"),
     ],
@@ -399,6 +400,7 @@ def test_a_column_that_nobody_needs_never_stops_a_file(about, tmp_path):
         ("preferences", PAIR, "margin", [1, "0.5", None, ""], [1.0, 0.5, None, None]),
         ("preferences", PAIR, "margin", ["1.5", ""], [1.5, None]),
         ("preferences", PAIR, "preference", [1, "0.75", None], [1.0, 0.75, None]),
+        ("preferences", PAIR, "rival", ["chosen", "rejected", None], ["chosen", "rejected", None]),
         ("stepwise", SEVERAL, "labels", [[True, 0], [1, "false"]], [[True, False], [True, False]]),
         ("rankings", SEVERAL, "ranking", [[1, 0], "[0, 1]"], [[1, 0], [0, 1]]),
     ],

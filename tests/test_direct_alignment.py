@@ -39,8 +39,9 @@ PAIRS = [
     pair([5, 13], [15, 4], [14, EOS]),
 ]
 HELD_OUT = [pair([8, 8], [9, EOS], [12, EOS]), pair([8], [5, 6, EOS], [4, EOS]), pair([9], [4, EOS], [7, 7, EOS])]
+SIDES = ["chosen", "rejected", "rejected", "chosen"]  # that the reference wrote
 DATA = {
-    "pairs": (PAIRS, HELD_OUT),
+    "pairs": ([replace(each, rival=side) for each, side in zip(PAIRS, SIDES, strict=True)], HELD_OUT),
     "labelled": (
         [
             labelled([4, 6, 7], [9, EOS], 1),
@@ -60,6 +61,9 @@ DATA = {
         [ranked([8], [[5, 6, EOS], [4, EOS], [7, EOS]], [2, 1, 0])],
     ),
 }
+
+
+XPO = {"dpo": {}, "xpo": {"alpha": 0.2}}  # losses of which the second is the first and an optimism
 
 
 def trainer_for(family="llama", *, reference_seed=0, examples=None, held_out=None, **config):
@@ -244,6 +248,19 @@ def test_rewards_of_losses_per_token_are_means_over_the_completions_tokens_witho
             assert reward == pytest.approx(beta * sum(plain) / len(ids), abs=1e-5)
 
 
+def test_xpos_optimism_is_the_policys_own_log_probability_of_what_the_reference_wrote():
+    written = [getattr(pair, f"{side}_ids") for pair, side in zip(PAIRS, SIDES, strict=True)]
+    sums = [sum(plain_logprobs(tiny_model(), *row)) for row in zip((p.prompt_ids for p in PAIRS), written, strict=True)]
+    rows = [trainer_for(batch_size=4, beta=0.3, loss=loss, **own).step() for loss, own in XPO.items()]
+    assert rows[1]["loss"] - rows[0]["loss"] == pytest.approx(0.2 * sum(sums) / 4, abs=1e-5)
+    assert rows[1]["accuracy"] == rows[0]["accuracy"] and rows[1]["margin"] == rows[0]["margin"]
+
+
+def test_xpo_refuses_pairs_of_which_nobody_says_what_the_reference_wrote():
+    with pytest.raises(WorkbenchError, match=r"'xpo' has to know which completion .* column 'rival'"):
+        trainer_for(loss="xpo", examples=[*DATA["pairs"][0], PAIRS[0]])
+
+
 def test_a_likelihood_can_be_added_to_any_loss_on_pairs():
     plain = [plain_logprobs(tiny_model(), pair.prompt_ids, pair.chosen_ids) for pair in PAIRS]
     likelihood = sum(sum(logprobs) / len(logprobs) for logprobs in plain) / 4
@@ -251,12 +268,16 @@ def test_a_likelihood_can_be_added_to_any_loss_on_pairs():
     assert rows[1]["loss"] - rows[0]["loss"] == pytest.approx(-0.5 * likelihood, abs=1e-5)
 
 
-@pytest.mark.parametrize("loss", ["dpo", "ipo_normalised", "orpo", "apo_down"])
+@pytest.mark.parametrize("loss", ["dpo", "xpo", "ipo_normalised", "orpo", "apo_down"])
 def test_a_soft_label_weighs_the_loss_of_both_directions(loss):
     def first_loss(preference, *, flipped):
-        pairs = [replace(pair, preference=preference) for pair in PAIRS]
+        pairs = [replace(pair, preference=preference) for pair in DATA["pairs"][0]]
         if flipped:
-            pairs = [replace(pair, chosen_ids=pair.rejected_ids, rejected_ids=pair.chosen_ids) for pair in pairs]
+            other = {"chosen": "rejected", "rejected": "chosen"}
+            pairs = [
+                replace(pair, chosen_ids=pair.rejected_ids, rejected_ids=pair.chosen_ids, rival=other[pair.rival])
+                for pair in pairs
+            ]
         return trainer_for(loss=loss, examples=pairs, batch_size=4, reference_seed=1).step()["loss"]
 
     expected = 0.7 * first_loss(1.0, flipped=False) + 0.3 * first_loss(1.0, flipped=True)
@@ -327,7 +348,7 @@ def test_a_loss_that_is_nan_is_named_and_moves_nothing():
         ({"beta": 0.0}, "beta is 0.0"),
         ({"beta": -0.1}, "beta is -0.1"),
         ({"nll_coef": -1.0}, "nll_coef is -1.0"),
-        ({"loss": "dop"}, "no loss 'dop': choose one of dpo, conservative_dpo"),
+        ({"loss": "dop"}, "no loss 'dop': choose one of dpo, xpo, conservative_dpo"),
         ({"loss": "dpo", "gamma": 0.5}, "'dpo' has no gamma: it takes beta, nll_coef"),
         ({"loss": "slic", "beta": 0.5}, "'slic' has no beta: it takes delta"),
         ({"loss": "robust_dpo", "label_smoothing": 0.5}, "label_smoothing is 0.5"),

@@ -26,6 +26,7 @@ PAIR_LOSSES = {
     "orpo_loss": {"beta": 0.4},
     "slic_loss": {"delta": 1.0},
     "nll_loss": {},
+    "xpo_loss": {"beta": 0.5, "alpha": 0.2},
 }
 EVERY_PAIR_LOSS = [pytest.param(vars(direct)[name], row, id=name) for name, row in PAIR_LOSSES.items()]
 
@@ -37,14 +38,15 @@ def inputs_of(loss, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
 
 def pair(chosen: float, rejected: float, reference_chosen: float = 0.0, reference_rejected: float = 0.0):
     """The tensors of one pair of 2 and 3 tokens, its policy log-probabilities with gradients."""
+    chosen_logprobs = torch.tensor([chosen], requires_grad=True)
     return {
-        "chosen_logprobs": torch.tensor([chosen], requires_grad=True),
+        "chosen_logprobs": chosen_logprobs,
         "rejected_logprobs": torch.tensor([rejected], requires_grad=True),
         "reference_chosen_logprobs": torch.tensor([reference_chosen]),
         "reference_rejected_logprobs": torch.tensor([reference_rejected]),
         "chosen_lengths": torch.tensor([2]),
         "rejected_lengths": torch.tensor([3]),
-    }
+    } | {"rival_logprobs": chosen_logprobs}
 
 
 def negative_log_sigmoid(x: str) -> float:
@@ -309,6 +311,23 @@ def test_other_divergences_on_exact_preferences_end_where_their_own_optimum_is(n
     assert multipliers == pytest.approx([multipliers[0]] * 6, abs=1e-3)
 
 
+def test_xpo_is_dpo_at_alpha_zero_and_else_lowers_what_the_reference_wrote_whichever_side_that_is():
+    tensors = pair(-2.0, -5.0, -3.0, -4.5)
+    plain = direct.dpo_loss(**inputs_of(direct.dpo_loss, tensors), beta=0.5)
+    for side in ("chosen_logprobs", "rejected_logprobs"):
+        given = inputs_of(direct.xpo_loss, tensors) | {"rival_logprobs": tensors[side]}
+        assert direct.xpo_loss(**given, beta=0.5, alpha=0.0).item() == pytest.approx(plain.item(), abs=1e-6)
+        # the margin is (-2 + 3) - (-5 + 4.5) = 1.5 nats
+        hand = negative_log_sigmoid("0.75") + 0.2 * tensors[side].item()
+        loss = direct.xpo_loss(**given, beta=0.5, alpha=0.2)
+        assert loss.item() == pytest.approx(hand, abs=1e-6)
+        slope = 0.5 / (1 + math.exp(0.75))
+        expected = {"chosen_logprobs": -slope, "rejected_logprobs": slope}
+        expected[side] += 0.2  # a step against the gradient lowers it
+        grads = torch.autograd.grad(loss, [tensors[name] for name in expected])
+        assert [grad.item() for grad in grads] == pytest.approx(list(expected.values()), abs=1e-6)
+
+
 # What can not be said, and what can not be told apart
 
 
@@ -342,11 +361,13 @@ def test_impossible_labelled_and_ranked_completions_give_a_value_and_never_a_nan
 @pytest.mark.parametrize(("loss", "settings"), [row for row in EVERY_PAIR_LOSS if row.id not in {"nll_loss"}])
 def test_equal_completions_move_nothing_but_their_common_probability(loss, settings):
     common = torch.tensor([-6.0], requires_grad=True)
-    tensors = pair(0.0, 0.0, -6.0, -6.0) | {"chosen_logprobs": common, "rejected_logprobs": common}
+    tensors = pair(0.0, 0.0, -6.0, -6.0) | dict.fromkeys(
+        ("chosen_logprobs", "rejected_logprobs", "rival_logprobs"), common
+    )
     tensors["rejected_lengths"] = tensors["chosen_lengths"]
     value = loss(**inputs_of(loss, tensors), **settings)
     value.sum().backward()
     assert value.isfinite().all()
-    # a difference has no slope; APO-down alone lowers both
-    falls = 0.5 / 4 if loss is direct.apo_down_loss else 0.0
+    # a difference has no slope; APO-down lowers both, XPO what the reference wrote
+    falls = {direct.apo_down_loss: 0.5 / 4, direct.xpo_loss: 0.2}.get(loss, 0.0)
     assert common.grad.item() == pytest.approx(falls, abs=1e-7)

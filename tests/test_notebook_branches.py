@@ -15,7 +15,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from workbench import WorkbenchError
+from workbench import WorkbenchError, models
 from workbench.feedback.store import Store
 from workbench.feedback.widget import annotate
 from workbench.tasks.world import World
@@ -132,6 +132,40 @@ def test_a_direct_loss_runs_from_the_notebook_on_the_feedback_it_needs(settings,
     folder = execute("08_direct_alignment", tmp_path / "run", **inputs, **settings)
     assert summary_of(folder)["loss"] == settings["loss"]
     assert metrics_of(folder)["loss"].map(math.isfinite).all()
+
+
+def log_ratio(first: Path, second: Path, prompt: str, completion: str) -> float:
+    """How much likelier one model finds a completion than another, in nats."""
+    sums = []
+    for folder in (first, second):
+        model, tokens = load_once(folder)
+        ids, start = tokens(prompt + completion)["input_ids"], len(tokens(prompt)["input_ids"])
+        logprobs = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+        sums.append(sum(logprobs[at - 1, ids[at]].item() for at in range(start, len(ids))))
+    return sums[0] - sums[1]
+
+
+@functools.cache
+def load_once(folder: Path):
+    tokens, _ = models.load_tokenizer(str(folder))
+    return models.load_policy(str(folder), tokens).eval(), tokens
+
+
+def test_pairs_of_policy_and_rival_say_who_wrote_which_and_xpo_learns_from_them_held_to_the_rival(runs, tmp_path):
+    models = {"model": str(runs / "sft"), "rival_model": str(runs / "base")}
+    pairs = execute("03_preferences", tmp_path / "pairs", **models)
+    rows = pd.read_json(pairs / "tables" / "preferences.jsonl", lines=True)
+    sure = []  # by how much each model likes what it is said to have written better than the other model does
+    for row in rows.to_dict("records"):
+        texts = {"rival": row[row["rival"]], "policy": row[{"chosen": "rejected", "rejected": "chosen"}[row["rival"]]]}
+        ratios = {writer: log_ratio(runs / "base", runs / "sft", row["prompt"], text) for writer, text in texts.items()}
+        sure.append(ratios["rival"] - ratios["policy"])
+    assert len(sure) > 40 and sum(sure) / len(sure) > 1
+    held = {"reference_model": str(runs / "base"), "loss": "xpo", "dataset": str(pairs)}
+    folder = execute("08_direct_alignment", tmp_path / "run", model=str(runs / "sft"), **held)
+    measured = pd.read_json(folder / "tables" / "measured.jsonl", lines=True)
+    started = measured[(measured["step"] == 0) & (measured["draw"] != "evaluation")]
+    assert summary_of(folder)["loss"] == "xpo" and started["kl"].mean() > 0.1  # from base, where sft begins
 
 
 def test_a_merge_of_a_model_into_its_start_is_measured_on_the_way_and_kept(runs, tmp_path):

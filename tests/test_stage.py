@@ -1,10 +1,12 @@
 """`open_stage`: what a notebook's parameters mean, made when it is asked for."""
 
 import json
+import shutil
 from dataclasses import dataclass
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from workbench import WorkbenchError
 from workbench.models import build_policy
@@ -62,6 +64,19 @@ def test_the_policy_learns_and_the_reference_does_not_though_both_are_the_model(
         assert ours is not its and torch.equal(ours, its)
     assert stage.policy is stage.policy
     assert stage.limits(stage.policy) == {"max_prompt_length": 8, "context": 32}
+
+
+def test_a_reference_and_a_rival_of_their_own_are_read_and_recorded(parameters, tmp_path):
+    elsewhere = shutil.copytree(parameters["model"], tmp_path / "elsewhere")
+    weights = load_file(elsewhere / "model.safetensors")
+    save_file({name: value + 1 for name, value in weights.items()}, elsewhere / "model.safetensors", {"format": "pt"})
+    stage = stage_of(parameters | {"reference_model": str(elsewhere), "rival_model": parameters["model"]})
+    parts = (stage.policy, stage.reference, stage.rival)
+    for ours, its, theirs in zip(*(each.parameters() for each in parts), strict=True):
+        assert torch.equal(ours + 1, its) and torch.equal(ours, theirs)
+        assert ours.requires_grad and not its.requires_grad and not theirs.requires_grad
+    inputs = json.loads((stage.run.dir / "run.json").read_text())["inputs"]
+    assert set(inputs) == {"model", "reference", "rival"} and inputs["reference"] != inputs["model"]
 
 
 def test_settings_are_the_fields_that_the_notebook_does_not_leave_open(parameters):

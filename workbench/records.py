@@ -110,6 +110,7 @@ class PairExample:
     rejected_ids: list[int]  # ends with EOS unless it was truncated
     margin: float  # how much better, 0 where nobody said
     preference: float = 1.0  # probability that the chosen one is better: .5 is a tie
+    rival: str = ""  # "chosen" or "rejected": which one the reference wrote, where one of them is known to be its own
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,6 +33,27 @@ def dpo_loss(
     return -F.logsigmoid(beta * margin)
 
 
+def xpo_loss(
+    chosen_logprobs: Tensor,
+    rejected_logprobs: Tensor,
+    reference_chosen_logprobs: Tensor,
+    reference_rejected_logprobs: Tensor,
+    rival_logprobs: Tensor,
+    *,
+    beta: float,
+    alpha: float,
+) -> Tensor:
+    """DPO plus `alpha` times the log-probability of what the reference wrote, (B,) nats; unbounded below.
+
+    Minimising pushes that down, however it was judged, and so all else up: optimism about what is new. `rival_logprobs`
+    (B,), of the completion that is the reference's, under the policy; `alpha` below `beta`, per nat; the rest as in
+    `dpo_loss`. Xie et al. 2024, algorithm 1.
+    """
+    logprobs = (chosen_logprobs, rejected_logprobs, reference_chosen_logprobs, reference_rejected_logprobs)
+    loss = dpo_loss(*logprobs, beta=beta)
+    return loss + torch.where(loss.isinf(), 0, alpha * rival_logprobs)  # the limit, where both are infinite
+
+
 def conservative_dpo_loss(
     chosen_logprobs: Tensor,
     rejected_logprobs: Tensor,

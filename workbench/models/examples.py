@@ -104,16 +104,22 @@ def completion_examples(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, **
 
 
 def pair_examples(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, **limits: int) -> Examples:
-    """PairExamples of a dataset with `prompt`, `chosen`, `rejected`, perhaps `margin` and `preference`.
+    """PairExamples of a dataset with `prompt`, `chosen`, `rejected`, perhaps `margin`, `preference` and `rival`.
 
     A pair whose completions are equal once cut is dropped and counted; WorkbenchError when none is left.
     """
     given = _Answered(dataset, tokenizer, **limits)
     groups, rows = given.different([dataset["chosen"][:], dataset["rejected"][:]], "pairs are equal")
-    said = list(zip(_given(dataset, "margin", 0.0), _given(dataset, "preference", 1.0), strict=True))
+    others = {"margin": 0.0, "preference": 1.0, "rival": ""}
+    said = {name: _given(dataset, name, default) for name, default in others.items()}
     examples = [
-        PairExample(prompt_ids=given.ids[row], chosen_ids=chosen, rejected_ids=rejected, margin=margin, preference=sure)
-        for row, (chosen, rejected), (margin, sure) in ((row, groups[row], said[row]) for row in rows)
+        PairExample(
+            prompt_ids=given.ids[row],
+            chosen_ids=groups[row][0],
+            rejected_ids=groups[row][1],
+            **{name: values[row] for name, values in said.items()},
+        )
+        for row in rows
     ]
     return given.examples(examples, rows, dropped_pairs=len(dataset) - len(rows))
 
@@ -188,10 +194,10 @@ def _step_ends(steps: list[list[str]], spans: list[list[int]]) -> list[list[int]
     return rows
 
 
-def _given(dataset: Dataset, column: str, otherwise: float) -> list[float]:
-    """The numbers of an optional column, `otherwise` where nobody gave one."""
+def _given(dataset: Dataset, column: str, otherwise: float | str) -> list:
+    """The values of an optional column, `otherwise` where nobody gave one."""
     given = dataset[column][:] if column in dataset.column_names else [None] * len(dataset)
-    return [otherwise if value is None else float(value) for value in given]
+    return [otherwise if value is None else type(otherwise)(value) for value in given]
 
 
 def pair_completions(rows: Dataset) -> list[dict[str, Any]]:

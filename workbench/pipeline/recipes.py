@@ -158,8 +158,9 @@ def check_keys(content: dict, known: tuple[str, ...], owner: str) -> None:
 SOURCES = (
     *("model", "tokenizer", "reward_model", "judges", "judge", "policy", "dataset", "comparisons", "ptx_dataset"),
     *("verifier", "lexicon", "feedback", "ask_first", "study_runs", "runs", "others", "mixed_with", "skills_run"),
+    *("reference_model", "rival_model"),
 )
-MODELS = ("model", "reward_model", "policy", "others")
+MODELS = ("model", "reward_model", "policy", "others", "reference_model", "rival_model")
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".gz", ".txt", ".yaml")
 # Objectives of 05 and losses of 08 that learn from more than pairs: what notebook 03 calls it in its `kinds`.
 FEEDBACK = {"bradley_terry_margin": "margins", "rating": "ratings", "process": "steps"}

@@ -127,6 +127,10 @@ def _perhaps(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda value: None if value is None or value == "" else parse(value)
 
 
+def _side(value: Any) -> str:
+    return {side: side for side in ("chosen", "rejected")}[value]
+
+
 def _truth(value: Any) -> bool:
     return TRUTHS[str(value).strip().lower()]
 
@@ -149,6 +153,7 @@ def _order(values: Any) -> list[int]:
 VALUES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "margin": (_perhaps(_number), "a finite number or nothing"),
     "preference": (_perhaps(_probability), "a probability from 0 to 1 or nothing"),
+    "rival": (_perhaps(_side), "chosen, rejected or nothing"),
     "label": (_truth, "true or false (or 1 or 0)"),
     "labels": (lambda values: list(map(_truth, _listed(values))), "a list of true and false, one for each step"),
     "rating": (_number, "a finite number"),
@@ -249,10 +254,11 @@ SCHEMAS = {
     "demonstrations": Schema(
         columns=("prompt", "completion"), noun="demonstrations", made_from={"preferences": chosen_sides}
     ),
-    # margin: how much better the chosen completion is, any unit; preference: probability that it is better, .5 a tie
+    # margin: how much better the chosen completion is, any unit; preference: probability that it is better, .5 a tie;
+    # rival: the side that the reference wrote, for XPO
     "preferences": Schema(
         columns=("prompt", "chosen", "rejected"),
-        optional=("margin", "preference"),
+        optional=("margin", "preference", "rival"),
         noun="comparisons",
         table="preferences",
     ),

@@ -15,6 +15,7 @@ from workbench.tasks import ORIGIN, open_task, task_inputs
 # parameters that name rows, and what `run.json` calls them
 DATASETS = {"dataset": "dataset", "feedback": "dataset", "comparisons": "comparisons", "mixed_with": "mixed_with"}
 SOURCES = {"model": "model", "policy": "policy", "tokenizer": "tokenizer", "reward_model": "reward_model"}
+SOURCES |= {"reference_model": "reference", "rival_model": "rival"}
 SOURCES |= {"judges": "judge", "verifier": "verifier", "others": "other"}  # those that name models, several with commas
 OPEN = ("", -1)  # a setting that is left to the configuration
 Value = str | int | float | bool
@@ -77,16 +78,21 @@ class Stage:
     def policy(self):
         """What is trained: `model`, with adapters where `lora_rank` asks for them."""
         rank, seed = self.parameters.get("lora_rank", 0), self.parameters["seed"]
-        policy = self._load()
+        policy = self._load("model")
         return self._models.add_lora(policy, rank=rank, seed=seed) if rank else policy
 
     @cached_property
     def reference(self):
-        """`model` once more, frozen."""
-        return self._models.frozen(self._load())
+        """`reference_model`, or `model` once more, frozen."""
+        return self._models.frozen(self._load("reference_model" if self.parameters.get("reference_model") else "model"))
 
-    def _load(self):
-        return self._models.load_policy(self.parameters["model"], self.tokens, device=self._device)
+    @cached_property
+    def rival(self):
+        """Whose completions are compared with the policy's: `rival_model`, frozen."""
+        return self._models.frozen(self._load("rival_model"))
+
+    def _load(self, parameter: str):
+        return self._models.load_policy(self.parameters[parameter], self.tokens, device=self._device)
 
     @property
     def _device(self) -> str:

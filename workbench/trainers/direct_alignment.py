@@ -64,6 +64,13 @@ LOSSES = {
     "dpo": Loss(
         title="DPO", loss=direct.dpo_loss, settings={"beta": 0.3}, learning_rate=3e-4, paper="Rafailov et al. 2023"
     ),
+    "xpo": Loss(
+        title="XPO",
+        loss=direct.xpo_loss,
+        settings={"beta": 0.3, "alpha": 0.01},
+        learning_rate=3e-4,
+        paper="Xie et al. 2024",
+    ),
     "conservative_dpo": Loss(
         title="conservative DPO", loss=direct.conservative_dpo_loss, settings=_NOISY, paper="Mitchell 2023"
     ),
@@ -109,7 +116,7 @@ class DirectAlignmentConfig:
     label_smoothing: float | None = None  # probability that a label is wrong, below .5
     gamma: float | None = None  # margin that SimPO asks of the reward
     delta: float | None = None  # nats by which SLiC's chosen completion should be likelier
-    alpha: float | None = None  # of the alpha-divergence: 1 is KL from the reference, 0 its reverse
+    alpha: float | None = None  # of the alpha-divergence: 1 is KL from the reference, 0 its reverse; of XPO's optimism
     desirable_weight: float | None = None  # of desirable completions in KTO
     undesirable_weight: float | None = None  # of undesirable ones; balances unequal numbers
     nll_coef: float | None = None  # weight of the chosen completion's negative log-likelihood, which every loss may add
@@ -213,6 +220,11 @@ class DirectAlignmentTrainer(Stateful):
         require_examples(examples, held_out)
         self.config, self.objective, self.kind = config, config.objective, config.objective.kind
         require_kind(self.objective.data, [*examples, *held_out], loss=config.loss)
+        if "rival_logprobs" in self.objective.inputs and not all(pair.rival for pair in examples):
+            raise WorkbenchError(
+                f"The loss {config.loss!r} has to know which completion of a pair the reference wrote: give a column "
+                "'rival' (chosen or rejected), as 03_preferences writes it where rival_model is set."
+            )
         self.policy, self.reference = without_dropout(policy), without_dropout(reference)
         self.examples, self.held_out = examples, held_out
         self.group_size = len(self.kind.completions(examples[0]))

@@ -80,6 +80,7 @@ class Kind:
         if preference is None or (preference == 1).all():
             return [(1.0, stated)]
         flipped = self.arguments({name: value.flip(1) for name, value in values.items()}, examples)
+        flipped |= {name: value for name, value in stated.items() if name == "rival_logprobs"}  # no side of a label
         return [(preference, stated), (1 - preference, flipped)]
 
 
@@ -122,6 +123,9 @@ def _of_pairs(values: Tensors, pairs: list[PairExample]) -> Tensors:
         arguments |= {_sided(name, side): of for side, of in zip(("chosen", "rejected"), sides, strict=True)}
     device = next(iter(values.values())).device
     margin = torch.tensor([pair.margin for pair in pairs], device=device)
+    if "logprobs" in values and all(pair.rival for pair in pairs):
+        second = torch.tensor([[pair.rival == "rejected"] for pair in pairs], device=device)
+        arguments["rival_logprobs"] = values["logprobs"].gather(1, second.long())[:, 0]
     return arguments | {
         "margin": margin,
         "preference": torch.tensor([pair.preference for pair in pairs], device=device),
