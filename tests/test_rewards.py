@@ -371,6 +371,14 @@ SPELLED = {
         "task:sums*2 else rm": [[("task:sums", 2)], [("x/rm", 1)]],
         "rm*.5": [[("y/rm", 0.5)]],
     },
+    "x/safe*2 for harm + task:sums for math else y/a for b": {
+        "safe*2 for harm + task:sums for math else a for b": [
+            [("x/safe for harm", 2), ("task:sums for math", 1)],
+            [("y/a for b", 1)],
+        ]
+    },
+    "x/rm for harm, x/rm": {"rm for harm": [[("x/rm for harm", 1)]], "rm": [[("x/rm", 1)]]},
+    "a for b/rm": {"rm": [[("a for b/rm", 1)]]},  # a folder of that name
     "a+b/c-d": {"c-d": [[("a+b/c-d", 1)]]},  # only between spaces does a + part two rewards
     "runs/elsewhere": {"elsewhere": [[("runs/elsewhere", 1)]]},
 }
@@ -384,7 +392,8 @@ def test_a_text_names_rewards_with_their_weights(text):
         for name, each in found.items()
     }
     assert spelled == SPELLED[text]
-    assert reward_names.sources_of(text) == [part[0] for sums in SPELLED[text].values() for one in sums for part in one]
+    parts = [part[0] for sums in SPELLED[text].values() for one in sums for part in one]
+    assert reward_names.sources_of(text) == [reward_names.without_kind(part)[0] for part in parts]
     assert reward_names.with_sources(text, str.upper).lower() == text.lower()
 
 
@@ -443,6 +452,47 @@ def test_a_sum_adds_its_parts_and_else_asks_the_next_about_prompts_that_the_firs
     assert [None if math.isnan(value) else value for value in said["task:worth"]] == worth
     alone = EnsembleReward([reward], how="mean", coef=1.0)
     assert str(scores_of({"proxy": alone}, *ASKED)) == str(said)  # NaN is not equal to itself
+
+
+class Short:
+    """A task's kind: prompts of one letter."""
+
+    def __init__(self, name, reward):
+        self.name, self.reward = name, reward
+
+    def judges(self, prompts):
+        return [len(prompt) == 1 for prompt in prompts]
+
+    def __call__(self, prompts, completions, **columns):
+        assert all(self.judges(prompts)), f"{self.name} was asked about another prompt"
+        return self.reward(prompts, completions, **columns)
+
+
+@pytest.mark.parametrize(
+    ("text", "total"),
+    [
+        ("task:worth*10 for short else task:worth", [1.0, 20.0, 4.0]),
+        ("task:worth for short + task:worth*0.5", [0.5, 3.0, 2.0]),
+        ("task:worth for short + task:long*-1", [-1.0, 2.0, -3.0]),
+    ],
+)
+def test_a_part_for_a_kind_is_asked_about_prompts_of_that_kind_alone(text, total):
+    named = rewards_named(text, word_tokenizer(), max_length=24, of_task=OF_TASK, kinds={"short": Short})
+    said = scores_of(named, *ASKED)
+    assert said[text] == pytest.approx(total)
+    assert [math.isnan(value) for value in said["task:worth for short"]] == [True, False, True]
+    alone = rewards_named(
+        "task:worth*2 for short", word_tokenizer(), max_length=24, of_task=OF_TASK, kinds={"short": Short}
+    )
+    with pytest.raises(WorkbenchError, match="task:worth for short was asked about another prompt"):
+        scores_of(alone, *ASKED)
+
+
+def test_a_kind_of_prompts_that_there_is_not_is_refused_with_those_that_there_are():
+    with pytest.raises(WorkbenchError, match=r"'task:worth for shrt' is for prompts of a kind .*: choose one of short"):
+        rewards_named("task:worth for shrt", word_tokenizer(), max_length=24, of_task=OF_TASK, kinds={"short": Short})
+    with pytest.raises(WorkbenchError, match="only the embedded world knows kinds"):
+        rewards_named("task:worth for short", word_tokenizer(), max_length=24, of_task=OF_TASK)
 
 
 def test_prompts_that_no_part_judges_are_put_to_one_that_says_so():

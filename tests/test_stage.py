@@ -173,6 +173,21 @@ def test_a_reward_of_ones_own_that_fails_is_named_in_an_ensemble_too(parameters,
         EnsembleReward([*members.values()], how="mean", coef=1.0)(["a", "b"], ["c", "d"], finished=[True, True])
 
 
+def test_in_the_world_a_function_may_speak_for_one_kind_of_prompts_alone(parameters, tmp_path):
+    (tmp_path / "mine.py").write_text(OWN)
+    named = f"{tmp_path}/mine.py:score*10 for harm"
+    stage = stage_of(parameters | {"reward_model": f"{named} else task:sums"})
+    rows = stage.task.prompts(40, 0, split="train", kinds="harm, math")
+    said = stage.reward("reward_model")(rows["prompt"][:], [" no"] * 40, finished=[True] * 40)
+    assert said == [30.0 if kind == "harm" else 0.0 for kind in rows["kind"]]
+    with pytest.raises(
+        WorkbenchError, match=r"score for harm judges prompts of the kind 'harm', not .*'math'.*else runs"
+    ):
+        stage_of(parameters | {"reward_model": named}).reward("reward_model")(
+            rows["prompt"][:], [" no"] * 40, finished=[True] * 40
+        )
+
+
 def test_where_a_reward_is_needed_none_is_refused(parameters):
     with pytest.raises(WorkbenchError, match="reward_model is '': name a reward, such as"):
         stage_of(parameters).rewards("reward_model", fewest=1)

@@ -400,6 +400,14 @@ def test_a_run_brings_its_own_world_also_to_runs_on_it(finished_run, tmp_path):
     assert open_task(str(second.dir)).world.seed == 3
 
 
+def test_a_run_that_judged_prompts_of_one_kind_draws_that_kind_unless_another_is_asked_for(finished_run, tmp_path):
+    judged = Run.open(tmp_path / "safety", {"dataset": "world", "world_seed": 3, "prompt_kinds": "harm", "seed": 0})
+    task, every = open_task(str(judged.dir)), open_task(str(finished_run.dir))
+    assert set(task.prompts(60, 0, split="train")["kind"]) == {"harm"}
+    assert set(task.prompts(60, 0, split="test", kinds="qa, math")["kind"]) == {"qa", "math"}
+    assert len(set(every.prompts(60, 0, split="train")["kind"])) == 4
+
+
 def test_a_run_on_a_file_splits_it_as_the_file_itself_is_split(tmp_path):
     source = write_rows(tmp_path / "q.jsonl", [{"ask": letter} for letter in LETTERS])
     given = {"dataset": source, "columns": "prompt=ask", "held_out": 0.5, "seed": 0}

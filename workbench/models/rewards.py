@@ -27,7 +27,7 @@ from workbench.models.tokens import batches_by_length, collate, collate_groups, 
 from workbench.records import Sequences, scores_of
 from workbench.runs import NOTHING
 from workbench.runs.files import file_and_function, resolve, shown
-from workbench.runs.reward_names import OF_TASK, read_rewards
+from workbench.runs.reward_names import OF_TASK, read_rewards, without_kind
 
 Reward = Callable[..., list[float]]
 RIDGE = 0.01  # lambda of the pessimistic reward, in mean squared feature differences: what nothing was compared on
@@ -149,19 +149,25 @@ class CombinedReward:
 
 
 def rewards_named(
-    sources: str, tokenizer, *, max_length: int, device: str = "cpu", of_task: Mapping[str, Reward] = NOTHING
+    sources: str, tokenizer, *, max_length: int, device="cpu", of_task: Mapping = NOTHING, kinds: Mapping = NOTHING
 ) -> dict[str, Reward]:
     """The rewards that `sources` lists (`workbench.runs.reward_names` says how), by their names; none for "".
 
     A reward model reads with its own tokenizer, whatever the policy's family; `tokenizer` is for a folder that holds
-    none. Where `max_length` is more than one was trained to read, that is said. `of_task` are those of the task.
+    none. Where `max_length` is more than one was trained to read, that is said. `of_task` are those of the task, and
+    `kinds` make one for prompts of a kind (`Task.rewards`, `Task.kinds`).
     """
     made: dict[str, Reward] = {}
     rewards: dict[str, Reward] = {}
     for name, (read, sums) in read_rewards(sources).items():
         for source in read.values():
-            if source not in made:
-                made[source] = _reward_of(source, tokenizer, max_length=max_length, device=device, of_task=of_task)
+            alone, kind = without_kind(source)
+            if alone not in made:
+                made[alone] = _reward_of(alone, tokenizer, max_length=max_length, device=device, of_task=of_task)
+            if kind and kind not in kinds:
+                known = f"choose one of {', '.join(kinds)}" if kinds else "only the embedded world knows kinds"
+                raise WorkbenchError(f"{source!r} is for prompts of a kind that there is not: {known}.")
+            made[source] = kinds[kind](name=source, reward=made[alone]) if kind else made[alone]
         parts = {part: made[source] for part, source in read.items()}
         rewards[name] = parts[name] if sums == [{name: 1}] else CombinedReward(parts, sums)
     return rewards

@@ -5,6 +5,7 @@ my_file.py:score             a function of one's own
 task:sums                    what the task itself can check of an answer (`Task.rewards`)
 task:sums*2 + runs/x/rm*0.3  a sum, each + between spaces; a part of weight 0 is only measured
 task:sums else runs/x/rm     the first for prompts that it judges, the second for all others
+runs/x/safety*2 for harm     a part that is asked about prompts of one kind alone
 first, second                several
 """
 
@@ -22,7 +23,8 @@ TAKEN = {"step", "row", "n", "kl", "reward", "proxy", "gold", "prompt", "complet
 PARAMETERS = ("reward_model", "judges", "verifier")  # of notebooks, in which rewards are named
 OF_TASK = "task:"
 WEIGHT = r"\s*\*\s*[-+]?\d*\.?\d+(?:e[-+]?\d+)?"
-BETWEEN = re.compile(rf"(\s*,\s*|\s+\+\s+|\s+else\s+|{WEIGHT}(?=\s|,|$))")
+FOR = r"\s+for\s+\w+"
+BETWEEN = re.compile(rf"(\s*,\s*|\s+\+\s+|\s+else\s+|(?:{FOR}|{WEIGHT})(?=[\s,*]|$))")
 
 
 class Named(NamedTuple):
@@ -64,13 +66,20 @@ def read_rewards(text: str) -> dict[str, Named]:
     return rewards
 
 
+def without_kind(source: str) -> tuple[str, str]:
+    """A source, and the kind of prompts that it is for, "" where it is for all."""
+    alone, *kind = re.split(rf"(?={FOR}$)", source)
+    return alone, "".join(kind).strip().removeprefix("for").strip()
+
+
 def weighted(text: str) -> tuple[str, float]:
-    """What stands before the weight, and that, 1 where none is written; WorkbenchError where neither can be read."""
-    named = re.sub(rf"{WEIGHT}$", "", text.strip())
-    weight = float(text.strip()[len(named) :].strip(" *") or 1)
+    """What is given a weight, and that, 1 where none is written; WorkbenchError where neither can be read."""
+    text, kind = without_kind(text.strip())
+    named = re.sub(rf"{WEIGHT}$", "", text)
+    weight = float(text[len(named) :].strip(" *") or 1)
     if not named or "*" in named or not isfinite(weight) or {"+", "else"}.intersection(named.split()):
         raise WorkbenchError(f"{text!r} can not be read: write names and weights as in task:sums*2 + runs/mine/rm*0.5.")
-    return named, weight
+    return f"{named} for {kind}" if kind else named, weight
 
 
 def _name(source: str) -> str:

@@ -5,7 +5,7 @@ All three give the same rows in the standard columns; only the world (and runs b
 
 import random
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 
 import pandas as pd
 from datasets import Dataset
@@ -16,7 +16,7 @@ from workbench.runs.reward_names import weighted
 from workbench.tasks.columns import MissingColumn, parse_columns, split_by_prompt, to_standard
 from workbench.tasks.schemas import SCHEMAS, TIE, require_decided, schema_named, without_ties
 from workbench.tasks.sources import Source, data_files, is_saved, read_source
-from workbench.tasks.world import NOISE_PANEL, PANEL, Labeler, World, build_tokenizer, verifiers
+from workbench.tasks.world import KINDS, NOISE_PANEL, PANEL, Labeler, OfKind, World, build_tokenizer, verifiers
 
 HELD_OUT_SEED = 1_000_003  # held-out world rows are the same for every training seed
 FEWEST_HELD_OUT = 20  # rows kept for measuring, however few are trained on
@@ -65,6 +65,7 @@ class Task:
     world: World | None = None
     reward: Reward | None = None  # the true one: the gold of the world
     rewards: Mapping[str, Reward] = NOTHING  # what it can check, by names such as "task:sums"
+    kinds: Mapping[str, Callable[..., Reward]] = NOTHING  # of its prompts: what makes a reward one of each kind
 
     def prompts(self, count: int, seed: int, *, split: str, schema: str = "prompts", kinds: str = "") -> Dataset:
         """At most `count` prompts (0 = all) of the "train" or "test" split; of "text" its openings, to be continued.
@@ -101,6 +102,7 @@ class WorldTask(Task):
     def __init__(self, world: World):
         self.world, self.reward = world, world.gold
         self.rewards = {**verifiers(world), "task:gold": world.gold}
+        self.kinds = {kind: partial(OfKind, kind=kind, world=world) for kind in KINDS}
 
     def prompts(self, count: int, seed: int, *, split: str, schema: str = "prompts", kinds: str = "") -> Dataset:
         """`count` prompts, whatever they are for."""
@@ -215,8 +217,13 @@ class RunTask(Task):
     def __init__(self, run: Run):
         settings = {name: run.parameters[name] for name in ORIGIN if name in run.parameters}
         self.run, self.origin = run, open_task(run.parameters.get("dataset", "world"), **settings)
-        self.reward, self.world, self.prompts = self.origin.reward, self.origin.world, self.origin.prompts
+        self.reward, self.world, self.kinds = self.origin.reward, self.origin.world, self.origin.kinds
         self.tokenizer, self.labelers, self.rewards = self.origin.tokenizer, self.origin.labelers, self.origin.rewards
+
+    def prompts(self, count: int, seed: int, *, split: str, schema: str = "prompts", kinds: str = "") -> Dataset:
+        """Those of the run's dataset, of the kinds whose answers were judged where no others are asked for."""
+        kinds = kinds or self.run.parameters.get("prompt_kinds", "")
+        return self.origin.prompts(count, seed, split=split, schema=schema, kinds=kinds)
 
     def rows(self, schema: str, count: int, *, seed: int = 0, ties: bool = False) -> Sides:
         """The first `count` rows of the feedback that was saved (0 = all); texts are those of the run's dataset.

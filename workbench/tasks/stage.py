@@ -9,7 +9,7 @@ from typing import Any
 
 from workbench import WorkbenchError
 from workbench.runs import Run, parameters_of
-from workbench.runs.reward_names import OF_TASK, is_model, sources_of
+from workbench.runs.reward_names import is_model, sources_of
 from workbench.tasks import ORIGIN, open_task, task_inputs
 
 # parameters that name rows, and what `run.json` calls them
@@ -104,8 +104,8 @@ class Stage:
 
         longest = self.parameters["max_prompt_length"] + self.parameters["max_completion_length"]
         text = self.parameters[name]
-        its = self.task.rewards if OF_TASK in text else {}
-        rewards = rewards_named(text, self.tokens, max_length=longest, device=self._device, of_task=its)
+        its = {"of_task": self.task.rewards, "kinds": self.task.kinds}
+        rewards = rewards_named(text, self.tokens, max_length=longest, device=self._device, **its)
         if len(rewards) < fewest:
             raise WorkbenchError(f"{name} is {text!r}: name a reward, such as a run of 05_reward_model or task:sums.")
         return rewards

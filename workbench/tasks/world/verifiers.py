@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Verifier:
-    """A reward: 1 where an answer passes, else 0. It is asked about prompts of its kind alone."""
+class OfKind:
+    """A reward that is asked about prompts of one kind alone."""
 
     name: str
     kind: str
     world: World
-    passes: Callable[[World, str, str, bool], bool]  # prompt, completion, finished
+    reward: Callable[..., list[float]]
 
-    def __call__(self, prompts, completions, *, finished, **columns) -> list[float]:
+    def __call__(self, prompts, completions, **columns) -> list[float]:
         """WorldError names the first prompt of another kind."""
         for prompt, judged in zip(prompts, self.judges(prompts), strict=True):
             if not judged:
@@ -30,12 +30,15 @@ class Verifier:
                     f'{self.world.kind(prompt)!r}: set kinds="{self.kind}", or name a reward for all others, too, as '
                     f'in "{self.name} else runs/mine/05_reward_model".'
                 )
-        answers = zip(prompts, completions, finished, strict=True)
-        return [float(self.passes(self.world, *answer)) for answer in answers]
+        return self.reward(prompts, completions, **columns)
 
     def judges(self, prompts) -> list[bool]:
         """Whether each prompt is of its kind."""
         return [self.world.kind(prompt) == self.kind for prompt in prompts]
+
+
+class Verifier(OfKind):
+    """A reward of prompts of one kind: 1 where an answer passes, else 0."""
 
     def answer(self, prompt: str, completion: str) -> str:
         """What the completion settles on, for a vote; "" where it does not."""
@@ -65,4 +68,11 @@ VERIFIERS = {
 
 def verifiers(world: World) -> dict[str, Verifier]:
     """All of a world, by their names."""
-    return {name: Verifier(name, kind, world, passes) for name, (kind, passes) in VERIFIERS.items()}
+    return {name: Verifier(name, kind, world, _passed(world, passes)) for name, (kind, passes) in VERIFIERS.items()}
+
+
+def _passed(world: World, passes: Callable[[World, str, str, bool], bool]) -> Callable[..., list[float]]:
+    """1 where prompt, completion and finished pass, else 0."""
+    return lambda prompts, completions, *, finished, **columns: [
+        float(passes(world, *answer)) for answer in zip(prompts, completions, finished, strict=True)
+    ]
