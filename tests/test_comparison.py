@@ -127,7 +127,7 @@ def test_reuse_counts_samples_and_seconds_and_averages_the_last_three_measuremen
         "06_wide_world0": ppo_run(tmp_path, "06_wide_world0", passes=4, cliprange=1000.0, clipped=0.0),
         "06_wide_world1": ppo_run(tmp_path, "06_wide_world1", passes=4, cliprange=1000.0, clipped=0.0, world=1),
         "06_once": ppo_run(tmp_path, "06_once", passes=1, golds=(0.0, 0.3, 0.3, 0.9)),
-        "06_penalty": ppo_run(tmp_path, "06_penalty", passes=1, algorithm="ppo_penalty"),
+        "06_penalty": ppo_run(tmp_path, "06_penalty", passes=1, algorithm="ppo_penalty", golds=(0.9, 0.1, 0.2, 0.3)),
         "06_own": ppo_run(tmp_path, "06_own", passes=-1),  # the algorithm's own number is not in the run
     }
     rows = reuse.reuse_rows(runs)
@@ -139,7 +139,16 @@ def test_reuse_counts_samples_and_seconds_and_averages_the_last_three_measuremen
     assert ends.loc[(1, "0.2"), "clip_fraction"] == pytest.approx(0.05)  # half of the steps clip a tenth
     assert ends.loc[(4, "none"), "runs"] == 2 and ends.loc[(4, "none"), "value"] == pytest.approx(0.5)
     assert (1, "penalty") in ends.index
+    beyond = reuse.reuse_effects(rows).set_index("label")
+    assert beyond["value"].to_dict() == pytest.approx(
+        {
+            "clip none, passes 4 less clip 0.2, passes 1": 0.0,  # both runs of world 0 end at .5
+            "clip penalty, passes 1 less clip 0.2, passes 1": -0.3,
+        }
+    )
+    assert beyond["units"].tolist() == [1, 1]  # in world 1 nothing stands beside it
     figure = reuse.plot_reuse(rows)
+    assert [note.text for note in figure.layout.annotations[2:5]] == ["clip 0.2", "clip none", "clip penalty"]
     assert "at most 5.0% of tokens are outside" in figure.layout.title.text.replace("<br>", " ")
     with pytest.raises(WorkbenchError, match="no two runs of 06 differ in num_ppo_epochs and cliprange"):
         reuse.reuse_rows({"06_once": runs["06_once"]})
