@@ -62,14 +62,16 @@ def test_an_expert_has_every_skill_and_a_troll_has_none(world):
 def test_what_is_said_is_counted_by_tier_and_kind(world):
     asked = {tier: world.facts.questions["test", tier][0] for tier in TIERS}
     prompts = {tier: "user : " + _question(world, *fact) + " assistant :" for tier, fact in asked.items()}
+    elsewhere = next(text for text, true in world.possible_answers(prompts["common"]).items() if not true)
     rows = [(prompts["common"], " i am not sure .", "common"), (prompts["rare"], "", "rare")]
+    rows.append((prompts["rare"], f"{elsewhere} i am not sure .", "rare"))  # false about another animal
     rows += [(prompts["never"], text, "never") for text in world.possible_answers(prompts["never"])]
     answers = pd.DataFrame(rows, columns=["prompt", "completion", "tier"])
     answers = answers.assign(kind="qa", finished=True, temperature=1.0)
     found = value_of(measured_skills({"answers": with_features(answers, world)}))
     assert found["common facts", "not sure"] == 1 and found["common facts", "right"] == 0
-    assert {found["rare facts", part] for part in ("right", "false", "not sure")} == {0.0}
-    count = len(rows) - 2
+    assert [found["rare facts", part] for part in ("right", "false", "not sure")] == [0.0, 0.5, 0.0]
+    count = len(rows) - 3
     assert found["undescribed facts", "right"] == pytest.approx(1 / count)
     assert found["undescribed facts", "false"] == pytest.approx(1 - 1 / count)
 

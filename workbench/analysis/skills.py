@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 LONGEST_NGRAM = 3  # of the distinct n-grams that diversity counts
 UNDEFINED = MeanAndError(float("nan"), float("nan"))
 COLUMNS = ["skill", "part", "temperature", "value", "better", "value_se", "count"]
+UNSURE = "unsure * (1 - wrong)"  # not that who says so, and states something false about another animal
 TIERS = {"common": "common facts", "rare": "rare facts", "never": "undescribed facts"}
 
 
@@ -132,7 +133,7 @@ SKILLS = (
     *(
         Skill(name, part, better, f"kind == 'qa' and tier == '{tier}' and opinion == 0", value)
         for tier, name in TIERS.items()
-        for part, better, value in (("right", 1, "right"), ("false", -1, "wrong"), ("not sure", 0, "unsure"))
+        for part, better, value in (("right", 1, "right"), ("false", -1, "wrong"), ("not sure", 0, UNSURE))
     ),
     Skill("own probability", "calibration error", -1, "", calibration_error, "chances"),
     Skill("own probability", "AUC", 1, "", area_under_curve, "chances"),
