@@ -11,6 +11,7 @@ import torch
 from policy_gradient_cases import (
     TEXTS,
     UNPRICED,
+    colourful,
     constant,
     plain_rows,
     prompts_with,
@@ -21,6 +22,7 @@ from policy_gradient_cases import (
 from tiny_models import (
     EOS,
     PAD,
+    WORDS,
     assert_plain_logprobs,
     plain_next_logprobs,
     same_weights,
@@ -117,7 +119,7 @@ def plain_advantages(algorithm, rewards, values, size):
     if algorithm in ("a2c", "ppo", "ppo_penalty", "nlpo"):
         rows = [np.array(plain_gae(row, value, 0.9, 0.8)) for row, value in zip(rewards, values, strict=True)]
         return rows if algorithm == "a2c" else normalised(rows)
-    if algorithm == "reinforce":
+    if algorithm in ("reinforce", "nash_md"):
         return later
     if algorithm == "reinforce_pp":
         return normalised(later)
@@ -139,7 +141,7 @@ CLIPS = {"dapo": (0.05, 0.6), "gspo": (3e-4, 4e-4), "cispo": (0.3, 0.1)}  # wher
 def plain_losses(algorithm, new, old, reference, advantages, penalty):
     """Loss of each token of one completion, with its graph."""
     ratio, advantages = (new - old).exp(), torch.tensor(advantages)
-    if algorithm in ("reinforce", "reinforce_baseline", "a2c", "rloo"):
+    if algorithm in ("reinforce", "reinforce_baseline", "a2c", "rloo", "nash_md"):
         return -advantages * new
     if algorithm == "ppo_penalty":
         return -advantages * ratio + penalty * (ratio - 1 - (new - old))
@@ -156,7 +158,7 @@ def plain_losses(algorithm, new, old, reference, advantages, penalty):
 
 def plain_total(algorithm, rows, *, mean_length):
     """What the token losses of a mini-batch's completions come to."""
-    if algorithm in ("reinforce", "reinforce_baseline", "rloo"):
+    if algorithm in ("reinforce", "reinforce_baseline", "rloo", "nash_md"):
         return sum(row.sum() for row in rows) / len(rows)
     if algorithm in ("grpo", "gspo"):
         return sum(row.mean() for row in rows) / len(rows)
@@ -180,7 +182,7 @@ class PlainStep:
             self.reference = [self.logprobs(reference.double(), i) for i in range(len(self.rows))]
             every = [critic(input_ids=torch.tensor([p + c])).logits[0, :, 0] for p, c in self.rows]
         values = [row[len(p) - 1 : -1].tolist() for row, (p, _) in zip(every, self.rows, strict=True)]
-        scores = [sample["reward"] for sample in trainer.samples()]
+        scores = [sample["won"] - 0.5 if "won" in sample else sample["reward"] for sample in trainer.samples()]
         rewards = [self.token_rewards(i, scores[i]) for i in range(len(self.rows))]
         self.advantages = plain_advantages(algorithm, rewards, values, self.size)
 
@@ -677,10 +679,120 @@ def test_a_masking_policy_that_finds_everything_likely_changes_nothing():
     assert allowed[free.completion_mask].sum(1).min() >= 19  # all but padding
 
 
+# Nash-MD
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_a_mixture_says_each_token_by_the_softmax_of_mixed_logits(share):
+    policy, reference = tiny_model(), tiny_model(seed=1)
+    prompts, draw = [[4, 6, 7], [9], [5, 5]] * 8, {"max_completion_length": 6, "temperature": 0.8}
+    mixed = sample(policy, prompts, mixed_with=(reference, share), generator=torch.Generator().manual_seed(0), **draw)
+    for row, (prompt, completion) in enumerate(plain_rows(mixed)):
+        for place, token in enumerate(completion):
+            said = prompt + completion[:place]
+            ours, its = (plain_next_logprobs(model, said).clamp(min=-1e9) for model in (policy, reference))
+            chances = (((1 - share) * ours + share * its) / 0.8).softmax(-1)
+            assert mixed.logprobs[row, place].exp().item() == pytest.approx(chances[token].item(), rel=1e-4)
+    if share in (0.0, 1.0):
+        alone = sample((policy, reference)[int(share)], prompts, generator=torch.Generator().manual_seed(0), **draw)
+        assert torch.equal(mixed.tokens, alone.tokens)
+
+
+def test_a_score_is_the_chance_to_beat_the_rival_and_the_reward_is_reported_beside_it():
+    for algorithm in ("nash_md", "rloo"):
+        trainer = small(algorithm=algorithm, rival_mixture=0.5, monitors={"gold": constant})
+        row = trainer.step()
+        for sampled, score in zip(trainer.samples(), trainer.seen.scores.tolist(), strict=True):
+            ours, its = (colourful([""], [sampled[side]], finished=[True])[0] for side in ("completion", "rival"))
+            assert sampled["reward"] == ours
+            assert (
+                score + 0.5 == pytest.approx(sampled["won"], abs=1e-6) == pytest.approx(1 / (1 + math.exp(its - ours)))
+            )
+        known = trainer.samples()
+        assert row["reward"] == pytest.approx(np.mean([one["reward"] for one in known]), abs=1e-6)
+        assert row["won"] == pytest.approx(np.mean([one["won"] for one in known]), abs=1e-6)
+        assert {one["rival"] for one in known} != {one["completion"] for one in known} and row["gold"] == 1
+        assert not {"won", "rival"} & set(trainer.evaluate() | trainer.last_held_out[0])
+
+
+# user is preferred to assistant, assistant to the colon, the colon to user, and all three to what else there is
+CIRCLE = {("user", "assistant"): 1.0, ("assistant", ":"): 0.7, (":", "user"): 0.7}
+SAID = WORDS[:8]
+
+
+def preference(word: str, other: str) -> float:
+    if (word, other) in CIRCLE or (other, word) in CIRCLE:
+        return CIRCLE.get((word, other), 1 - CIRCLE.get((other, word), 0))
+    return 0.5 + 0.45 * ((word in SAID[4:7]) - (other in SAID[4:7]))
+
+
+def in_a_circle(prompts, completions, *, finished, rivals=None, **columns) -> list[float]:
+    pairs = zip(completions, rivals or completions, strict=True)
+    return [preference(said.strip(), other.strip()) for said, other in pairs]
+
+
+TABLE = np.array([[preference(word, other) for other in SAID] for word in SAID])
+
+
+def nash_point(start: np.ndarray, *, share: float, price: float) -> np.ndarray:
+    """pi = start exp(P(. > pi^(1-b) start^b) / price), by damped iteration."""
+    point = start
+    for _ in range(2000):
+        rival = point ** (1 - share) * start**share
+        goal = start * np.exp((TABLE @ (rival / rival.sum())) / price)
+        point = point**0.9 * goal**0.1
+        point = point / point.sum()
+    return point
+
+
+def player(*, share: float, batch_size: int, **settings):
+    """A trainer of one-word answers to one prompt, and the reference's chances of each word."""
+    models = tiny_model(layers=1, vocab_size=8), tiny_model(layers=1, vocab_size=8)
+    for model in models:
+        model.lm_head.weight.data *= 0.1
+    prompts = prompts_with(["user"] * batch_size)
+    settings |= {"prompts": prompts, "held_out": prompts[:1], "max_completion_length": 1, "missing_eos_penalty": 0.0}
+    settings |= {"reward": in_a_circle, "rival_mixture": share, "batch_size": batch_size, "evaluate_every": 1000}
+    trainer = trainer_for(*models, algorithm="nash_md", **settings)
+    return trainer, plain_next_logprobs(models[1], prompts[0].prompt_ids).exp().numpy()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_where_preferences_go_in_circles_no_word_gains_at_the_nash_point_and_some_do_wherever_a_reward_leads(share):
+    trainer, start = player(share=share, batch_size=1024, kl_coef=0.1)
+    point, strength = nash_point(start, share=share, price=0.1), np.zeros(len(SAID))
+    for _ in range(2000):  # Bradley and Terry's strengths, of comparisons of all words with one another
+        strength += (TABLE - 1 / (1 + np.exp(strength[None] - strength[:, None]))).mean(1)
+
+    def spread(policy: np.ndarray) -> float:
+        rival = policy ** (1 - share) * start**share
+        return np.ptp((TABLE @ (rival / rival.sum()))[4:7] - 0.1 * np.log(policy[4:7] / start[4:7]))
+
+    rewarded = [start * np.exp(strength / price) for price in np.geomspace(0.01, 100, 200)]
+    assert spread(point) < 1e-6 and min(spread(each / each.sum()) for each in rewarded) > 0.05
+
+    hidden = trainer.policy.base_model(torch.tensor([trainer.prompts[0].prompt_ids])).last_hidden_state[0, -1].detach()
+    moved = torch.from_numpy(np.log(point[1:] / start[1:])).float()
+    trainer.policy.lm_head.weight.data[1:] += moved[:, None] * hidden / hidden.square().sum()  # now it is the point
+    experience = trainer.experience(trainer.collect()[0])
+    words, gains = experience.completions[:, 0], experience.advantages[:, 0]
+    assert np.ptp([gains[words == word].mean().item() for word in range(4, 7)]) < 0.04
+
+
+def test_playing_leads_to_the_nash_point():
+    trainer, start = player(share=0.25, batch_size=64, kl_coef=0.2, steps=40, learning_rate=5e-3)
+    for _ in range(40):
+        trainer.step()
+    found = plain_next_logprobs(trainer.policy, trainer.prompts[0].prompt_ids).exp().numpy()
+    point = nash_point(start, share=0.25, price=0.2)
+    assert np.abs(start - point).sum() / 2 > 0.4 and np.abs(found - point).sum() / 2 < 0.08
+
+
 # Bad input
 
 
 REFUSED = [
+    ({"rival_mixture": 1.5}, "rival_mixture is 1.5"),
     ({"algorithm": "pppo"}, r"no algorithm 'pppo': choose one of reinforce, .*ppo.*gspo.*nlpo"),
     *(({"algorithm": name, "num_generations": 1}, f"num_generations is 1 but {name} compares") for name in GROUPED),
     *(({"algorithm": name, "num_ppo_epochs": 2}, f"is 2 but {name} has no ratio") for name in ONE_UPDATE),

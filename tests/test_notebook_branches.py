@@ -92,6 +92,7 @@ def test_a_reward_model_learns_from_every_kind_of_feedback(settings, runs, tmp_p
         {"algorithm": "dapo", "num_generations": 4, "soft_punish_cache": 8},
         {"algorithm": "nlpo", "entropy_coef": 0.01, "ptx_coef": 1.0},
         {"algorithm": "rloo", "num_generations": 2, "kl_estimator": "exact", "kl_in": "loss"},
+        {"algorithm": "nash_md", "rival_mixture": 0.0},
     ],
     ids=lambda settings: settings["algorithm"],
 )
@@ -101,6 +102,7 @@ def test_a_policy_gradient_runs_from_the_notebook(settings, runs, tmp_path):
     assert summary_of(folder)["algorithm"] == settings["algorithm"]
     rows = metrics_of(folder)
     assert rows[["kl", "reward", "policy_loss"]].map(math.isfinite).all(axis=None)
+    assert ("won" in rows) == ("rival_mixture" in settings)
     assert ("ptx_loss" in rows) == ("ptx_coef" in settings) and ("value_loss" in rows) == (
         settings["algorithm"] in ("a2c", "nlpo")
     )

@@ -20,6 +20,7 @@ from workbench.models.rewards import (
     all_right,
     make_pessimistic,
     normalise,
+    preferred,
     rewards_named,
 )
 from workbench.records import LabelledExample, PairExample, scores_of
@@ -240,6 +241,31 @@ def test_an_ensemble_judges_each_completion_by_what_its_members_say_of_it_alone(
         said = [member(*asked, finished=[FINISHED[row]])[0] for member in members()]
         expected = {"mean": np.mean(said), "min": min(said), "uncertainty": np.mean(said) - 0.7 * np.var(said)}[how]
         assert score == pytest.approx(expected, abs=1e-5)
+
+
+def test_what_is_preferred_to_a_rival_is_said_by_raw_scores_in_log_odds_or_by_the_reward_itself():
+    rivals, ended = COMPLETIONS[::-1], FINISHED[::-1]
+    columns = {"finished": FINISHED, "rivals_finished": ended, "worth": [0.25] * 9}
+    reward = reward_for()
+    normalise(reward, PROMPTS, COMPLETIONS, finished=FINISHED)
+
+    def score(prompt, completion, done):
+        return plain_score(reward.model, ids_of(prompt) + ids_of(completion) + [EOS] * done)
+
+    rows = zip(PROMPTS, COMPLETIONS, FINISHED, rivals, ended, strict=True)
+    expected = [special.expit(score(p, ours, done) - score(p, its, its_done)) for p, ours, done, its, its_done in rows]
+    assert preferred(reward, PROMPTS, COMPLETIONS, rivals, columns) == pytest.approx(expected, abs=1e-5)
+
+    def longer(prompts, completions, *, finished, rivals=None, worth=(), **columns):
+        return [worth[0] + 0.5 * (len(ours) > len(its)) for ours, its in zip(completions, rivals, strict=True)]
+
+    said = [0.25 + 0.5 * (len(ours) > len(its)) for ours, its in zip(COMPLETIONS, rivals, strict=True)]
+    assert preferred(longer, PROMPTS, COMPLETIONS, rivals, columns) == said
+    panel = EnsembleReward([longer, reward], how="mean", coef=1.0)
+    means = [(one + other) / 2 for one, other in zip(said, expected, strict=True)]
+    assert preferred(panel, PROMPTS, COMPLETIONS, rivals, columns) == pytest.approx(means, abs=1e-5)
+    with pytest.raises(WorkbenchError, match=r"takes rivals gave 1\.25: return a probability"):
+        preferred(longer, PROMPTS, COMPLETIONS, rivals, columns | {"worth": [0.75] * 9})
 
 
 def test_reward_models_are_named_by_their_folders_and_read_in_the_order_given(tmp_path):

@@ -111,14 +111,10 @@ def pair_examples(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, **limits
     given = _Answered(dataset, tokenizer, **limits)
     groups, rows = given.different([dataset["chosen"][:], dataset["rejected"][:]], "pairs are equal")
     others = {"margin": 0.0, "preference": 1.0, "rival": ""}
-    said = {name: _given(dataset, name, default) for name, default in others.items()}
+    columns = zip(*(_given(dataset, name, default) for name, default in others.items()), strict=True)
+    said = [dict(zip(others, values, strict=True)) for values in columns]
     examples = [
-        PairExample(
-            prompt_ids=given.ids[row],
-            chosen_ids=groups[row][0],
-            rejected_ids=groups[row][1],
-            **{name: values[row] for name, values in said.items()},
-        )
+        PairExample(prompt_ids=given.ids[row], chosen_ids=groups[row][0], rejected_ids=groups[row][1], **said[row])
         for row in rows
     ]
     return given.examples(examples, rows, dropped_pairs=len(dataset) - len(rows))

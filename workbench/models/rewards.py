@@ -49,6 +49,11 @@ class LearnedReward:
         config = self.model.config
         return ((raw - getattr(config, "reward_mean", 0.0)) / getattr(config, "reward_std", 1.0)).tolist()
 
+    @property
+    def log_odds(self) -> float:
+        """Of one unit of it: what differences of scores are multiplied with to be Bradley and Terry's."""
+        return getattr(self.model.config, "reward_std", 1.0)
+
     def _own(self, text: str, messages: Messages) -> str | Messages:
         """The text where this template would write it, too, so that a completion goes on from it; else the messages."""
         marked = bool(turn_of(self.tokenizer).request.strip())  # or nobody would know it for a template's work
@@ -146,6 +151,25 @@ class CombinedReward:
         """Whether any part judges each prompt."""
         rows = set().union(*(self._judged(name, prompts, [*range(len(prompts))]) for name in self.parts))
         return [row in rows for row in range(len(prompts))]
+
+
+def preferred(reward: Reward, prompts, completions, rivals, columns: Mapping[str, list]) -> list[float]:
+    """The probability that each completion is preferred to its rival: Bradley and Terry's, of the scores of both.
+
+    A reward that takes `rivals` says it itself: such preferences need no score behind them, and may go in circles.
+    `columns` hold `finished` and `rivals_finished`.
+    """
+    if isinstance(reward, EnsembleReward):
+        said = [preferred(member, prompts, completions, rivals, columns) for member in reward.members]
+        return ensemble_scores(said, reward.how, coef=reward.coef).tolist()
+    if "rivals" in inspect.signature(reward).parameters:
+        said = scores_of({"reward": reward}, (prompts, completions), {**columns, "rivals": rivals})["reward"]
+        if odd := [chance for chance in said if not 0 <= chance <= 1]:
+            raise WorkbenchError(f"A reward that takes rivals gave {odd[0]:g}: return a probability from 0 to 1.")
+        return said
+    sides = (completions, columns), (rivals, {**columns, "finished": columns["rivals_finished"]})
+    ours, theirs = (torch.tensor(scores_of({"reward": reward}, (prompts, own), its)["reward"]) for own, its in sides)
+    return torch.sigmoid(getattr(reward, "log_odds", 1.0) * (ours - theirs)).tolist()
 
 
 def rewards_named(

@@ -6,6 +6,8 @@ same reason a model's own generation settings are ignored, apart from its EOS id
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +31,7 @@ def sample(
     *,
     max_completion_length: int,
     temperature: float = 1.0,
+    mixed_with: tuple[Any, float] | None = None,
     generator: torch.Generator | None = None,
     batch_size: int = 512,
 ) -> Rollout:
@@ -36,10 +39,14 @@ def sample(
 
     `temperature` 0 takes the most likely token each time (its log-probabilities are those at temperature 1). The same
     `generator` state gives the same completions (up to rounding) whatever `batch_size` is; temperature 0 needs none.
-    Raises WorkbenchError where prompt and completion do not fit into the model's positions.
+    `mixed_with` another model and its share b samples from model^(1-b) other^b, normalised token by token: Nash-MD's
+    rival, Munos et al. 2023. Raises WorkbenchError where prompt and completion do not fit into the model's positions.
     """
-    limits = {"max_completion_length": max_completion_length, "temperature": temperature}
-    return _sample(model, prompt_ids, decoder_of, **limits, generator=generator, batch_size=batch_size)[0]
+    limits, decoder = {"max_completion_length": max_completion_length, "temperature": temperature}, decoder_of
+    if mixed_with:
+        other, share = mixed_with
+        decoder = functools.partial(_BothDecoders, other, lambda ours, its: ours.float().lerp(its.float(), share))
+    return _sample(model, prompt_ids, decoder, **limits, generator=generator, batch_size=batch_size)[0]
 
 
 @torch.no_grad()
@@ -179,27 +186,44 @@ def _counted(tokens: Tensor, mask: Tensor) -> list[list[int]]:
     return [[token for token, counts in zip(row, counted, strict=False) if counts] for row, counted in rows]
 
 
-class _MaskedDecoder:
-    """A policy's decoder restricted to what a masking policy, reading along, finds likely; it remembers to what."""
+class _BothDecoders:
+    """The decoders of a policy and of another model that reads along; `combined` makes one's logits of both."""
+
+    def __init__(self, other, combined: Callable[[Tensor, Tensor], Tensor], model, *, steps: int):
+        self.decoders = [decoder_of(reader, steps=steps) for reader in (model, other)]
+        self.combined = combined
+
+    def read_prompts(self, prompts: Tensor, mask: Tensor, index: Tensor) -> Tensor:
+        return self.combined(*(decoder.read_prompts(prompts, mask, index) for decoder in self.decoders))
+
+    def read(self, tokens: Tensor) -> Tensor:
+        return self.combined(*(decoder.read(tokens) for decoder in self.decoders))
+
+    def keep(self, order: Tensor) -> None:
+        for decoder in self.decoders:
+            decoder.keep(order)
+
+
+class _MaskedDecoder(_BothDecoders):
+    """A policy's decoder restricted to what a masking policy finds likely; it remembers to what."""
 
     def __init__(self, masking_policy, top_p: float, temperature: float, model, *, steps: int):
-        self.decoders = [decoder_of(reader, steps=steps) for reader in (model, masking_policy)]
+        super().__init__(masking_policy, self._restricted, model, steps=steps)
         self.config, self.top_p, self.temperature = masking_policy.config, top_p, temperature or 1.0
         self.steps, self.step = steps, 0
 
     def read_prompts(self, prompts: Tensor, mask: Tensor, index: Tensor) -> Tensor:
         self.rows = torch.arange(len(index), device=index.device)
         self.allowed = None
-        return self._restricted(*(decoder.read_prompts(prompts, mask, index) for decoder in self.decoders))
+        return super().read_prompts(prompts, mask, index)
 
     def read(self, tokens: Tensor) -> Tensor:
         self.step += 1
-        return self._restricted(*(decoder.read(tokens) for decoder in self.decoders))
+        return super().read(tokens)
 
     def keep(self, order: Tensor) -> None:
         self.rows = self.rows[order]
-        for decoder in self.decoders:
-            decoder.keep(order)
+        super().keep(order)
 
     def _restricted(self, logits: Tensor, masking_logits: Tensor) -> Tensor:
         allowed = nucleus(ban_unsayable(masking_logits.float() / self.temperature, self.config), self.top_p)

@@ -20,6 +20,7 @@ from workbench import WorkbenchError
 from workbench.runs.files import file_and_function
 
 TAKEN = {"step", "row", "n", "kl", "reward", "proxy", "gold", "prompt", "completion", "finished"}  # columns of tables
+TAKEN |= {"rival", "won"}
 PARAMETERS = ("reward_model", "judges", "verifier")  # of notebooks, in which rewards are named
 OF_TASK = "task:"
 WEIGHT = r"\s*\*\s*[-+]?\d*\.?\d+(?:e[-+]?\d+)?"

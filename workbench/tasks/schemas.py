@@ -127,10 +127,6 @@ def _perhaps(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda value: None if value is None or value == "" else parse(value)
 
 
-def _side(value: Any) -> str:
-    return {side: side for side in ("chosen", "rejected")}[value]
-
-
 def _truth(value: Any) -> bool:
     return TRUTHS[str(value).strip().lower()]
 
@@ -153,7 +149,7 @@ def _order(values: Any) -> list[int]:
 VALUES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "margin": (_perhaps(_number), "a finite number or nothing"),
     "preference": (_perhaps(_probability), "a probability from 0 to 1 or nothing"),
-    "rival": (_perhaps(_side), "chosen, rejected or nothing"),
+    "rival": (_perhaps({"chosen": "chosen", "rejected": "rejected"}.__getitem__), "chosen, rejected or nothing"),
     "label": (_truth, "true or false (or 1 or 0)"),
     "labels": (lambda values: list(map(_truth, _listed(values))), "a list of true and false, one for each step"),
     "rating": (_number, "a finite number"),

@@ -193,6 +193,7 @@ class Algorithm:
     aggregate: Callable[..., Tensor]
     clipped: Callable[..., Tensor] = each_token
     compares: str = ""  # the setting that says how many completions are compared with one another
+    rival_mixture: float | None = None  # share of the reference in whom a completion competes with
     masked: bool = False  # samples from what a masking policy finds likely, and scores accordingly
 
     learning_rate: float = 8e-4
@@ -295,6 +296,14 @@ ALGORITHMS = {
         **_IN_DEVIATIONS,
         **_KL_IN_LOSS,
     ),
+    "nash_md": Algorithm(
+        paper="Munos et al. 2023",
+        baseline=nothing,
+        aggregate=completion_sum,
+        rival_mixture=0.25,  # the paper's best were from 0.125 to 0.375
+        kl_coef=0.05,  # in chances of winning
+        **_ONE_UPDATE,
+    ),
     "reinforce_pp": Algorithm(
         paper="Hu et al. 2025", baseline=batch_in_deviations, surrogate=clipped_ratio, aggregate=token_mean
     ),
@@ -310,12 +319,13 @@ def find_algorithm(name: str) -> Algorithm:
 
 
 def algorithm_table() -> list[dict[str, str]]:
-    """Every row in words: what rewards are compared with, the loss, how tokens are averaged, where the KL goes."""
+    """Every row in words: what scores are and are compared with, the loss, how tokens are averaged, where KL goes."""
     parts = ("baseline", "surrogate", "aggregate")
     return [
         {
             "algorithm": name,
             **{part: getattr(row, part).__name__.replace("_", " ") for part in parts},
+            "score": "reward" if row.rival_mixture is None else "chance of beating a rival",
             "KL price in": f"{row.kl_in} ({row.kl_estimator})",
             "completions per prompt": str(row.num_generations),
             "paper": row.paper,

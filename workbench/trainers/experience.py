@@ -88,10 +88,10 @@ def require_finite(rollout: Samples, *, step: int) -> None:
 
 
 def batch_means(rollout: Samples, samples: list[dict[str, Any]]) -> dict[str, float]:
-    """Means over completions: reward, its parts, monitors, length in tokens, share that ended with EOS."""
-    others = [name for name in samples[0] if name not in ("prompt", "completion", "reward")]
+    """Means over completions: reward, its parts, monitors, chance to win, length in tokens, share that ended."""
+    others = [name for name in samples[0] if name not in ("prompt", "completion", "rival", "reward")]
     return {
-        "reward": rollout.scores.mean().item(),
+        "reward": torch.tensor([sample["reward"] for sample in samples]).mean().item(),
         **{name: known_mean(sample[name] for sample in samples) for name in others},
         "completion_length": rollout.completion_mask.sum(1).float().mean().item(),
         "finished": rollout.finished.float().mean().item(),

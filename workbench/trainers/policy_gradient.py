@@ -17,6 +17,7 @@ from workbench.losses.advantages import adaptive_kl_coef, masked_mean, masked_re
 from workbench.losses.policy import clipped_value_loss, entropy, exact_kl, kl_k2
 from workbench.models.load import frozen, without_dropout
 from workbench.models.packing import collate_demonstrations, target_losses, token_lengths
+from workbench.models.rewards import preferred
 from workbench.models.sampling import keep_allowed, masked_sample, reward_arguments, sample
 from workbench.models.scoring import completion_values, counted_logits, spread, token_logprobs
 from workbench.records import CompletionExample, PromptExample, Rollout, Sequences, scores_of
@@ -135,15 +136,32 @@ class PolicyGradientTrainer(Stateful):
         3.2.
         """
         size, wanted, rounds = self.config.num_generations, self.config.prompts_per_step, 1
-        rollout, samples = self.rollout(self._next_prompts(), self.generator, group_size=size)
+        rollout, samples = self._next_samples()
         equal = equal_groups(earned(rollout, self.config), size)
         while rounds <= self.config.resampling_rounds and (~equal).sum() < wanted:
-            more, more_samples = self.rollout(self._next_prompts(), self.generator, group_size=size)
+            more, more_samples = self._next_samples()
             rollout, samples, rounds = joined(rollout, more), samples + more_samples, rounds + 1
             equal = equal_groups(earned(rollout, self.config), size)
         rows = rows_of_groups(equal.int().argsort(stable=True)[:wanted], size)
         said = {"equal_reward_groups": equal.float().mean().item(), "sampling_rounds": rounds} if size > 1 else {}
         return rollout.rows(rows), [samples[row] for row in rows.tolist()], said
+
+    def _next_samples(self) -> tuple[Samples, list[dict[str, Any]]]:
+        """Completions of the next prompts and their scores.
+
+        With `rival_mixture` the score is the probability that a completion is preferred to one of that mixture, less
+        one half. Munos et al. 2023.
+        """
+        prompts, config = self._next_prompts(), self.config
+        rollout, samples = self.rollout(prompts, self.generator, group_size=config.num_generations)
+        if config.rival_mixture is None:
+            return rollout, samples
+        rivals, _ = self._sample(prompts, self.generator, mixed_with=(self.reference, config.rival_mixture))
+        (asked, theirs), columns = reward_arguments(self.tokenizer, prompts, rivals)
+        columns |= {"finished": rollout.finished.tolist(), "rivals_finished": columns["finished"]}
+        won = preferred(self.reward, asked, [sample["completion"] for sample in samples], theirs, columns)
+        rows = [sample | {"rival": text, "won": p} for sample, text, p in zip(samples, theirs, won, strict=True)]
+        return replace(rollout, scores=torch.tensor(won, device=rollout.scores.device) - 0.5), rows
 
     @torch.no_grad()
     def rollout(
@@ -274,16 +292,18 @@ class PolicyGradientTrainer(Stateful):
     def _rewards(self) -> dict[str, Callable[..., list[float]]]:
         return {"reward": self.reward, **self.monitors}
 
-    def _sample(self, prompts: list[PromptExample], generator: torch.Generator) -> tuple[Rollout, Tensor]:
-        """Completions, and which tokens they were chosen from (`Samples.allowed`)."""
+    def _sample(
+        self, prompts: list[PromptExample], generator: torch.Generator, *, mixed_with: tuple[Any, float] | None = None
+    ) -> tuple[Rollout, Tensor]:
+        """Completions, and which tokens they were chosen from (`Samples.allowed`); a mixture is never masked."""
         prompt_ids = [prompt.prompt_ids for prompt in prompts]
         config = self.config
         settings = {"max_completion_length": config.max_completion_length, "temperature": config.temperature}
-        if self.masking is not None:
+        if self.masking is not None and not mixed_with:
             return masked_sample(
                 self.policy, self.masking, prompt_ids, top_p=config.mask_top_p, generator=generator, **settings
             )
-        rollout = sample(self.policy, prompt_ids, generator=generator, **settings)
+        rollout = sample(self.policy, prompt_ids, mixed_with=mixed_with, generator=generator, **settings)
         return rollout, torch.ones(len(rollout), 0, 0, dtype=torch.bool, device=rollout.tokens.device)
 
     def _logits(self, model, sequences: Sequences, allowed: Tensor, group_size: int) -> Tensor:

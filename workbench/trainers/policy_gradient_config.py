@@ -23,6 +23,7 @@ class PolicyGradientConfig:
     steps: int = 100  # rounds of sampling and learning
     batch_size: int = 64  # completions per step
     num_generations: int | None = None  # completions per prompt
+    rival_mixture: float | None = None  # compete with policy^(1-b) reference^b, this b; else the reward itself counts
     learning_rate: float | None = None  # of the policy at first, at width 64, falling to 0; 1e-6 for large models
     critic_learning_rate: float = 1e-3  # of the critic
     kl_coef: float | None = None  # price of one nat of KL from the reference, in standard deviations of the reward
@@ -60,9 +61,9 @@ class PolicyGradientConfig:
         row = find_algorithm(self.algorithm)
         own = {field.name: getattr(row, field.name) for field in fields(self) if getattr(self, field.name) is None}
         for name, value in own.items():
-            object.__setattr__(self, name, self.cliprange if value is None else value)
+            object.__setattr__(self, name, self.cliprange if name == "cliprange_high" and value is None else value)
         require_positive(self, *POSITIVE)
-        require_in(0, 1, self, "gamma", "lam", "mask_top_p")
+        require_in(0, 1, self, "gamma", "lam", "mask_top_p", *["rival_mixture"] * (self.rival_mixture is not None))
         require_in(0, 1e6, self, *NOT_NEGATIVE)
         require_in(0, self.max_completion_length, self, "soft_punish_cache")
         _require_choices(self)
