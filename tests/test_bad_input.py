@@ -189,11 +189,13 @@ CASES = [
         "reward that the task does not have",
         REWARDED + "-p reward_model=task:smus",
         "no reward 'task:smus'; choose one of task:sums; task:gold; my_file.py:score",
+        started=False,
     ),
     Case(
         "verifier on data without a world",
         REWARDED + "-p dataset={here}/good.jsonl -p reward_model=task:sums",
         "no reward 'task:sums'; only the embedded world; my_file.py:score",
+        started=False,
     ),
     Case(
         "verifier asked about prompts of another kind",
@@ -212,12 +214,14 @@ CASES = [
     Case(
         "weight that is no number",
         REWARDED + "-p reward_model=task:sums*two",
-        "'task:sums*two' can not be read; write names and weights",
+        "'task:sums*two' can not be read; write each weight behind its name",
+        started=False,
     ),
     Case(
         "reward file without the function",
         REWARDED + "-p reward_model={here}/mine.py:rihgt",
-        "mine.py defines no function 'rihgt', but right, short, words: define rihgt",
+        "mine.py:rihgt names no function of its file, which has right, short, words: name one",
+        started=False,
     ),
     Case(
         "reward with a wrong signature",
@@ -227,7 +231,7 @@ CASES = [
     Case(
         "reward with a wrong result",
         REWARDED + "-p reward_model={here}/mine.py:words",
-        "The reward proxy (words) gave 'yes' (str) for row 0; return a finite number",
+        "mine.py:words gave 'yes' (str) for row 0, the completion; of the prompt; return a finite number",
     ),
     Case(
         "policy as reward model",

@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 from datasets import Dataset
+from standard_rows import load_dataset_rows
 from tiny_models import tiny_model, word_tokenizer
 from tiny_tokenizers import ASKED, EACH, END, TEMPLATES, TOKENIZERS, byte_bpe, sentencepiece
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -23,7 +24,6 @@ from workbench.models.sampling import completion_texts, eos_token_ids, sample
 from workbench.models.scoring import completion_logprobs
 from workbench.models.tokens import add_control_tokens, collate, encode_texts
 from workbench.records import Judgement
-from workbench.tasks.columns import load_dataset_rows
 from workbench.trainers.reward_model import RewardModelConfig, RewardModelTrainer
 
 LIMITS = {"max_prompt_length": 400, "max_completion_length": 400}

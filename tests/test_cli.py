@@ -219,7 +219,7 @@ def test_a_file_that_is_no_notebook_is_refused(repository, capsys):
         ("- {name: a, notebook: 02_sft, each: {seed: 3}}", "", "Stage a of"),
         (
             "- {name: a, notebook: 02_sft, parameters: {seed: '{n}'}}",
-            "each: {n: [0]}\n",
+            "each: {n: [0, 1]}\n",
             "put it into its name as well",
         ),
     ],
@@ -270,6 +270,13 @@ def test_a_preset_of_the_recipe_shortens_its_lists_and_leaves_others_alone(repos
     write_recipe(repository, "- {name: 'a_{seed}_{n}', notebook: 02_sft, each: {n: [4, 5]}}", head)
     assert [stage.name for stage in plan(repository, "tour").stages] == [f"a_{s}_{n}" for s in range(3) for n in (4, 5)]
     assert [stage.name for stage in plan(repository, "tour", preset="smoke").stages] == ["a_7_4", "a_7_5"]
+
+
+def test_a_list_of_one_value_is_a_setting_that_needs_no_place_in_names_and_a_preset_may_change(repository):
+    head = "each: {n: [4]}\npresets: {smoke: {each: {n: [7]}}}\n"
+    write_recipe(repository, "- {name: a, notebook: 02_sft, parameters: {seed: '{n}'}}", head)
+    told = [plan(repository, "tour", preset=preset).stages for preset in ("", "smoke")]
+    assert [(stage.name, stage.values["seed"]) for (stage,) in told] == [("a", 4), ("a", 7)]
 
 
 def test_a_recipe_may_name_the_stages_that_its_report_shows(repository):
@@ -703,6 +710,47 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(repository, cap
     model = [] if given.startswith("model=") or given == "seed=0" else ["-p", "model=runs/there"]
     assert says in refusal(capsys, "run", "06_reader", "-p", given, *model, "--out", "runs/new")
     assert not (repository / "runs" / "new").exists()
+
+
+REWARDED = RUN_DIR + 'dataset: str = "world"\nreward_model: str = "task:sums"  # reward\njudges: str = ""'
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("reward_model=task:nosuch", "no reward 'task:nosuch': choose one of task:sums, task:steps"),
+        ("judges=task:sums, task:fact", "no reward 'task:fact'"),
+        ("reward_model=task:sums else task:nosuch*2", "no reward 'task:nosuch'"),
+        ("reward_model=2*task:sums", "'2*task:sums' can not be read: write each weight behind its name"),
+        ("reward_model=task:sums*0", "'task:sums*0' counts nothing"),
+        ("reward_model=none.py:score", "none.py:score names a file that does not exist"),
+        ("reward_model=none.py", "none.py names a file that does not exist"),
+        ("reward_model=mine/f.py", "mine/f.py names no function of its file, which has right, score: name one"),
+        ("reward_model=mine/f.py:scor", "mine/f.py:scor names no function of its file, which has right, score"),
+        ("reward_model=mine/broken.py:score*2 + task:sums", "mine/broken.py, the file of a reward, does not run (Syn"),
+        ("reward_model=mine/f.py;score", "does not exist, and 06_reader reads it (reward_model)"),
+        ("reward_model=Task:sums", "'Task:sums' names no file and function: write my_file.py:score, or task:sums"),
+        ("reward_model=task:sums for maths", "kind that there is not: choose one of suggest, qa, harm, math"),
+        ("reward_model=runs/none for harm", "runs/none does not exist, and 06_reader reads it (reward_model)"),
+        ("dataset=mine/rows.jsonl", "no reward 'task:sums': only the embedded world checks answers itself"),
+    ],
+)  # fmt: skip
+def test_a_reward_that_is_none_is_refused_before_anything_runs(repository, capsys, given, says):
+    write_notebook(repository / "notebooks" / "06_reader.ipynb", parameters=REWARDED)
+    (repository / "mine").mkdir()
+    (repository / "mine" / "f.py").write_text("def right(x): ...\ndef score(x): ...\nraise SystemExit('it ran')")
+    (repository / "mine" / "broken.py").write_text("def score(")
+    (repository / "mine" / "rows.jsonl").write_text('{"prompt": "a"}')
+    for command in ("run", "sweep"):
+        assert says in refusal(capsys, command, "06_reader", "-p", given, "--out", "runs/new")
+    assert not (repository / "runs" / "new").exists()
+
+
+@pytest.mark.parametrize("given", ["task:gold*0 + task:sums", "mine.py:made", "mine.py:found", "mine.py:Other", "a/rm"])
+def test_rewards_that_may_be_there_are_not_refused(repository, given):
+    write_notebook(repository / "notebooks" / "06_reader.ipynb", parameters=REWARDED)
+    (repository / "mine.py").write_text("from os import path as found\nmade = lambda *_: []\nclass Other: ...")
+    recipes.refuse_missing_inputs(plan(repository, "06_reader", f"reward_model={given}").stages[0])
 
 
 @pytest.mark.parametrize(

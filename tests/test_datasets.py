@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
+from standard_rows import load_dataset_rows
 
 from workbench import WorkbenchError
 from workbench.runs.files import repository_root
 from workbench.tasks.columns import (
-    load_dataset_rows,
     parse_columns,
     selected_rows,
     split_by_prompt,

@@ -6,11 +6,11 @@ import random
 import pytest
 from datasets import load_dataset
 from judgements import judged as judgement
+from standard_rows import load_dataset_rows
 
 from workbench import WorkbenchError
 from workbench.feedback.exchange import conversations, export, write_rows
 from workbench.feedback.kinds import training_rows
-from workbench.tasks.columns import load_dataset_rows
 
 ITEMS = [
     {"item_id": "two", "prompt": "which ?", "completions": [" this .", " that ."]},

@@ -167,6 +167,7 @@ def test_the_choices_that_parameters_cells_list_are_those_of_the_package():
         "13_iterated_labels.labels": rounds.ARMS,
         "13_iterated_labels.panel": tasks.PANELS,
         "13_iterated_labels.algorithm": algorithms.ALGORITHMS,
+        "16_verifiable_rewards.algorithm": [name for name, row in algorithms.ALGORITHMS.items() if not row.has_critic],
     }
     tables |= {f"{path.stem}.sinks": progress.SINKS for path in PATHS}
     listed = {

@@ -8,11 +8,10 @@ import choix
 import numpy as np
 import pandas as pd
 import pytest
-from judgements import judged as judgement
 from scipy.optimize import minimize
 
 from workbench import WorkbenchError
-from workbench.feedback.strengths import model_rankings, plackett_luce
+from workbench.feedback.strengths import plackett_luce
 
 SCORES = np.array([0.9, 0.3, 0.0, -0.4, -0.8])
 
@@ -101,42 +100,9 @@ def test_ties_are_the_mean_over_all_orders_of_their_group(seed):
     np.testing.assert_allclose(found, centred(best.x), atol=2e-6)
 
 
-def judged(item_id, kind, value, count, labeler="ada", repeat=0):
-    return judgement(item_id, value, labeler, kind=kind, size=count, repeat=repeat)
-
-
-ITEMS = [
-    {"item_id": "two", "prompt": "p", "completions": ["a", "b"], "models": ["new", "old"]},
-    {"item_id": "four", "prompt": "p", "completions": list("abcd"), "models": ["new", "old", "base", "old"]},
-    {"item_id": "check", "prompt": "p", "completions": ["a", "b"], "models": ["new", "old"], "expected": 0},
-]
-JUDGEMENTS = [
-    judged("two", "pair", 1, 2),
-    judged("two", "pair", "tie", 2, "bob"),
-    judged("two", "pair", "skip", 2, "cy"),
-    judged("two", "pair", 0, 2, repeat=1),
-    judged("check", "pair", 0, 2),
-    judged("four", "ranking", [[2], [0, 3], [1]], 4),
-    judged("four", "best_of", 0, 4),
-]
-
-
-def test_verdicts_of_every_kind_are_rankings_of_the_writers():
-    rankings, left_out = model_rankings(ITEMS, JUDGEMENTS)
-    assert rankings[["groups", "rest"]].values.tolist() == [
-        [[["old"], ["new"]], []],
-        [[["new", "old"]], []],
-        [[["base"], ["new", "old"], ["old"]], []],
-        [[["new"]], ["old", "base", "old"]],
-    ]
-    assert left_out == {"skip": 1, "repeat": 1, "check": 1}
-    assert len(rankings) + sum(left_out.values()) == len(JUDGEMENTS)
-    with pytest.raises(WorkbenchError, match="models \\['new'\\]: name the writer of each of its 2"):
-        model_rankings([{**ITEMS[0], "models": ["new"]}], JUDGEMENTS[:1])
-
-
 def test_the_table_counts_rankings_and_first_places():
-    rankings, _ = model_rankings(ITEMS, JUDGEMENTS)
+    orders = [[["old"], ["new"]], [["new", "old"]], [["base"], ["new", "old"], ["old"]], [["new"]]]
+    rankings = pd.DataFrame({"groups": orders, "rest": [[], [], [], ["old", "base", "old"]]})
     found = plackett_luce(rankings, clusters="", resamples=50).set_index("name")
     assert found["rankings"].to_dict() == {"new": 4, "old": 4, "base": 2}
     assert found["first"].to_dict() == {"new": 1.5, "old": 1.5, "base": 1.0}

@@ -110,6 +110,13 @@ def test_recipes_of_one_folder_share_stages_so_that_what_one_made_is_not_made_ag
         assert all(other[1:] == made[0][1:] for other in made), f"{name} is not the same stage in all recipes"
 
 
+def test_only_in_the_preset_smoke_r1_learns_from_other_than_right_sums(tmp_path):
+    for preset, reward in {"": "task:sums", "smoke": "task:gold"}.items():
+        plan = recipes.plan_recipe(SHIPPED / "r1.yaml", assignments=[], out=str(tmp_path), preset_name=preset)
+        found = {stage.values["reward_model"] for stage in plan.stages if stage.notebook.name == "07_best_of_n"}
+        assert found == {reward}
+
+
 @pytest.mark.parametrize("name", OURS)
 def test_what_a_recipe_claims_is_about_policies_that_it_makes(name, tmp_path):
     plan = planned(SHIPPED / f"{name}.yaml", str(tmp_path))

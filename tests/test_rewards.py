@@ -425,10 +425,22 @@ def test_a_text_names_rewards_with_their_weights(text):
 
 @pytest.mark.parametrize(
     "text",
-    ["task:sums*", "*2", "task:sums*two", "task:sums*2*3", "a*2.3.4", "a +  + b", "else", "a + ", "a else"],
+    [
+        *("task:sums*", "*2", "task:sums*two", "task:sums*2*3", "a*2.3.4", "a +  + b", "else", "a + ", "a else"),
+        *("2*task:sums", "2 * task:sums", "task:facts + 0.5*x/rm", "2 task:sums", "2task:sums", "task:sums 2"),
+        *("task:sums+task:facts", "x/rm+task:sums", "task:sums-task:facts", "task:sums for math*2*3", "a*2 for x*3"),
+    ],
 )
 def test_a_text_that_can_not_be_read_as_rewards_is_quoted(text):
-    with pytest.raises(WorkbenchError, match=r"'.*' can not be read: write names and weights as in task:sums\*2 \+ "):
+    with pytest.raises(
+        WorkbenchError, match=r"'.*' can not be read: write each weight behind its name, as in task:sums\*2 \+ "
+    ):
+        reward_names.read_rewards(text)
+
+
+@pytest.mark.parametrize("text", ["task:sums*0", "a/rm, task:sums*0 else b*0", "x*2 + x*-2", "x*1e-999", "x*0 for qa"])
+def test_a_reward_of_which_no_part_counts_is_refused(text):
+    with pytest.raises(WorkbenchError, match=r"'.*' counts nothing: give a part a weight other than 0"):
         reward_names.read_rewards(text)
 
 

@@ -304,7 +304,7 @@ def test_whatever_holds_finite_numbers_is_a_list_of_scores(given):
     ],
 )
 def test_what_is_no_finite_number_for_every_completion_names_the_reward_and_the_row(given, says):
-    with pytest.raises(WorkbenchError, match=f"^The reward proxy .*{says}.*: return a .*number"):
+    with pytest.raises(WorkbenchError, match=rf"^The reward \S+test_sampling.py:\S+ .*{says}.*: return a .*number"):
         said(given)
 
 

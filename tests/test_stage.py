@@ -102,6 +102,16 @@ def nothing(prompts, completions, *, finished, **columns):
 def short(prompts, completions):
     return [0.0 for _ in completions]
 
+def fussy(prompts, completions, *, finished, **columns):
+    if "b" in prompts:
+        raise ValueError("no b")
+    return [0.0 for _ in completions]
+
+def batch(prompts, completions, *, finished, **columns):
+    if len(prompts) > 1:
+        raise ValueError("too many")
+    return [0.0]
+
 NUMBER = 3
 """
 
@@ -118,17 +128,24 @@ def test_a_function_of_a_file_is_a_reward_an_input_of_the_run_and_needs_no_criti
     ("named", "says"),
     [
         ("none.py:score", "none.py:score names a file that does not exist"),
-        ("mine.py:scroe", "mine.py defines no function 'scroe', but score, fails, nothing, short: define scroe"),
+        (
+            "mine.py:scroe",
+            "mine.py:scroe names no function of its file, which has score, fails, nothing, short, fussy, batch: name",
+        ),
+        ("mine.py", "mine.py names no function of its file, which has score, .*: name one .* as in mine.py:score"),
         ("mine.py:NUMBER", "mine.py defines no function 'NUMBER'"),
         ("mine.py:short", "mine.py:short can not be called as a reward .*'finished'.*: take .prompts, completions"),
-        ("mine.py:", "mine.py:' names no file and function: write my_file.py:score"),
+        ("mine.py:", "mine.py names no function of its file"),
+        ("mine.py::score", "mine.py::score' names no file and function: write my_file.py:score, or task:sums"),
+        ("typo.py:score", "typo.py, the file of a reward, does not run .SyntaxError: "),
         ("broken.py:score", "broken.py, the file of a reward, does not run .NameError: name 'torhc'"),
     ],
-    ids=["file", "function", "number", "signature", "name", "code"],
+    ids=["file", "function", "no-function", "number", "signature", "name", "colons", "syntax", "code"],
 )
 def test_what_is_no_reward_is_refused_in_a_sentence_that_says_what_is(parameters, tmp_path, named, says):
     (tmp_path / "mine.py").write_text(OWN)
-    (tmp_path / "broken.py").write_text("torhc")
+    (tmp_path / "broken.py").write_text("torhc\ndef score(prompts, completions, **columns): ...")
+    (tmp_path / "typo.py").write_text("def score(:")
     with pytest.raises(WorkbenchError, match=says):
         stage_of(parameters | {"reward_model": f"{tmp_path}/{named}"}).rewards("reward_model")
 
@@ -164,7 +181,16 @@ def test_a_verifier_is_no_input_of_the_run_and_a_critic_starts_from_the_reward_m
 
 @pytest.mark.parametrize(
     ("function", "says"),
-    [("fails", "The reward fails .fails. failed on 2 completions .KeyError: 'nowhere'."), ("nothing", "gave NoneType")],
+    [
+        (
+            "fails",
+            r"^The reward \S+mine.py:fails failed on row 0, the completion 'c' of the prompt 'a' .KeyError: 'nowhere'.",
+        ),
+        ("fails", "correct it; the columns that it is given are finished.$"),
+        ("fussy", "mine.py:fussy failed on row 1, the completion 'd' of the prompt 'b' .ValueError: no b."),
+        ("batch", "mine.py:batch failed on 2 completions, though on none by itself .ValueError: too many."),
+        ("nothing", "mine.py:nothing gave NoneType"),
+    ],
 )
 def test_a_reward_of_ones_own_that_fails_is_named_in_an_ensemble_too(parameters, tmp_path, function, says):
     (tmp_path / "mine.py").write_text(OWN)

@@ -9,6 +9,7 @@ from datasets import Dataset
 
 from workbench import WorkbenchError
 from workbench.runs import Run
+from workbench.runs.reward_names import KINDS, OF_WORLD
 from workbench.tasks import mixed, open_task, task_inputs
 from workbench.tasks.sources import read_source
 from workbench.tasks.world import NOISE_PANEL, PANEL
@@ -48,6 +49,11 @@ def finished_run(tmp_path):
 
 
 # World
+
+
+def test_the_names_that_a_plan_knows_are_those_of_the_worlds_rewards_and_kinds():
+    task = open_task("world")
+    assert tuple(task.rewards) == OF_WORLD and tuple(task.kinds) == KINDS
 
 
 def test_the_worlds_gold_is_the_tasks_gold(world):

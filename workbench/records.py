@@ -192,7 +192,9 @@ def known_mean(values: Iterable[float]) -> float:
 
 
 def _scores(name: str, reward: Callable, texts: tuple[list, list], columns: Mapping) -> tuple[list[float], Mapping]:
-    own, completions = f"The reward {name} ({getattr(reward, '__qualname__', type(reward).__name__)})", texts[1]
+    code, completions = getattr(reward, "__code__", None), texts[1]
+    named = f"{code.co_filename}:{reward.__qualname__}" if code else f"{name} ({type(reward).__name__})"
+    own = f"The reward {named}"
     try:
         explained = getattr(reward, "explained", None)
         given, parts = explained(*texts, **columns) if explained else (reward(*texts, **columns), {})
@@ -200,7 +202,10 @@ def _scores(name: str, reward: Callable, texts: tuple[list, list], columns: Mapp
         raise
     except Exception as error:  # of somebody's own function
         said = f"{type(error).__name__}: {error}"
-        raise WorkbenchError(f"{own} failed on {len(completions)} completions ({said:.200}): correct it.") from error
+        where = _failing(reward, texts, columns) or f"{len(completions)} completions, though on none by itself"
+        raise WorkbenchError(
+            f"{own} failed on {where} ({said:.200}): correct it; the columns that it is given are {', '.join(columns)}."
+        ) from error
     values = given.tolist() if hasattr(given, "tolist") else given
     values = values if isinstance(values, list | tuple) else list(values) if isinstance(values, Iterator) else None
     if values is None or len(values) != len(completions):
@@ -208,10 +213,28 @@ def _scores(name: str, reward: Callable, texts: tuple[list, list], columns: Mapp
         asked = f"for {len(completions)} completions: return a list of one number for each"
         raise WorkbenchError(f"{own} gave {gave} {asked}.")
     values = [value.item() if getattr(value, "ndim", 1) == 0 else value for value in values]
-    for row, (value, completion) in enumerate(zip(values, completions, strict=True)):
+    for row, value in enumerate(values):
         if not isinstance(value, Real) or not abs(value) < LARGEST:  # NaN is not less either
             raise WorkbenchError(
-                f"{own} gave {str(value)[:40]!r} ({type(value).__name__}) for row {row}, the completion "
-                f"{str(completion)[:60]!r}: return a finite number, an int or a float, for each."
+                f"{own} gave {str(value)[:40]!r} ({type(value).__name__}) for {_answer(row, texts)}: "
+                "return a finite number, an int or a float, for each."
             )
     return [float(value) for value in values], parts
+
+
+def _failing(reward: Callable, texts: tuple[list, list], columns: Mapping) -> str:
+    """The first row on which a reward fails by itself, "" where there is none."""
+    for row in range(len(texts[1])):
+        try:
+            reward(
+                *(each[row : row + 1] for each in texts),
+                **{name: each[row : row + 1] for name, each in columns.items()},
+            )
+        except Exception:
+            return _answer(row, texts)
+    return ""
+
+
+def _answer(row: int, texts: tuple[list, list]) -> str:
+    prompt, completion = (str(each[row])[:60] for each in texts)
+    return f"row {row}, the completion {completion!r} of the prompt {prompt!r}"

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, islice
 from typing import Any
@@ -29,34 +29,10 @@ import pandas as pd
 
 from workbench import WorkbenchError
 from workbench.analysis.statistics import expanded_levels
-from workbench.feedback.kinds import COMPARING, KINDS, judged
 from workbench.feedback.tables import names_in, of_one_sort, read, require_columns
-from workbench.records import Judgement
 
 Order = tuple[list[list], list]  # groups of names, best first, ties in one group; names below them in no known order
 Choice = tuple[tuple[Any, tuple], float]  # (chosen, others), how often
-
-
-def model_rankings(items: Iterable[Mapping], judgements: Iterable[Judgement]) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Verdicts of the comparing kinds on the writers of the completions, and how many were left out and why.
-
-    Rows item_id, labeler, groups, rest. The names stand in an item's `models`, one per completion; WorkbenchError where
-    they do not.
-    """
-    rows, left_out = [], Counter()
-    for judgement, item, reason in judged(items, judgements, *COMPARING):
-        if reason:
-            left_out[reason] += 1
-            continue
-        names, count = item.get("models"), len(item["completions"])
-        if not isinstance(names, Sequence) or isinstance(names, str) or len(names) != count:
-            raise WorkbenchError(
-                f"Item {item['item_id']!r} has models {names!r}: name the writer of each of its {count} completions."
-            )
-        groups, rest = KINDS[judgement.kind].groups(judgement.value, range(count))
-        named = [[names[index] for index in group] for group in groups]
-        rows.append((judgement.item_id, judgement.labeler, named, [names[index] for index in rest]))
-    return pd.DataFrame(rows, columns=["item_id", "labeler", "groups", "rest"]), dict(left_out)
 
 
 def plackett_luce(

@@ -27,7 +27,7 @@ from workbench.models.tokens import batches_by_length, collate, collate_groups, 
 from workbench.records import Sequences, scores_of
 from workbench.runs import NOTHING
 from workbench.runs.files import file_and_function, resolve, shown
-from workbench.runs.reward_names import OF_TASK, read_rewards, without_kind
+from workbench.runs.reward_names import SIGNATURE, read_rewards, require_reward, without_kind
 
 Reward = Callable[..., list[float]]
 RIDGE = 0.01  # lambda of the pessimistic reward, in mean squared feature differences: what nothing was compared on
@@ -185,12 +185,10 @@ def rewards_named(
     rewards: dict[str, Reward] = {}
     for name, (read, sums) in read_rewards(sources).items():
         for source in read.values():
+            require_reward(source, of_task, kinds)
             alone, kind = without_kind(source)
             if alone not in made:
                 made[alone] = _reward_of(alone, tokenizer, max_length=max_length, device=device, of_task=of_task)
-            if kind and kind not in kinds:
-                known = f"choose one of {', '.join(kinds)}" if kinds else "only the embedded world knows kinds"
-                raise WorkbenchError(f"{source!r} is for prompts of a kind that there is not: {known}.")
             made[source] = kinds[kind](name=source, reward=made[alone]) if kind else made[alone]
         parts = {part: made[source] for part, source in read.items()}
         rewards[name] = parts[name] if sums == [{name: 1}] else CombinedReward(parts, sums)
@@ -202,15 +200,8 @@ def _reward_of(source: str, tokenizer, *, max_length: int, device: str, of_task:
     file, function = file_and_function(source)
     if function:
         return own_reward(file, function)
-    if source.startswith(OF_TASK) and source not in of_task:
-        known = f"choose one of {', '.join(of_task)}" if of_task else "only the embedded world checks answers itself"
-        raise WorkbenchError(
-            f"This task has no reward {source!r}: {known}; or write my_file.py:score, which is given every column."
-        )
     if source in of_task:
         return of_task[source]
-    if source.startswith(":") or source.endswith((".py", ".py:")):
-        raise WorkbenchError(f"The reward {source!r} names no file and function: write my_file.py:score.")
     own = load_own_tokenizer(source) or tokenizer
     model, name = frozen(load_reward_model(source, own, device=device)), Path(source).name
     limits = [getattr(model.config, f"max_{part}_length", 0) for part in ("prompt", "completion")]
@@ -221,9 +212,7 @@ def _reward_of(source: str, tokenizer, *, max_length: int, device: str, of_task:
 
 def own_reward(file: str, function: str) -> Reward:
     """The reward that a Python file defines; WorkbenchError where it does not, or could not be called as one."""
-    path, wanted = resolve(file), "(prompts, completions, *, finished, **columns)"
-    if not path.is_file():
-        raise WorkbenchError(f"The reward {file}:{function} names a file that does not exist: check the path.")
+    path = resolve(file)
     sys.path.insert(0, str(path.parent))  # what stands beside it can be imported, though only the file is hashed
     try:
         names = runpy.run_path(str(path))
@@ -234,15 +223,14 @@ def own_reward(file: str, function: str) -> Reward:
         sys.path.remove(str(path.parent))
     reward = names.get(function)
     if not callable(reward):
-        known = ", ".join(name for name, value in names.items() if inspect.isfunction(value)) or "none"
-        raise WorkbenchError(f"{shown(path)} defines no function {function!r}, but {known}: define {function}{wanted}.")
+        raise WorkbenchError(f"{shown(path)} defines no function {function!r}: define {function}{SIGNATURE}.")
     try:
         signature = inspect.signature(reward)
         named = {each.name: [] for each in signature.parameters.values() if each.kind is each.KEYWORD_ONLY}
         signature.bind([], [], **{"finished": [], "of_the_prompt": [], **named})
     except TypeError as error:
         raise WorkbenchError(
-            f"{shown(path)}:{function} can not be called as a reward ({error}): take {wanted}."
+            f"{shown(path)}:{function} can not be called as a reward ({error}): take {SIGNATURE}."
         ) from error
     return reward
 

@@ -109,7 +109,9 @@ def read_notebook(path: Path) -> Notebook:
             f"{shown(path)} is not a Jupyter notebook (nbformat 4): open and save it again."
         ) from error
     titles = [line.removeprefix("# ").strip() for line in lines if line.startswith("# ")]
-    minutes = [re.sub(r"[*`>]", "", line).strip() for line in lines if re.search(r"\bminutes?\b", line)]
+    minutes = [
+        re.sub(r"[*`>]", "", line).strip() for line in lines if re.search(r"\b(minutes?|seconds)\b.*\bGB\b", line)
+    ]
     return Notebook(
         path=path,
         title=next(iter(titles), path.stem),

@@ -24,7 +24,7 @@ from workbench.pipeline.notebooks import (
     unknown_parameter,
 )
 from workbench.runs.files import file_and_function, refuse_everything, repository_root, resolve, shown
-from workbench.runs.reward_names import PARAMETERS, sources_of
+from workbench.runs.reward_names import KINDS, OF_WORLD, PARAMETERS, read_rewards, require_reward, sources_of
 
 RECIPE_KEYS = ("name", "title", "out", "jobs", "report", "each", "presets", "stages")
 STAGE_KEYS = ("name", "notebook", "parameters", "each")
@@ -92,12 +92,12 @@ def lists_of_preset(recipe: dict, name: str, owner: str) -> dict[str, list[Value
 def repetitions(
     stage: object, lists: dict[str, list[Value]], instead: dict[str, list[Value]], owner: str
 ) -> list[object]:
-    """The stage once for every combination of the values whose {names} its own name holds."""
+    """The stage once for every combination of the values whose {names} its own name holds; a single one needs none."""
     if not isinstance(stage, dict) or not isinstance(stage.get("name"), str):
         return [stage]
     lists = lists | checked_each(stage, f"Stage {stage['name']} of {owner}")
     lists |= {name: values for name, values in instead.items() if name in lists}
-    used = {name: values for name, values in lists.items() if f"{{{name}}}" in stage["name"]}
+    used = {name: values for name, values in lists.items() if f"{{{name}}}" in stage["name"] or len(values) == 1}
     parameters = stage.get("parameters") if isinstance(stage.get("parameters"), dict) else {}
     for name in lists:
         if name not in used and any(f"{{{name}}}" in str(value) for value in parameters.values()):
@@ -360,7 +360,11 @@ def needed_stages(stage: str, inputs: tuple[Path, ...], *, out: Path, names: lis
 
 
 def refuse_missing_inputs(stage: Stage) -> None:
-    """WorkbenchError where a parameter of `SOURCES` names a file or folder that neither is there nor is made before."""
+    """WorkbenchError where a parameter names no reward, or what neither is there nor is made before."""
+    its = ((), ()) if resolve(str(stage.values.get("dataset", ""))).is_file() else (OF_WORLD, KINDS)
+    rewards = (read_rewards(str(stage.values.get(name, ""))) for name in PARAMETERS)
+    for source in (source for read in rewards for named in read.values() for source in named.sources.values()):
+        require_reward(source, *its)
     made = [stage.folder.parent / need for need in stage.needs]
     for name in SOURCES:
         for path in input_paths({name: stage.values.get(name, "")}, stage.folder):

@@ -5,7 +5,7 @@ All three give the same rows in the standard columns; only the world (and runs b
 
 import random
 from collections.abc import Callable, Mapping
-from functools import cached_property, partial
+from functools import cached_property
 
 import pandas as pd
 from datasets import Dataset
@@ -16,7 +16,7 @@ from workbench.runs.reward_names import weighted
 from workbench.tasks.columns import MissingColumn, parse_columns, split_by_prompt, to_standard
 from workbench.tasks.schemas import SCHEMAS, TIE, require_decided, schema_named, without_ties
 from workbench.tasks.sources import Source, data_files, is_saved, read_source
-from workbench.tasks.world import KINDS, NOISE_PANEL, PANEL, Labeler, OfKind, World, build_tokenizer, verifiers
+from workbench.tasks.world import NOISE_PANEL, PANEL, Labeler, World, build_tokenizer, of_kinds, verifiers
 
 HELD_OUT_SEED = 1_000_003  # held-out world rows are the same for every training seed
 FEWEST_HELD_OUT = 20  # rows kept for measuring, however few are trained on
@@ -102,7 +102,7 @@ class WorldTask(Task):
     def __init__(self, world: World):
         self.world, self.reward = world, world.gold
         self.rewards = {**verifiers(world), "task:gold": world.gold}
-        self.kinds = {kind: partial(OfKind, kind=kind, world=world) for kind in KINDS}
+        self.kinds = of_kinds(world)
 
     def prompts(self, count: int, seed: int, *, split: str, schema: str = "prompts", kinds: str = "") -> Dataset:
         """`count` prompts, whatever they are for."""

@@ -20,7 +20,6 @@ from datasets import Dataset, concatenate_datasets
 from workbench import WorkbenchError
 from workbench.runs.files import WIDTHLESS
 from workbench.tasks.schemas import SCHEMAS, TIE, checked, kind_of, schema_named
-from workbench.tasks.sources import read_source
 
 ANSWER_MARKER = "\n\nAssistant:"  # what asks for an answer in the HH-RLHF dialogues
 ANSWERS = ("completion", "completions", "chosen", "rejected")  # columns of what may follow a prompt
@@ -31,15 +30,6 @@ NOTHING: Mapping[str, list] = {}
 
 class MissingColumn(WorkbenchError):
     """Data without a column of the schema."""
-
-
-def load_dataset_rows(
-    source: str, *, schema: str, split: str = "train", columns: dict[str, str] | None = None
-) -> Dataset:
-    """The rows of a source that `sources.read_source` takes, in the columns of `schema`."""
-    schema_named(schema)
-    found = read_source(source, split=split)
-    return to_standard(found.rows, schema, source=source, columns=columns, mixed=found.mixed)
 
 
 def to_standard(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from workbench import WorkbenchError
-from workbench.trainers.algorithms import SAMPLED_KL, Algorithm, find_algorithm
+from workbench.trainers.algorithms import ALGORITHMS, SAMPLED_KL, Algorithm, find_algorithm
 from workbench.trainers.descent import require_in, require_positive
 
 CHOICES = {"kl_in": ("reward", "loss"), "kl_estimator": (*SAMPLED_KL, "exact")}
@@ -126,9 +126,11 @@ def require_models(policy, reference, critic, config: PolicyGradientConfig) -> N
     if {id(weight) for weight in policy.parameters()} & {id(weight) for weight in reference.parameters()}:
         raise WorkbenchError("policy and reference share weights, so the reference would move too: load it once more.")
     if config.has_critic != (critic is not None):
-        given, todo = ("one was given", "pass None") if critic is not None else ("none was given", "build one")
+        without = ", ".join(name for name, each in ALGORITHMS.items() if not each.has_critic)
+        choose = f"build one, or set algorithm to one of {without}"
+        given, todo = ("one was given", "pass None") if critic is not None else ("none was given", choose)
         has = "needs a critic" if config.has_critic else "has no critic"
-        raise WorkbenchError(f"{config.algorithm} {has} but {given}: {todo}.")
+        raise WorkbenchError(f"algorithm {config.algorithm} {has} but {given}: {todo}.")
 
 
 def require_texts(prompts: list, pretraining: Sequence, config: PolicyGradientConfig) -> None:

@@ -27,17 +27,13 @@ from workbench.tasks.world.language import build_tokenizer
 from workbench.tasks.world.lexicon import KINDS, Lexicon, WorldError, read_lexicon
 from workbench.tasks.world.prompts import Prompts, Question, Sum, draw_facts
 from workbench.tasks.world.sums import careless_working, judged_steps
-from workbench.tasks.world.verifiers import VERIFIERS, OfKind, Verifier, verifiers
+from workbench.tasks.world.verifiers import of_kinds, verifiers
 from workbench.tasks.world.writers import Writer
 
 __all__ = [
-    "KINDS",
     "NOISE_PANEL",
     "PANEL",
-    "VERIFIERS",
     "Labeler",
-    "OfKind",
-    "Verifier",
     "World",
     "WorldError",
     "build_tokenizer",
@@ -50,6 +46,7 @@ __all__ = [
     "judge_pairs",
     "judge_rankings",
     "judge_ratings",
+    "of_kinds",
     "step_rows",
     "verifiers",
 ]

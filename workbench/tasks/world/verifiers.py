@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from workbench.tasks.world.lexicon import WorldError
+from workbench.tasks.world.lexicon import KINDS, WorldError
 
 if TYPE_CHECKING:
     from workbench.tasks.world import World
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OfKind:
-    """A reward that is asked about prompts of one kind alone."""
+    """A reward that is asked about prompts of one kind alone, such as a verifier."""
 
     name: str
     kind: str
@@ -35,10 +36,6 @@ class OfKind:
     def judges(self, prompts) -> list[bool]:
         """Whether each prompt is of its kind."""
         return [self.world.kind(prompt) == self.kind for prompt in prompts]
-
-
-class Verifier(OfKind):
-    """A reward of prompts of one kind: 1 where an answer passes, else 0."""
 
     def answer(self, prompt: str, completion: str) -> str:
         """What the completion settles on, for a vote; "" where it does not."""
@@ -66,13 +63,15 @@ VERIFIERS = {
 }
 
 
-def verifiers(world: World) -> dict[str, Verifier]:
-    """All of a world, by their names."""
-    return {name: Verifier(name, kind, world, _passed(world, passes)) for name, (kind, passes) in VERIFIERS.items()}
+def of_kinds(world: World) -> dict[str, Callable[..., OfKind]]:
+    """For each kind of prompts what makes a named reward one of them alone."""
+    return {kind: partial(OfKind, kind=kind, world=world) for kind in KINDS}
 
 
-def _passed(world: World, passes: Callable[[World, str, str, bool], bool]) -> Callable[..., list[float]]:
-    """1 where prompt, completion and finished pass, else 0."""
-    return lambda prompts, completions, *, finished, **columns: [
-        float(passes(world, *answer)) for answer in zip(prompts, completions, finished, strict=True)
-    ]
+def verifiers(world: World) -> dict[str, OfKind]:
+    """Those of a world, by their names: 1 where an answer passes, else 0."""
+
+    def passed(passes: Callable[..., bool], prompts, completions, *, finished, **columns) -> list[float]:
+        return [float(passes(world, *answer)) for answer in zip(prompts, completions, finished, strict=True)]
+
+    return {name: OfKind(name, kind, world, partial(passed, passes)) for name, (kind, passes) in VERIFIERS.items()}
