@@ -107,6 +107,11 @@ def test_the_first_cell_asks_the_question(notebook):
     assert title.endswith("?")
 
 
+def test_the_list_says_how_long_each_notebook_takes(path, notebook):
+    assert read_notebook(path).minutes in notebook.cells[0].source.replace("*", "").replace("`", "").splitlines()
+    assert read_notebook(path).minutes.startswith(("About", "Less than", "A few seconds"))
+
+
 def test_the_notebook_is_short_enough_to_read(notebook):
     cells = code_cells(notebook)
     assert len(cells) <= MAXIMUM_CODE_CELLS

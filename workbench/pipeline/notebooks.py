@@ -109,9 +109,7 @@ def read_notebook(path: Path) -> Notebook:
             f"{shown(path)} is not a Jupyter notebook (nbformat 4): open and save it again."
         ) from error
     titles = [line.removeprefix("# ").strip() for line in lines if line.startswith("# ")]
-    minutes = [
-        re.sub(r"[*`>]", "", line).strip() for line in lines if re.search(r"\b(minutes?|seconds)\b.*\bGB\b", line)
-    ]
+    minutes = [re.sub(r"[*`>]", "", line).strip() for line in lines if re.search(r"\b(minute|second)s?\b.* GB", line)]
     return Notebook(
         path=path,
         title=next(iter(titles), path.stem),
