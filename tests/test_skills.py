@@ -227,6 +227,26 @@ def test_means_are_over_worlds_with_students_interval_and_keep_the_order_of_stag
     assert single["value_high"] - single["value"] == pytest.approx(1.96 * 0.1, rel=1e-3)
 
 
+def test_no_interval_of_a_share_leaves_0_to_1_and_none_that_never_varies_is_certain():
+    def told(name, shares):
+        rows = [
+            pd.DataFrame({"prompt": range(20), "completion": "x", "kind": "qa", "tier": "rare", "opinion": 0})
+            .assign(right=np.arange(20) < 20 * share, wrong=0, unsure=0, temperature=1.0)
+            .pipe(lambda answers: measured_skills({"answers": answers}))
+            .assign(run=f"{name}_world{world}", experiment=name, stage=0, world=world)
+            for world, share in enumerate(shares)
+        ]
+        means = skills_over_units(pd.concat(rows))
+        return means[means["part"] == "right"][["value", "value_low", "value_high"]].to_numpy()[0]
+
+    never = stats.binomtest(0, 20).proportion_ci(method="exact")
+    one = stats.binomtest(1, 20).proportion_ci(method="exact")
+    assert told("one", [0.05]) == pytest.approx((0.05, one.low, one.high))
+    assert told("none", [0.0, 0.0, 0.0]) == pytest.approx((0.0, 0.0, never.high))
+    apart = stats.t.interval(0.95, 2, loc=0.1, scale=stats.sem([0.05, 0.05, 0.2]))
+    assert apart[0] < 0 and told("apart", [0.05, 0.05, 0.2]) == pytest.approx((0.1, 0.0, apart[1]))
+
+
 def saved_policy(folder: Path, name: str, *, model: str = "", kind: str = "ForCausalLM", finished=True) -> None:
     run = Run.open(folder / name, {"seed": 0} | ({"model": f"runs/{folder.name}/{model}"} if model else {}))
     run.path("model").mkdir()

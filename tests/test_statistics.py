@@ -28,6 +28,7 @@ from workbench.analysis.statistics import (
     p_value_over_units,
     ratio_interval,
     share_interval,
+    share_over_prompts,
     share_over_units,
 )
 
@@ -40,6 +41,26 @@ def test_the_interval_of_a_share_is_clopper_and_pearsons(successes, count):
         theirs = stats.binomtest(successes, count).proportion_ci(level, method="exact")
         found = share_interval(successes, count, level=level)
         assert found == pytest.approx((successes / count, theirs.low, theirs.high), abs=1e-9)
+
+
+@pytest.mark.parametrize(("successes", "count"), [(0, 9), (1, 9), (4, 9), (9, 9), (2, 113)])
+def test_the_interval_of_a_share_of_answers_is_the_exact_one_of_as_many_prompts(successes, count):
+    theirs = stats.binomtest(successes, count).proportion_ci(method="exact")
+    once = np.arange(count) < successes
+    expected = pytest.approx((successes / count, theirs.low, theirs.high), abs=1e-9)
+    assert share_over_prompts(once, np.arange(count)) == expected
+    assert share_over_prompts(np.tile(once, 4), np.tile(np.arange(count), 4)) == expected  # the same answer each time
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3])
+def test_the_interval_of_a_rare_share_holds_it_nineteen_times_in_twenty(share):
+    rng, prompts = np.random.default_rng(0), np.repeat(np.arange(60), 4)
+    held = []
+    for _ in range(400):
+        chances = rng.beta(share, 1 - share, 60).repeat(4)  # answers to one prompt are much alike
+        found = share_over_prompts(rng.random(240) < chances, prompts)
+        held.append(0 <= found.low <= share <= found.high <= 1)
+    assert np.mean(held) > 0.94
 
 
 def test_a_share_of_nothing_is_refused():

@@ -171,8 +171,11 @@ def _group_indices(clusters: Sequence, rows: np.ndarray) -> np.ndarray:
     return groups
 
 
-def share_interval(successes: int, count: int, *, level: float = 0.95) -> Interval:
-    """Share of `count` independent draws and its exact interval, never too narrow (Clopper and Pearson 1934)."""
+def share_interval(successes: float, count: float, *, level: float = 0.95) -> Interval:
+    """Share of `count` independent draws and its exact interval, never too narrow (Clopper and Pearson 1934).
+
+    Neither need be whole, where other draws say as much as so many independent ones.
+    """
     if not 0 <= successes <= count or count == 0:
         raise WorkbenchError(
             f"{successes} of {count} is no share: give counts with 0 <= successes <= count, count > 0."
@@ -181,6 +184,17 @@ def share_interval(successes: int, count: int, *, level: float = 0.95) -> Interv
     low = float(special.betaincinv(successes, failures + 1, tail)) if successes else 0.0
     high = float(special.betaincinv(successes + 1, failures, 1 - tail)) if failures else 1.0
     return Interval(successes / count, low, high)
+
+
+def share_over_prompts(values, prompts: Sequence) -> Interval:
+    """Mean of values from 0 to 1, (M,), such as which answers are false, and its interval with `prompts` (M,) drawn.
+
+    That of `share_interval` for as many draws as have the standard error of `mean_and_error`, or, where all values
+    agree, for as many as there are prompts (Korn and Graubard 1998): within 0 and 1, and never nothing wide.
+    """
+    share, error = mean_and_error(values, prompts)
+    count = 1 + share * (1 - share) / error**2 if error > 0 else len(np.unique(np.asarray(prompts)))
+    return share_interval(share * count, count)
 
 
 def share_over_units(happened, clusters: Sequence | None = None) -> Interval:

@@ -69,7 +69,8 @@ def with_equal_gold(table: pd.DataFrame) -> pd.DataFrame:
         for part in DIVERSITY if len(pair) == 2 and low <= high else ():
             own, start = (np.interp(np.linspace(low, high, 50), each[GOLD], each[part]) for each in pair)
             told = {"skill": "diversity", "part": f"{part}, less start's at equal gold", "temperature": np.nan}
-            rows.append({**row, **told, "better": 0, "value": (own - start).mean(), "value_se": np.nan})
+            told |= dict.fromkeys(("value_se", "value_low", "value_high"), np.nan)
+            rows.append({**row, **told, "better": 0, "value": (own - start).mean()})
     return pd.concat([table, pd.DataFrame(rows)], ignore_index=True)
 
 
@@ -77,11 +78,16 @@ def skills_over_units(table: pd.DataFrame) -> pd.DataFrame:
     """One row per experiment, skill, part and temperature by `over_runs`, in the order of stages.
 
     `value` with `value_low` and `value_high`: of one run over prompts, of several over worlds (over seeds, of one).
+    Shares keep the ends that they have over prompts where all runs agree: no spread is not certainty.
     """
     require_columns(table, [*BY, "stage", "world", "value", "value_se"], "skills_over_units")
     means = over_runs(table, BY, ["value"]).sort_values("stage", kind="stable", ignore_index=True)
-    half = half_width(means, "value_se")
-    return means.assign(value_low=means["value"] - half, value_high=means["value"] + half)
+    half, own = half_width(means, "value_se"), means.reindex(columns=["value_low", "value_high"])
+    share, alone = own["value_low"].notna(), (means["runs"] == 1) | (half == 0)
+    for end, sign in (("value_low", -1), ("value_high", 1)):
+        over = means["value"] + sign * half
+        means[end] = own[end].where(share & alone, over.where(~share, over.clip(0, 1)))
+    return means
 
 
 # --- Figures, of `skills_over_units`.
@@ -126,7 +132,7 @@ def _called(experiment: str) -> str:
 def _scores(rows: pd.DataFrame) -> pd.Series:
     """How much better than its row's mean each value is, from -1 to 1; small where intervals are wide."""
     off = rows["value"] - rows.groupby("name")["value"].transform("mean")
-    half = (rows["value_high"] - rows["value"]).fillna(0)
+    half = np.fmax(rows["value_high"] - rows["value"], rows["value"] - rows["value_low"]).fillna(0)
     return rows["better"] * off / np.maximum(off.abs(), half).groupby(rows["name"]).transform("max").replace(0, 1)
 
 
