@@ -183,11 +183,11 @@ def test_what_a_verifier_passed_is_learned_from_beside_other_demonstrations(runs
     """Rejection sampling: right answers to training prompts, mixed three to one, into the model from before."""
     passes = "[float('a' in completion.split()) for completion in completions]"
     (tmp_path / "own.py").write_text(f"def score(prompts, completions, *, finished, **columns):\n    return {passes}\n")
-    right = {"reward_model": f"{tmp_path}/own.py:score", "split": "train", "evaluation_prompts": 60}
+    right = {"reward_model": f"{tmp_path}/own.py:score*2", "split": "train", "evaluation_prompts": 60}
     pool = execute("07_best_of_n", tmp_path / "pool", model=str(runs / "sft"), **right)
     drawn = pd.read_json(pool / "tables" / "pool.jsonl", lines=True)
     chosen = pd.read_json(pool / "tables" / "demonstrations.jsonl", lines=True)
-    passed = drawn[drawn["proxy"] == 1]
+    passed = drawn[drawn["proxy"] == 2]
     assert len(chosen) == passed["prompt_index"].nunique() > 10
     assert set(chosen["completion"]) <= set(passed["completion"])
     mixed = {"dataset": str(pool), "mixed_with": "world", "mixed_share": 0.25, "model": str(runs / "base")}

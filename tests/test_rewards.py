@@ -403,6 +403,7 @@ SPELLED = {
             [("y/a for b", 1)],
         ]
     },
+    "x/safe for harm*2": {"safe for harm*2": [[("x/safe for harm", 2)]]},
     "x/rm for harm, x/rm": {"rm for harm": [[("x/rm for harm", 1)]], "rm": [[("x/rm", 1)]]},
     "a for b/rm": {"rm": [[("a for b/rm", 1)]]},  # a folder of that name
     "a+b/c-d": {"c-d": [[("a+b/c-d", 1)]]},  # only between spaces does a + part two rewards

@@ -118,7 +118,7 @@ def without_kind(source: str) -> tuple[str, str]:
 
 def weighted(text: str) -> tuple[str, float]:
     """What is given a weight, and that, 1 where none is written; WorkbenchError where neither can be read."""
-    text, kind = without_kind(text.strip())
+    text, kind = without_kind(re.sub(rf"({FOR})({WEIGHT})$", r"\2\1", text.strip()))
     named = re.sub(rf"{WEIGHT}$", "", text)
     weight = float(text[len(named) :].strip(" *") or 1)
     plain = not {"+", "else"}.intersection(named.split()) and (OF_TASK not in named or re.fullmatch(r"task:\w*", named))
