@@ -375,7 +375,7 @@ def test_it_learns_to_say_the_one_word_that_is_paid_for(algorithm):
 @pytest.mark.parametrize("algorithm", GROUPED)
 def test_groups_stay_whole_and_are_scored_as_groups(algorithm, monkeypatch):
     sizes = []
-    for name in ("counted_logits", "completion_values"):
+    for name in ("predictions", "completion_values"):
         plain = getattr(policy_gradient, name)
 
         def spy(model, sequences, plain=plain, *, group_size=1, **settings):
@@ -405,7 +405,7 @@ def test_groups_stay_whole_and_are_scored_as_groups(algorithm, monkeypatch):
 )
 def test_nothing_is_computed_twice(settings, policy, critic, monkeypatch):
     calls = []
-    for name in ("counted_logits", "completion_values"):
+    for name in ("predictions", "completion_values"):
         plain = getattr(policy_gradient, name)
         monkeypatch.setattr(
             policy_gradient, name, lambda model, *a, plain=plain, **k: (calls.append(model), plain(model, *a, **k))[1]

@@ -1,5 +1,7 @@
 """What is read off models against plain unpadded passes, one row at a time: whatever is shared, packed or left out."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from tiny_models import (
@@ -21,16 +23,17 @@ from transformers import (
 )
 
 from workbench import WorkbenchError
+from workbench.models import scoring
 from workbench.models.scoring import (
-    completion_logits,
+    chosen,
     completion_logprobs,
     completion_states,
     completion_values,
-    counted_logits,
+    kl_from,
     position_ids,
+    predictions,
     scalar_head,
     spread,
-    token_logprobs,
 )
 from workbench.models.tokens import collate, collate_groups
 from workbench.records import Sequences
@@ -139,7 +142,7 @@ def test_positions_count_attended_tokens():
 
 def test_padding_has_no_probability_and_the_rest_has_all_of_it():
     model, batch = tiny_model(), collate([PROMPTS[0]], [COMPLETIONS[0]], pad_id=PAD)
-    chance = completion_logits(model, batch).softmax(-1)
+    chance = spread(predictions(model, batch).logits(), batch).softmax(-1)
     assert chance[..., PAD].max() == 0
     expected = plain_next_logprobs(model, PROMPTS[0] + COMPLETIONS[0][:1])[1:]
     torch.testing.assert_close(chance[0, 1].double().log()[1:], expected, rtol=1e-5, atol=1e-5)
@@ -147,10 +150,10 @@ def test_padding_has_no_probability_and_the_rest_has_all_of_it():
 
 def test_logprobs_of_a_half_precision_model_are_computed_in_fp32():
     model, batch = tiny_model().bfloat16(), collate([PROMPTS[0]], [COMPLETIONS[0]], pad_id=PAD)
-    logits = completion_logits(model, batch)
-    logprobs = token_logprobs(logits, batch)
-    assert logits.dtype == logprobs.dtype == torch.float32
-    expected = logits.double().log_softmax(-1).gather(-1, batch.completions[..., None])[..., 0]
+    said = predictions(model, batch)
+    (logprobs,) = said.read(chosen(batch.counted))
+    assert said.logits().dtype == logprobs.dtype == torch.float32
+    expected = said.logits().double().log_softmax(-1).gather(-1, batch.counted[:, None])[:, 0]
     torch.testing.assert_close(logprobs.double(), expected, rtol=1e-6, atol=1e-6)
 
 
@@ -167,14 +170,13 @@ def test_a_prompt_without_tokens_is_refused_by_its_row():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_head_reads_the_counted_positions_alone(family):
     model, sizes = tiny_model(family), []
-    model.lm_head.register_forward_hook(lambda module, inputs, output: sizes.append(tuple(output.shape)))
     batch = collate(PROMPTS, COMPLETIONS, pad_id=PAD)
-    counted = counted_logits(model, batch)
-    assert sizes[-1] == counted.shape == (9, 20)
-    dense = completion_logits(model, batch)
-    assert dense.shape == (3, 5, 20) and torch.equal(dense[batch.completion_mask], counted)
-    assert dense[~batch.completion_mask].abs().sum() == 0
-    assert torch.equal(token_logprobs(counted, batch), token_logprobs(dense, batch))
+    predictions(model, batch)  # what the model is like is tried once
+    model.lm_head.register_forward_hook(lambda module, inputs, output: sizes.append(tuple(output.shape)))
+    said = predictions(model, batch)
+    assert sizes == [(0, 20)]  # nothing is said before it is read
+    said.read(chosen(batch.counted))
+    assert sizes[-1] == said.logits().shape == (9, 20)
 
 
 def test_spread_values_stand_where_they_were_counted():
@@ -202,15 +204,87 @@ def test_nothing_after_eos_has_a_gradient(family):
         torch.testing.assert_close(model.get_input_embeddings().weight.grad, alone, rtol=1e-4, atol=1e-5)
 
 
-def test_logits_after_eos_have_no_gradient_and_no_effect():
+# Logits that are never all there
+
+
+@contextmanager
+def rows_said(model):
+    """Filled with the places of every use of the head."""
+    rows = []
+    with model.lm_head.register_forward_hook(lambda module, inputs, output: rows.append(len(output))):
+        yield rows
+
+
+def said_of(model, reference, batch, **settings):
+    """Log-probabilities, entropies and KL at counted tokens, and the gradient of a mixture of them."""
+    readers = [chosen(batch.counted), lambda logits, rows: torch.distributions.Categorical(logits=logits).entropy()]
+    readers.append(kl_from(predictions(reference, batch, **settings)))
+    read = predictions(model, batch, **settings).read(*readers)
+    model.zero_grad()
+    sum(weight * (each * torch.linspace(0.5, 1, len(each))).sum() for weight, each in enumerate(read, 1)).backward()
+    return torch.stack(read), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("at_once", [1, 20, 45, 100])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_few_logits_at_a_time_say_and_teach_what_all_of_them_do(family, at_once, monkeypatch):
+    model, reference = (tiny_model(family, seed=seed) for seed in (0, 1))
+    batch, allowed = collate(PROMPTS, COMPLETIONS, pad_id=PAD), torch.rand(3, 5, 20) < 0.9
+    allowed |= torch.nn.functional.one_hot(batch.completions, 20).bool()
+    for settings in ({}, {"temperature": 0.7, "allowed": allowed}):
+        expected, gradient = said_of(model, reference, batch, **settings)
+        with monkeypatch.context() as patch, rows_said(model) as rows:
+            patch.setattr(scoring, "LOGITS_AT_ONCE", at_once)
+            found, few = said_of(model, reference, batch, **settings)
+        assert max(rows) == max(1, at_once // 20)
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+        assert (few - gradient).norm() <= 1e-6 * gradient.norm()
+
+
+def test_rows_that_nothing_is_learned_from_are_read_some_after_others(monkeypatch):
+    model, batch = tiny_model(), collate_groups([[4, 6, 7], [9], [10, 11]], GROUPS, pad_id=PAD)
+    with torch.no_grad():
+        expected, slots = completion_logprobs(model, batch, group_size=4), slots_read(model)
+        monkeypatch.setattr(scoring, "STATES_AT_ONCE", 1)
+        found = completion_logprobs(model, batch, group_size=4)
+    assert len(slots) == 3 and completion_logprobs(model, batch, group_size=4).requires_grad  # a group is not parted
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("gemma2", {"final_logit_softcapping": 2.0}),
+        ("cohere", {"logit_scale": 0.3}),
+        ("granite", {"logits_scaling": 7.0}),
+        ("phi", {}),  # a head with a bias
+    ],
+)
+def test_what_a_model_does_to_the_outputs_of_its_head_is_done_here(kind, settings):
+    sizes = {"vocab_size": 20, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "head_dim": 8}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "pad_token_id": PAD, "eos_token_id": EOS}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes, **heads, **settings)).eval()
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(30)
     batch = collate(PROMPTS, COMPLETIONS, pad_id=PAD)
-    logits = torch.randn(3, 5, 20, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    logprobs = token_logprobs(logits, batch)
-    logprobs.sum().backward()
-    assert logits.grad[~batch.completion_mask].abs().max() == 0
-    assert (logits.grad[batch.completion_mask].abs().sum(-1) > 0).all()  # EOS itself counts
-    disturbed = torch.where(batch.completion_mask[..., None], logits, float("nan"))
-    assert torch.equal(token_logprobs(disturbed, batch), logprobs)
+    assert predictions(model, batch).states.shape == (9, 16)
+    assert_plain_logprobs(completion_logprobs(model, batch), model, PROMPTS, COMPLETIONS)
+
+
+def test_a_head_whose_outputs_are_changed_in_another_way_is_read_whole():
+    class Odd(type(tiny_model())):
+        def forward(self, *arguments, **named):
+            said = super().forward(*arguments, **named)
+            said.logits = said.logits**3
+            return said
+
+    model, batch = tiny_model(), collate(PROMPTS, COMPLETIONS, pad_id=PAD)
+    plain = predictions(model, batch).logits()
+    model.__class__ = Odd
+    scoring._FINISHES.clear()
+    words = torch.arange(20) != PAD
+    torch.testing.assert_close(predictions(model, batch).logits()[:, words], plain[:, words] ** 3)
 
 
 # A prompt that several completions share is computed once

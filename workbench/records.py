@@ -43,6 +43,11 @@ class Sequences:
         """Completion tokens, (B, R)."""
         return self.tokens[:, self.prompt_length :]
 
+    @property
+    def counted(self) -> Tensor:
+        """The completion tokens that count, row by row, (N,)."""
+        return self.completions[self.completion_mask]
+
     def __len__(self) -> int:
         """B, the number of rows."""
         return self.tokens.shape[0]

@@ -7,12 +7,11 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from workbench import WorkbenchError
 from workbench.models.layouts import additive_mask
-from workbench.models.scoring import outputs_at
+from workbench.models.scoring import Predictions, chosen, states_at
 from workbench.records import CompletionExample
 
 
@@ -115,8 +114,8 @@ def token_lengths(examples: list) -> list[int]:
 def target_losses(model, batch: TokenBatch) -> Tensor:
     """Cross-entropy of every target token given those before it, (number of targets,) nats."""
     row, slot = batch.target_mask.nonzero(as_tuple=True)
-    logits = outputs_at(model, model.get_output_embeddings(), _inputs(batch, model.dtype), (row, slot - 1))
-    return F.cross_entropy(logits.float(), batch.tokens[row, slot], reduction="none")
+    states, head = states_at(model, model.get_output_embeddings(), _inputs(batch, model.dtype), (row, slot - 1))
+    return -Predictions(states, lambda some, rows: head(some).float()).read(chosen(batch.tokens[row, slot]))[0]
 
 
 def _inputs(batch: TokenBatch, dtype: torch.dtype) -> dict[str, Tensor]:

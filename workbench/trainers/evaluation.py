@@ -17,11 +17,11 @@ from datasets import Dataset
 from workbench import WorkbenchError
 from workbench.analysis.evaluations import NEEDED, flaw_of
 from workbench.analysis.skills import with_features
-from workbench.losses.policy import exact_kl, kl_k1, kl_k3
+from workbench.losses.policy import kl_k1, kl_k3
 from workbench.models.examples import completion_examples, prompt_examples, text_documents
 from workbench.models.packing import collate_demonstrations, target_losses, token_lengths
 from workbench.models.sampling import reward_arguments, sample
-from workbench.models.scoring import completion_logits, token_logprobs
+from workbench.models.scoring import chosen, kl_from, predictions, spread
 from workbench.models.tokens import batches_by_length, unconditioned
 from workbench.records import CompletionExample, PromptExample, Rollout, ScoredRollout, scores_of
 from workbench.runs import Run
@@ -108,9 +108,9 @@ def sequence_kl(policy, reference, rollout: Rollout, *, temperature: float = 1.0
     sums = []
     for start in range(0, len(rollout), batch_size):
         part = rollout.rows(slice(start, start + batch_size))
-        logits = completion_logits(policy, part, temperature=temperature)
-        reference_logits = completion_logits(reference, unconditioned(part, policy), temperature=temperature)
-        sums += (exact_kl(logits, reference_logits) * part.completion_mask).sum(1).tolist()
+        said = predictions(policy, part, temperature=temperature)
+        reference_said = predictions(reference, unconditioned(part, policy), temperature=temperature)
+        sums += spread(*said.read(kl_from(reference_said)), part).sum(1).tolist()
     return sums
 
 
@@ -147,14 +147,14 @@ def held_out_rows(
     """A row per prompt: its columns, a completion at temperature 1, every reward, and what `held_out_kl` says."""
     limits = {"max_completion_length": max_completion_length, "seed": seed}
     frame, rollout = evaluate_policy(policy, tokenizer, prompts, rewards, **limits)
-    logits = completion_logits(policy, rollout)
-    reference_logits = completion_logits(reference, unconditioned(rollout, policy))
+    reference_said = predictions(reference, unconditioned(rollout, policy))
+    reference_logprobs = reference_said.read(chosen(rollout.counted))
     scored = ScoredRollout(
         **{field.name: getattr(rollout, field.name) for field in fields(rollout)},
-        reference_logprobs=token_logprobs(reference_logits, rollout),
+        reference_logprobs=spread(*reference_logprobs, rollout),
         scores=torch.zeros(len(rollout)),
     )
-    kl = held_out_kl(scored, exact_kl(logits, reference_logits) * rollout.completion_mask)
+    kl = held_out_kl(scored, spread(*predictions(policy, rollout).read(kl_from(reference_said)), rollout))
     return [row | measured for row, measured in zip(frame.to_dict("records"), kl, strict=True)]
 
 

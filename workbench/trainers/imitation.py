@@ -13,10 +13,10 @@ from torch import Tensor
 
 from workbench import WorkbenchError
 from workbench.analysis.kl import sequence_kl_summary
-from workbench.losses.policy import exact_kl, kl_k1
+from workbench.losses.policy import kl_k1
 from workbench.models.load import without_dropout
 from workbench.models.sampling import reward_arguments, sample
-from workbench.models.scoring import completion_logprobs, counted_logits, token_logprobs
+from workbench.models.scoring import chosen, completion_logprobs, kl_from, predictions
 from workbench.models.tokens import (
     BAD_GOOD,
     QUANTILES,
@@ -267,15 +267,18 @@ class ImitationTrainer(Stateful):
         """One optimiser step on cross-entropy and priced exact KL, nats per token of texts with `average` tokens."""
         prompts, completions = [e.prompt_ids for e in lessons], [e.completion_ids for e in lessons]
         batch = collate(prompts, completions, pad_id=self.policy.config.pad_token_id).to(self.policy.device)
-        logits = counted_logits(self.policy, batch)
-        tokens = len(batch) * average
-        loss = -token_logprobs(logits, batch).sum() / tokens
-        report = {"loss": loss.item()}
+        readers = [chosen(batch.counted)]
         if self.config.kl_coef > 0:
             with torch.no_grad():
-                reference_logits = counted_logits(self.reference, unconditioned(batch, self.policy))
-            kl = exact_kl(logits, reference_logits).sum() / tokens
-            loss, report["kl_penalty"] = loss + self.config.kl_coef * kl, kl.item()
+                reference = predictions(self.reference, unconditioned(batch, self.policy))
+            readers.append(kl_from(reference))
+        logprobs, *kl = predictions(self.policy, batch).read(*readers)
+        tokens = len(batch) * average
+        loss = -logprobs.sum() / tokens
+        report = {"loss": loss.item()}
+        for each in kl:
+            penalty = each.sum() / tokens
+            loss, report["kl_penalty"] = loss + self.config.kl_coef * penalty, penalty.item()
         report["grad_norm"] = self.descent.step(loss, trainer_step=self.step_number, batch=batch)
         return report
 

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from workbench.losses.advantages import adaptive_kl_coef, masked_mean, masked_rescale, masked_whiten, token_rewards
-from workbench.losses.policy import clipped_value_loss, entropy, exact_kl, kl_k2
+from workbench.losses.policy import clipped_value_loss, entropy, kl_k2
 from workbench.models.load import frozen, without_dropout
 from workbench.models.packing import collate_demonstrations, target_losses, token_lengths
 from workbench.models.rewards import preferred
-from workbench.models.sampling import keep_allowed, masked_sample, reward_arguments, sample
-from workbench.models.scoring import completion_values, counted_logits, spread, token_logprobs
+from workbench.models.sampling import masked_sample, reward_arguments, sample
+from workbench.models.scoring import Predictions, Reader, chosen, completion_values, kl_from, predictions, spread
 from workbench.records import CompletionExample, PromptExample, Rollout, Sequences, scores_of
 from workbench.trainers.algorithms import ALGORITHMS, SAMPLED_KL, adapted_penalty_coef
 from workbench.trainers.descent import (
@@ -173,9 +173,10 @@ class PolicyGradientTrainer(Stateful):
         scores = scores_of(self._rewards(), texts, columns)
         names = ("prompt", "completion", *scores)
         samples = [dict(zip(names, values, strict=True)) for values in zip(*texts, *scores.values(), strict=True)]
+        said = self._said(self.reference, sampled, allowed, group_size)
         rollout = Samples(
             **vars(sampled),
-            reference_logprobs=token_logprobs(self._logits(self.reference, sampled, allowed, group_size), sampled),
+            reference_logprobs=spread(*said.read(chosen(sampled.counted)), sampled),
             scores=torch.tensor(scores["reward"], dtype=torch.float32, device=sampled.tokens.device),
             allowed=allowed,
         )
@@ -233,14 +234,17 @@ class PolicyGradientTrainer(Stateful):
         `mean_length` in tokens is that of the whole batch of which `part` is a mini-batch.
         """
         config, mask = self.config, part.completion_mask
-        logits = self._logits(self.policy, part, part.allowed, config.num_generations)
-        logprobs = token_logprobs(logits, part)
+        priced = config.kl_in == "loss" and self.kl_coef > 0
+        readers = [chosen(part.counted), self._entropies]
+        if priced and config.kl_estimator not in SAMPLED_KL:
+            readers.append(self._from_reference(part, config.num_generations))
+        said = self._said(self.policy, part, part.allowed, config.num_generations)
+        logprobs, entropies, *exact_kl = said.read(*readers)
+        logprobs, mean_entropy = spread(logprobs, part), entropies.mean()
         losses = self.algorithm.surrogate(logprobs, part, config, penalty_coef=self.penalty_coef)
-        if config.kl_in == "loss" and self.kl_coef > 0:
-            losses = losses + self.kl_coef * self._kl(part, logprobs, logits)
+        if priced:
+            losses = losses + self.kl_coef * self._kl(part, logprobs, *exact_kl)
         loss = self.algorithm.aggregate(losses, mask, config, mean_length=mean_length)
-        with torch.set_grad_enabled(config.entropy_coef > 0):
-            mean_entropy = entropy(logits).mean()
         report = {"policy_loss": loss.item(), "entropy": mean_entropy.item()}
         if config.entropy_coef > 0:
             loss = loss - config.entropy_coef * mean_entropy
@@ -306,28 +310,35 @@ class PolicyGradientTrainer(Stateful):
         rollout = sample(self.policy, prompt_ids, mixed_with=mixed_with, generator=generator, **settings)
         return rollout, torch.ones(len(rollout), 0, 0, dtype=torch.bool, device=rollout.tokens.device)
 
-    def _logits(self, model, sequences: Sequences, allowed: Tensor, group_size: int) -> Tensor:
-        """Logits of the distribution that is sampled from, (N, V) at counted tokens; the reference is masked alike."""
-        logits = counted_logits(model, sequences, temperature=self.config.temperature, group_size=group_size)
-        return keep_allowed(logits, allowed[sequences.completion_mask]) if allowed.numel() else logits
+    def _said(self, model, sequences: Sequences, allowed: Tensor, group_size: int) -> Predictions:
+        """The distributions that are sampled from, at counted tokens; the reference is masked as the policy is."""
+        return predictions(
+            model, sequences, temperature=self.config.temperature, group_size=group_size, allowed=allowed
+        )
 
-    def _kl(self, part: Samples, logprobs: Tensor, logits: Tensor | None = None) -> Tensor:
+    def _entropies(self, logits: Tensor, rows: slice) -> Tensor:
+        with torch.set_grad_enabled(self.config.entropy_coef > 0):
+            return entropy(logits)
+
+    def _from_reference(self, part: Samples, group_size: int) -> Reader:
+        """Reads the KL from the reference over the whole vocabulary."""
+        with torch.no_grad():
+            return kl_from(self._said(self.reference, part, part.allowed, group_size))
+
+    def _kl(self, part: Samples, logprobs: Tensor, exact: Tensor | None = None) -> Tensor:
         """KL from the reference by the chosen estimator, (B, R) nats, with a gradient where the arguments have one.
 
-        `logits` (N, V) of the policy at counted tokens; where they are needed and None, they are computed.
+        `exact` (N,) is that over the whole vocabulary at counted tokens; where it is needed and None, it is computed.
         """
         config = self.config
         if config.kl_estimator in SAMPLED_KL:
             return SAMPLED_KL[config.kl_estimator](logprobs, part.logprobs, part.reference_logprobs)
-        return self._exact_kl(part, logits, group_size=config.num_generations)
+        return self._exact_kl(part, group_size=config.num_generations) if exact is None else spread(exact, part)
 
-    def _exact_kl(self, part: Samples, logits: Tensor | None = None, *, group_size: int = 1) -> Tensor:
-        """KL from the reference over the whole vocabulary, (B, R) nats; `logits` as in `_kl`."""
-        if logits is None:
-            logits = self._logits(self.policy, part, part.allowed, group_size)
-        with torch.no_grad():
-            reference_logits = self._logits(self.reference, part, part.allowed, group_size)
-        return spread(exact_kl(logits, reference_logits), part)
+    def _exact_kl(self, part: Samples, *, group_size: int = 1) -> Tensor:
+        """KL from the reference over the whole vocabulary, (B, R) nats."""
+        said = self._said(self.policy, part, part.allowed, group_size)
+        return spread(*said.read(self._from_reference(part, group_size)), part)
 
     def _values(self, sequences: Sequences) -> Tensor:
         """The critic's values, (B, R) in reward units; 0 without a critic."""

@@ -21,7 +21,7 @@ from workbench.losses.preference import (
 from workbench.models.examples import Examples
 from workbench.models.load import without_dropout
 from workbench.models.rewards import raw_rewards
-from workbench.models.scoring import ban_unsayable, completion_states, token_logprobs
+from workbench.models.scoring import Predictions, ban_unsayable, chosen, completion_states, spread
 from workbench.models.tokens import batches_by_length, collate_pairs
 from workbench.records import PairExample, Sequences
 from workbench.trainers.descent import Descent, EpochBatches, Stateful, require_examples, require_in, require_positive
@@ -228,6 +228,6 @@ class RewardModelTrainer(Stateful):
     def _lm_loss(self, liked: Sequences, states: Tensor) -> Tensor:
         """Mean cross-entropy per completion token of these rows, a scalar in nats; 0 where there are none."""
         before = states[:, :-1][liked.completion_mask]
-        logits = (before @ self.model.get_input_embeddings().weight.T).float()
-        logprobs = token_logprobs(ban_unsayable(logits, self.model.config), liked)
-        return -masked_mean(logprobs, liked.completion_mask)
+        words, config = self.model.get_input_embeddings().weight, self.model.config
+        said = Predictions(before, lambda some, rows: ban_unsayable((some @ words.T).float(), config))
+        return -masked_mean(spread(*said.read(chosen(liked.counted)), liked), liked.completion_mask)
