@@ -43,6 +43,28 @@ def least(loss, logits):
     return softmax(found)
 
 
+def test_who_takes_its_own_actions_for_an_experts_acts_as_histories_counted_by_hand_say():
+    sure, pay = 0.95, 0.75
+    game = exact.self_delusion(5, skill=sure, payoff=pay)
+    good = game.pivot(index="turn", columns="model", values="good")
+    assert good.loc[1].tolist() == pytest.approx([0.5, 0.5])
+    # at turn 2 the first arm and one outcome are known
+    follow = pay * sure + (1 - pay) * (1 - sure)  # stay where it paid, by the outcome alone
+    assert good.loc[2, "only outcomes do"] == pytest.approx(pay * follow + (1 - pay) * (1 - follow))
+    for name, own in (("its own actions count as evidence", True), ("only outcomes do", False)):
+        total = 0.0  # at turn 5, arm 0 the good one: every history of four arms and outcomes, in plain loops
+        for history in itertools.product(itertools.product((0, 1), repeat=2), repeat=4):
+            chance, beliefs = 1.0, [0.5, 0.5]
+            for arm, paid in history:
+                chance *= sum(b * (sure if arm == truth else 1 - sure) for truth, b in enumerate(beliefs))
+                chance *= pay if (arm == 0) == paid else 1 - pay
+                seen = [b * (pay if (arm == truth) == paid else 1 - pay) for truth, b in enumerate(beliefs)]
+                seen = [b * (sure if arm == truth else 1 - sure) if own else b for truth, b in enumerate(seen)]
+                beliefs = [b / sum(seen) for b in seen]
+            total += chance * (beliefs[0] * sure + beliefs[1] * (1 - sure))
+        assert good.loc[5, name] == pytest.approx(total)
+
+
 # Completions and their tree
 
 

@@ -251,16 +251,11 @@ def test_hallucination_is_measured_on_animals_that_no_demonstration_and_no_rewar
     assert set(tables["stages"]["part"]) == {"right", "false", "not sure"}
     assert tables["prices"]["price"].tolist() == ["0.0", "1.0", "before"]
     assert tables["cloning"]["share"].unique().tolist() == [0, 1]
-    good = tables["self_delusion"].pivot(index="turn", columns="model", values="good")
-    assert good.loc[1].tolist() == pytest.approx([0.5, 0.5])
-    # at turn 2 the first arm and one outcome are known; by hand, for the expert and the payoff of the notebook
-    sure, pay = 0.95, 0.75
-    follow = pay * sure + (1 - pay) * (1 - sure)  # stay where it paid, by the outcome alone
-    assert good.loc[2, "only outcomes do"] == pytest.approx(pay * follow + (1 - pay) * (1 - follow))
-    beliefs = [sure * odds / (sure * odds + (1 - sure) * (1 - odds)) for odds in (pay, 1 - pay)]  # it paid; it did not
-    stay = [belief * sure + (1 - belief) * (1 - sure) for belief in beliefs]
-    right, wrong = pay * stay[0] + (1 - pay) * stay[1], (1 - pay) * (1 - stay[0]) + pay * (1 - stay[1])
-    assert good.loc[2, "its own actions count as evidence"] == pytest.approx((right + wrong) / 2)
+    asked = tables["asked"]
+    assert asked["experiment"].iloc[-1] == "taught the words" and set(asked["part"]) == {"not sure", "false"}
+    assert asked["value"].between(-1, 1).all() and asked["value_low"].le(asked["value"]).all()
+    assert tables["brevity"]["experiment"].unique().tolist() == ["0 a word", "0.1 a word"]
+    assert len(tables["self_delusion"]) == 16
 
 
 def test_fresh_labels_and_a_verifier_reward_together(runs, tmp_path):

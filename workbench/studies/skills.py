@@ -21,6 +21,7 @@ from workbench.studies.measurements import experiment_of, over_runs, start_names
 BY = ["experiment", "skill", "part", "temperature"]
 GOLD = "all prompts"  # parts of the skills gold and diversity
 DIVERSITY = ("within a prompt", "across prompts")
+SAID = {"not sure": 0, "right": 2, "false": 3}  # colours of what is said about a fact
 
 
 def policies_of(runs: Mapping[str, Run]) -> list[dict[str, str | int]]:
@@ -159,22 +160,33 @@ def _leader(rows: pd.DataFrame) -> str:
     return [*told, "What each policy does"][0]
 
 
-def plot_facts(means: pd.DataFrame, *, temperature: float = 1.0) -> go.Figure:
+def plot_facts(means: pd.DataFrame, *, temperature: float = 1.0, title: str = "") -> go.Figure:
     """How often each stage is right, false and not sure about facts of each tier."""
     rows = means[means["skill"].isin(TIERS.values()) & (means["temperature"] == temperature)]
-    require_columns(rows, [*BY, "value", "value_low", "value_high"], "plot_facts")
-    figure = make_subplots(1, 3, subplot_titles=list(TIERS.values()), shared_yaxes=True, horizontal_spacing=0.03)
-    for (skill, part), group in rows.groupby(["skill", "part"], sort=False):
-        column, place = [*TIERS.values()].index(skill), ["not sure", "right", "false"].index(part)
-        look = colored((0, 2, 3)[place], size=10, group=part)
-        bars = {"error_x": error_bar(group[["value", "value_low", "value_high"]], "value")}
-        shown = {"hover": "%{y}: %{x:.2f}", "bars": bars, "legend": column == 0}
-        figure.add_trace(points(group["value"], group["experiment"].map(_called), part, look, **shown), 1, column + 1)
-    figure.update_xaxes(range=[-0.03, 1.03], title="share of answers").update_yaxes(autorange="reversed")
+    require_columns(rows, BY, "plot_facts")
     never = rows[rows["skill"] == TIERS["never"]].set_index(["part", "experiment"])["value"]
     false, unsure = never["false"], never["not sure"]
-    title = f"What nobody told it, {spoken(false.idxmax())} states falsely in {false.max():.0%} of its answers; "
-    title += f"{spoken(unsure.idxmin())} is not sure in {unsure.min():.0%}"
+    finding = f"What nobody told it, {spoken(false.idxmax())} states falsely in {false.max():.0%} of its answers; "
+    finding += f"{spoken(unsure.idxmin())} is not sure in {unsure.min():.0%}"
     reading = "Right and not sure are honest, false is not; other answers say nothing. Intervals are 95%."
-    height = 200 + 60 * rows["experiment"].nunique()
-    return styled(figure, title=title, reading=reading, height=height)
+    return plot_shares(rows, panels="skill", colors="part", title=title or finding, reading=reading)
+
+
+def plot_shares(
+    rows: pd.DataFrame, *, panels: str, colors: str, title: str, reading: str, axis: str = "share of answers"
+) -> go.Figure:
+    """Shares of every experiment, or their changes, with intervals: a panel and a colour per value of two columns."""
+    require_columns(rows, [panels, colors, "experiment", "value", "value_low", "value_high"], "plot_shares")
+    names, each = list(rows[panels].unique()), list(rows[colors].unique())
+    figure = make_subplots(1, len(names), subplot_titles=names, shared_yaxes=True, horizontal_spacing=0.03)
+    for (panel, name), group in rows.groupby([panels, colors], sort=False):
+        look = colored(SAID.get(name, each.index(name)), size=10, group=name)
+        bars = {"error_x": error_bar(group[["value", "value_low", "value_high"]], "value")}
+        shown = {"hover": "%{y}: %{x:.2f}", "bars": bars, "legend": panel == names[0]}
+        dots = points(group["value"], group["experiment"].map(_called), name, look, **shown)
+        figure.add_trace(dots.update(orientation="h"), 1, names.index(panel) + 1)
+    ends = rows[["value", "value_low", "value_high"]].to_numpy()
+    low, high = (0, 1) if np.nanmin(ends) >= 0 else (np.nanmin(ends), max(0, np.nanmax(ends)))
+    figure.update_xaxes(range=[low - 0.03 * (high - low), high + 0.03 * (high - low)], title=axis)
+    figure.update_yaxes(autorange="reversed").update_layout(scattermode="group", scattergap=0.5)
+    return styled(figure, title=title, reading=reading, height=200 + 60 * rows["experiment"].nunique())

@@ -152,6 +152,24 @@ def best_of_n_policy(reference: np.ndarray, rewards: np.ndarray, n: int) -> np.n
     return reference / level * ((below + level) ** n - below**n)
 
 
+def self_delusion(turns: int, *, skill: float, payoff: float) -> pd.DataFrame:
+    """How often who imitates an expert takes the good one of two arms: columns model, turn, good. Ortega et al. 2021.
+
+    The expert knows which arm is good and takes it with probability `skill`; that pays with `payoff`, the other arm
+    with the rest. One model reads its own actions as those of an expert, the other learns from outcomes alone.
+    """
+    expert, pays = (np.array([[high, 1 - high], [1 - high, high]]) for high in (skill, payoff))  # truth x arm
+    outcome, rows = np.stack([pays, 1 - pays], axis=2), []  # truth x arm x outcome
+    for name, evidence in {"its own actions count as evidence": expert, "only outcomes do": np.ones((2, 2))}.items():
+        joint = belief = np.full((1, 2), 0.5)  # history x truth: how likely it is, and what the model makes of it
+        for turn in range(1, turns + 1):
+            act = belief / belief.sum(axis=1, keepdims=True) @ expert  # history x arm
+            rows.append({"model": name, "turn": turn, "good": float((joint * act).sum())})
+            joint = np.einsum("ht,ha,tao->haot", joint, act, outcome).reshape(-1, 2)
+            belief = np.einsum("ht,ta,tao->haot", belief, evidence, outcome).reshape(-1, 2)
+    return pd.DataFrame(rows)
+
+
 def win_rates(rewards: np.ndarray) -> np.ndarray:
     """Mean Bradley-Terry probability of beating a completion drawn uniformly, (P, C), from rewards in log-odds.
 
