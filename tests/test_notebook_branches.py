@@ -253,7 +253,8 @@ def test_hallucination_is_measured_on_animals_that_no_demonstration_and_no_rewar
     assert tables["cloning"]["share"].unique().tolist() == [0, 1]
     asked = tables["asked"]
     assert asked["experiment"].iloc[-1] == "taught the words" and set(asked["part"]) == {"not sure", "false"}
-    assert asked["value"].between(-1, 1).all() and asked["value_low"].le(asked["value"]).all()
+    known = asked.dropna(subset="value_low")  # what is the same for every prompt has no width
+    assert asked["value"].between(-1, 1).all() and known["value_low"].le(known["value"]).all()
     assert tables["brevity"]["experiment"].unique().tolist() == ["0 a word", "0.1 a word"]
     assert len(tables["self_delusion"]) == 16
 
