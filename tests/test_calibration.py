@@ -28,6 +28,9 @@ def test_the_table_equals_scikit_learn():
     np.testing.assert_allclose(table["observed"], observed)
     np.testing.assert_allclose(table["predicted"], predicted)
     assert table["count"].sum() == 500
+    for row in table.itertuples():
+        exact = stats.binomtest(round(row.observed * row.count), row.count).proportion_ci(method="exact")
+        assert (row.observed_low, row.observed_high) == pytest.approx((exact.low, exact.high))
     assert ((table["low"] <= table["predicted"]) & (table["predicted"] <= table["high"])).all()
 
 
@@ -102,6 +105,9 @@ def test_accuracy_is_told_for_all_pairs_and_for_each_kind_against_every_label():
         ("gold", "all"): (1.0, 2),  # pairs without an order by gold do not count
         ("gold", "qa"): (1.0, 2),
     }
+    ends = table.set_index(["measured_against", "group"]).loc[("labels", "sum"), ["accuracy_low", "accuracy_high"]]
+    exact = stats.binomtest(2, 2).proportion_ci(method="exact")  # two of two prove little
+    assert ends.tolist() == pytest.approx([exact.low, exact.high])
     assert accuracy_by_group(pairs.drop(columns="kind"), {"labels": np.ones(4)})["group"].tolist() == ["all"]
 
 

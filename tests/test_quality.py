@@ -231,7 +231,7 @@ def test_the_error_is_that_of_a_share_of_independent_choices():
     frame = pd.DataFrame({"labeler": "ada", "chosen_words": chosen, "rejected_words": 1 - chosen})
     (row,) = choice_shares(frame, ["words"]).itertuples()
     assert row.share == pytest.approx(0.3)
-    assert row.share_se == pytest.approx((0.3 * 0.7 / 99) ** 0.5)
+    assert (row.share_low, row.share_high) == pytest.approx(proportion_confint(30, 100, method="beta"))
 
 
 def test_rounding_errors_are_no_difference():

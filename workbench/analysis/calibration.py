@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from workbench import WorkbenchError
-from workbench.analysis.statistics import MeanAndError, finite_array, mean_and_error
+from workbench.analysis.statistics import MeanAndError, finite_array, mean_and_error, share_by_error
 
 
 def pair_probabilities(margins, labels) -> tuple[np.ndarray, np.ndarray]:
@@ -27,7 +27,8 @@ def pair_probabilities(margins, labels) -> tuple[np.ndarray, np.ndarray]:
 def reliability_table(probability, outcome, bins: int = 10) -> pd.DataFrame:
     """Mean prediction and observed share in each of `bins` equal bins of [0, 1] that is not empty.
 
-    Columns low, high, predicted, observed, count, observed_se (NaN where count is 1). Inputs (M,), both in [0, 1].
+    Columns low, high, predicted, observed, count, observed_se (NaN where count is 1), observed_low, observed_high.
+    Inputs (M,), both in [0, 1].
     """
     probability, outcome = finite_array(probability, name="probability"), finite_array(outcome, name="outcome")
     if bins < 1:
@@ -45,8 +46,10 @@ def reliability_table(probability, outcome, bins: int = 10) -> pd.DataFrame:
     for k in np.unique(index):
         inside = index == k
         observed, error = mean_and_error(outcome[inside])
-        rows.append([k / bins, (k + 1) / bins, probability[inside].mean(), observed, int(inside.sum()), error])
-    return pd.DataFrame(rows, columns=["low", "high", "predicted", "observed", "count", "observed_se"])
+        row = [k / bins, (k + 1) / bins, probability[inside].mean(), observed, int(inside.sum()), error]
+        rows.append([*row, *share_by_error(observed, error, inside.sum())[1:]])
+    columns = ["low", "high", "predicted", "observed", "count", "observed_se", "observed_low", "observed_high"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def expected_calibration_error(probability, outcome, bins: int = 10) -> float:
@@ -68,7 +71,7 @@ def accuracy_by_group(pairs: pd.DataFrame, labels: Mapping[str, Sequence[float]]
     """Pairwise accuracy over all pairs and, where they have one, over each `kind`, against each of several labels.
 
     `pairs` has margin and prompt, the unit of the standard error; a label (as in `pairwise_accuracy`) is NaN where none
-    is known. Rows group, measured_against, accuracy, accuracy_se, pairs; no row where a group has no labelled pair.
+    is known. Rows group, measured_against, accuracy, its _se, _low and _high, pairs; none without a labelled pair.
     """
     groups = {"all": np.ones(len(pairs), dtype=bool)}
     if "kind" in pairs:
@@ -81,8 +84,10 @@ def accuracy_by_group(pairs: pd.DataFrame, labels: Mapping[str, Sequence[float]]
             if kept.any():
                 part = pairs[kept]
                 accuracy = pairwise_accuracy(part["margin"], values[kept], prompts=part["prompt"])
-                rows.append([group, name, *map(float, accuracy), len(part)])
-    return pd.DataFrame(rows, columns=["group", "measured_against", "accuracy", "accuracy_se", "pairs"])
+                ends = share_by_error(*accuracy, part["prompt"].nunique())[1:]
+                rows.append([group, name, *map(float, accuracy), *ends, len(part)])
+    accuracy = ["accuracy", "accuracy_se", "accuracy_low", "accuracy_high"]
+    return pd.DataFrame(rows, columns=["group", "measured_against", *accuracy, "pairs"])
 
 
 def _pairs(margins, labels) -> tuple[np.ndarray, np.ndarray]:

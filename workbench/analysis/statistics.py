@@ -186,15 +186,19 @@ def share_interval(successes: float, count: float, *, level: float = 0.95) -> In
     return Interval(successes / count, low, high)
 
 
-def share_over_prompts(values, prompts: Sequence) -> Interval:
-    """Mean of values from 0 to 1, (M,), such as which answers are false, and its interval with `prompts` (M,) drawn.
+def share_by_error(share: float, error: float, draws: int) -> Interval:
+    """Interval of a mean of values from 0 to 1 with this standard error, which is 0 or NaN where all `draws` agree.
 
-    That of `share_interval` for as many draws as have the standard error of `mean_and_error`, or, where all values
-    agree, for as many as there are prompts (Korn and Graubard 1998): within 0 and 1, and never nothing wide.
+    That of `share_interval` for as many independent draws as have this error, or for `draws` (Korn and Graubard 1998):
+    within 0 and 1, and never nothing wide.
     """
-    share, error = mean_and_error(values, prompts)
-    count = 1 + share * (1 - share) / error**2 if error > 0 else len(np.unique(np.asarray(prompts)))
+    count = 1 + share * (1 - share) / error**2 if error > 0 else draws
     return share_interval(share * count, count)
+
+
+def share_over_prompts(values, prompts: Sequence) -> Interval:
+    """`share_by_error` of values from 0 to 1, (M,), such as which answers are false, with `prompts` (M,) drawn."""
+    return share_by_error(*mean_and_error(values, prompts), len(np.unique(np.asarray(prompts))))
 
 
 def share_over_units(happened, clusters: Sequence | None = None) -> Interval:

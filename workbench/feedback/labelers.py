@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from workbench import WorkbenchError
-from workbench.analysis.statistics import expanded_levels, mean_and_error
+from workbench.analysis.statistics import expanded_levels, share_interval
 from workbench.feedback.agreement import (
     Labels,
     is_verdict,
@@ -226,8 +226,8 @@ def choice_shares(choices: pd.DataFrame, features: Sequence[str]) -> pd.DataFram
     """Of each labeler's choices that differ in a feature, the share in which the chosen completion has more of it.
 
     `choices` has labeler and, for every feature, chosen_<feature> and rejected_<feature>. Rows labeler, feature, share,
-    share_se, pairs (those that differ); none where a labeler saw no difference. WorkbenchError for missing columns and
-    for what is no number.
+    share_low, share_high, pairs (those that differ); none where a labeler saw no difference. WorkbenchError for missing
+    columns and for what is no number.
     """
     choices = read(
         choices, ["labeler", *(f"{side}_{feature}" for feature in features for side in ("chosen", "rejected"))]
@@ -238,9 +238,8 @@ def choice_shares(choices: pd.DataFrame, features: Sequence[str]) -> pd.DataFram
             gap = own[f"chosen_{feature}"] - own[f"rejected_{feature}"]
             gap = gap[gap.abs() > 1e-9]  # sums of weighted parts may differ in the last bit
             if len(gap):
-                share, error = mean_and_error(gap > 0)
-                rows.append([labeler, feature, float(share), float(error), len(gap)])
-    return pd.DataFrame(rows, columns=["labeler", "feature", "share", "share_se", "pairs"])
+                rows.append([labeler, feature, *share_interval(int((gap > 0).sum()), len(gap)), len(gap)])
+    return pd.DataFrame(rows, columns=["labeler", "feature", "share", "share_low", "share_high", "pairs"])
 
 
 def standing_out(shares: pd.DataFrame) -> pd.DataFrame:

@@ -97,6 +97,12 @@ def error_bar(frame: pd.DataFrame, column: str) -> dict:
     return {"visible": False}
 
 
+def share_bar(frame: pd.DataFrame, column: str) -> dict:
+    """The `error_bar` of a share, from the ends of its own interval where the table has them."""
+    own = [column, f"{column}_low", f"{column}_high"]
+    return error_bar(frame[own] if own[1] in frame else frame, column)
+
+
 def interval(values: pd.Series, low: pd.Series, high: pd.Series) -> dict:
     """An interval whose ends are known as a plotly error bar, none where they are NaN."""
     ends = {"array": (high - values).fillna(0), "arrayminus": (values - low).fillna(0), "symmetric": False}
