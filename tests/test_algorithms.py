@@ -857,6 +857,13 @@ def test_a_reference_that_excludes_what_was_said_is_named_and_nothing_moves(algo
     assert same_weights(weights, weights_of(trainer.policy))
 
 
+def test_a_judge_that_fails_is_named():
+    trainer = small(algorithm="rloo")
+    trainer.judges = {"odd": lambda prompts, completions, **columns: [1.0]}
+    with pytest.raises(WorkbenchError, match="gave 1 number"):
+        trainer.evaluate()
+
+
 @pytest.mark.parametrize("broken", ["loss", "gradient"])
 @pytest.mark.parametrize("algorithm", ["ppo", "a2c"])
 def test_a_critic_that_breaks_stops_the_policy_too(algorithm, broken):

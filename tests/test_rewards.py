@@ -268,6 +268,20 @@ def test_what_is_preferred_to_a_rival_is_said_by_raw_scores_in_log_odds_or_by_th
         preferred(longer, PROMPTS, COMPLETIONS, rivals, columns | {"worth": [0.75] * 9})
 
 
+@pytest.mark.parametrize(
+    "text", ["{}*2", "{} + task:worth", "{} for short else task:worth", "task:worth for short else {}"]
+)
+def test_a_preference_between_rivals_stands_alone(text, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "def pref(prompts, completions, *, finished, rivals=None, **columns):\n    return [0.5] * len(prompts)"
+    )
+    known = {"of_task": OF_TASK, "kinds": {"short": Short}}
+    with pytest.raises(WorkbenchError, match="pref' takes rivals, so it stands alone: without weight"):
+        rewards_named(text.format(f"{file}:pref"), word_tokenizer(), max_length=24, **known)
+    assert [*rewards_named(f"{file}:pref", word_tokenizer(), max_length=24, **known)] == ["pref"]
+
+
 def test_reward_models_are_named_by_their_folders_and_read_in_the_order_given(tmp_path):
     folders = [tmp_path / name for name in ("zoe", "amy")]
     for folder, member in zip(folders, members()[:2], strict=True):

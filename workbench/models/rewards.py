@@ -189,6 +189,10 @@ def rewards_named(
             alone, kind = without_kind(source)
             if alone not in made:
                 made[alone] = _reward_of(alone, tokenizer, max_length=max_length, device=device, of_task=of_task)
+            if (kind or sums != [{name: 1}]) and "rivals" in inspect.signature(made[alone]).parameters:
+                raise WorkbenchError(
+                    f"{alone!r} takes rivals, so it stands alone: without weight, sum, `for` and `else`."
+                )
             made[source] = kinds[kind](name=source, reward=made[alone]) if kind else made[alone]
         parts = {part: made[source] for part, source in read.items()}
         rewards[name] = parts[name] if sums == [{name: 1}] else CombinedReward(parts, sums)

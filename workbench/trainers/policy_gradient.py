@@ -279,7 +279,7 @@ class PolicyGradientTrainer(Stateful):
         with torch.no_grad():
             kl = held_out_kl(rollout, self._exact_kl(rollout))
         texts, columns = reward_arguments(self.tokenizer, self.held_out, rollout) if self.judges else ((), {})
-        judged = {name: judge(*texts, **columns) for name, judge in self.judges.items()}
+        judged = {name: scores_of({name: judge}, texts, columns)[name] for name, judge in self.judges.items()}
         self.last_held_out = held_out_table(self.held_out, samples, kl, judged)
         means = batch_means(rollout, samples)
         means["kl"] = sum(row["kl"] for row in kl) / len(kl)
