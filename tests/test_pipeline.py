@@ -16,6 +16,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from workbench.runs import files
 from workbench.runs.resume import load_checkpoint
 
 AT_ONCE = 2
@@ -249,6 +250,9 @@ def test_another_parameter_is_refused_until_the_folder_is_gone_and_then_repeats_
     assert refused.code == 2 and refused.printed == "" and refused.complained.count("\n") == 1
     assert "12_compare_runs holds a run with prompts_shown=5 where now prompts_shown=2" in refused.complained
     shutil.rmtree(tour.folder / "12_compare_runs")
+    made_before = files.read_json(tour.folder / "00_tour" / "run.json")
+    del made_before["parameters"]["direct"]  # as if the notebook had it since
+    files.write_json(tour.folder / "00_tour" / "run.json", made_before)
     repeated = execute(*command)
     assert repeated.code == 0, repeated
     assert re.findall(r"\] (\w+) started", repeated.printed) == ["12_compare_runs", "00_tour"]

@@ -22,7 +22,7 @@ from tiny_models import tiny_model, word_tokenizer
 from workbench import NonFiniteLoss, WorkbenchError
 from workbench.runs import Run, files, progress, resume
 from workbench.runs import record as provenance
-from workbench.runs.record import refuse_other_parameters
+from workbench.runs.record import keep_defaults, refuse_other_parameters
 
 
 class Walk:
@@ -481,8 +481,8 @@ def test_the_workbench_and_not_the_shell_says_with_how_many_threads_a_run_comput
     with refused("WORKBENCH_THREADS=1 where now WORKBENCH_THREADS=2 is", "run-WORKBENCH_THREADS=2"):
         Run.open(tmp_path / "run", PARAMETERS)
     with pytest.raises(WorkbenchError, match="WORKBENCH_THREADS=1 where now WORKBENCH_THREADS=2 is"):
-        refuse_other_parameters(run.dir, {}, threads=2)  # before a kernel starts
-    refuse_other_parameters(run.dir, PARAMETERS, threads=1)
+        refuse_other_parameters(run.dir, {}, defaults={}, threads=2)  # before a kernel starts
+    refuse_other_parameters(run.dir, PARAMETERS, defaults={}, threads=1)
     assert torch.get_num_threads() == 1
     assert Run.open(tmp_path / "other", PARAMETERS).record["threads"] == torch.get_num_threads() == 2
 
@@ -542,6 +542,54 @@ def test_a_parameter_that_only_one_run_has_is_named_and_paths_make_a_plain_folde
     Run.open(tmp_path / "run", PARAMETERS).summary({"gold": 1.0})
     with refused("model=absent", f"{tmp_path}/run-model=runs_tour_02_sft_model,"):
         Run.open(tmp_path / "run", {**PARAMETERS, "model": "runs/tour/02_sft/model"})
+
+
+def open_by_the_pipeline(folder: Path, values: dict, *, defaults: dict) -> Run:
+    refuse_other_parameters(folder, values, defaults=defaults, threads=1)
+    keep_defaults(folder, defaults)
+    return Run.open(folder, values)
+
+
+def test_a_parameter_that_came_after_a_run_counts_as_the_default_that_it_came_with(tmp_path):
+    run_to_the_end(tmp_path / "run")
+    before, now = rows_on_disk(tmp_path / "run"), {**PARAMETERS, "rival": "", "share": 0.5}
+    run = open_by_the_pipeline(tmp_path / "run", now, defaults=now)
+    assert run.finished and rows_on_disk(run.dir) == before
+    assert Run.open(run.dir, now).finished  # and from then on without the pipeline
+    assert open_by_the_pipeline(run.dir, now, defaults=now | {"share": 0.9}).finished
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ({"rival": "x"}, "a run with rival= where now rival=x is"),
+        ({"share": 0.25, "kl_coef": 0.2}, "a run with kl_coef=0.1, share=0.5 where now kl_coef=0.2, share=0.25 is"),
+        ({"seed": 1}, "a run with seed=0 where now seed=1 is"),
+    ],
+)
+def test_another_value_than_the_default_of_a_later_parameter_is_refused_before_and_in_the_kernel(
+    tmp_path, asked, sentence
+):
+    run_to_the_end(tmp_path / "run")
+    defaults = {**PARAMETERS, "rival": "", "share": 0.5}
+    with refused(sentence):
+        refuse_other_parameters(tmp_path / "run", defaults | asked, defaults=defaults, threads=1)
+    keep_defaults(tmp_path / "run", defaults)
+    with refused(sentence):
+        Run.open(tmp_path / "run", defaults | asked)
+
+
+def test_a_parameter_that_is_gone_is_refused_as_nothing_says_any_more_what_it_did(tmp_path):
+    run_to_the_end(tmp_path / "run")
+    fewer = {name: value for name, value in PARAMETERS.items() if name != "kl_coef"}
+    with refused("a run with kl_coef=0.1 where now kl_coef=absent is"):
+        open_by_the_pipeline(tmp_path / "run", fewer, defaults=fewer)
+
+
+def test_what_a_notebook_does_not_give_to_its_run_is_no_part_of_it_afterwards(tmp_path):
+    run_to_the_end(tmp_path / "run")
+    keep_defaults(tmp_path / "run", PARAMETERS | {"columns_shown": 3})
+    assert Run.open(tmp_path / "run", PARAMETERS).finished
 
 
 def test_a_run_that_did_no_work_leaves_its_folder_to_the_corrected_one(tmp_path):

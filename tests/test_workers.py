@@ -22,7 +22,7 @@ def job(folder: Path, *code: str) -> dict:
     notebook = folder.with_suffix(".ipynb")
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in code]), notebook)
     names = {"name": folder.name, "notebook": str(notebook), "folder": str(folder), "imports": imported_by(code)}
-    return {**names, "parameters": {}, "metadata": {"key": "k", "stage": folder.name}}
+    return {**names, "parameters": {}, "defaults": {}, "metadata": {"key": "k", "stage": folder.name}}
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from nbclient.exceptions import DeadKernelError
 from workbench import BAD_INPUT, DONE, FAILED, STOPPED, WorkbenchError
 from workbench.pipeline.kernel import OwnKernelManager, signal_kernel
 from workbench.runs import files
+from workbench.runs.record import keep_defaults
 
 WRITTEN_OVER = re.compile(r"^.*\r(?=[^\n])", re.MULTILINE)  # what a terminal no longer shows of a line
 SECONDS_TO_FINISH_A_STEP = 30  # after an interrupt; then the kernel is killed
@@ -74,6 +75,7 @@ def stop_with_parent() -> None:
 def execute(job: dict, folder: Path, stop: Stop) -> tuple[int, str]:
     """Execute into `notebook.part.ipynb`, renamed once it is whole; exit code and the sentence for a failure."""
     part, done, failed = (folder / f"notebook{kind}.ipynb" for kind in (".part", "", ".failed"))
+    keep_defaults(folder, job["defaults"])
     done.unlink(missing_ok=True)  # from here on this stage is not finished
     try:
         with files.explain_write_errors(part):

@@ -51,7 +51,8 @@ def refuse_what_can_not_run(plan: Plan) -> None:
     for stage in plan.stages:
         if stage.notebook.path == stage.folder / "notebook.ipynb":
             raise WorkbenchError(f"{shown(stage.notebook.path)} would be replaced by its own results: choose an --out.")
-        refuse_other_parameters(stage.folder, stage.values, threads=thread_count())
+        defaults = stage.notebook.defaults
+        refuse_other_parameters(stage.folder, stage.values, defaults=defaults, threads=thread_count())
         refuse_missing_inputs(stage)
 
 
@@ -146,6 +147,7 @@ def job(stage: Stage, key: str) -> dict:
         "imports": imported_by(notebook.sources),
         "folder": str(stage.folder),
         "parameters": stage.given,
+        "defaults": notebook.defaults,
         "metadata": {"key": key, "execution": uuid.uuid4().hex, "notebook": notebook.name, "stage": stage.name},
     }
 

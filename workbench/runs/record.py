@@ -49,7 +49,8 @@ def read_record(folder: Path) -> dict:
         )
     record = files.read_json(folder / "run.json")
     inputs = record.get("inputs", {})  # older records lack them, and the seed
-    objects = [record.get("parameters"), inputs, *(inputs.values() if isinstance(inputs, dict) else [])]
+    maps = [record.get("parameters"), record.get("defaults", {}), inputs]
+    objects = [*maps, *(inputs.values() if isinstance(inputs, dict) else [])]
     sound = isinstance(record.get("status", ""), str) and isinstance(record.get("seed", 0), int)
     if not sound or not all(isinstance(each, dict) for each in objects):
         raise WorkbenchError(
@@ -61,23 +62,37 @@ def read_record(folder: Path) -> dict:
 def held_record(folder: Path, asked: dict) -> dict:
     """run.json of the work that `asked` continues, {} where none was done; WorkbenchError where it is other work.
 
-    A run that was refused for bad input did no work, so that the corrected one may take its folder.
+    A run that was refused for bad input did no work, so that the corrected one may take its folder. A parameter that
+    came after the run counts as its default. One that is gone is refused: nothing says any more what it did.
     """
     refuse_foreign(folder)
     record = read_record(folder) if (folder / "run.json").exists() else {}
     if not record or not _did_work(folder):
         return {}
-    _refuse_difference(folder, _identity(record), _identity(asked))
+    wanted = _identity(asked)
+    later = {name: value for name, value in record.get("defaults", {}).items() if name in wanted}
+    _refuse_difference(folder, later | _identity(record), wanted)
     return record
 
 
-def refuse_other_parameters(folder: Path, values: Mapping, *, threads: int) -> None:
-    """`held_record`'s refusal before a kernel starts, by those parameters and threads alone that run.json names."""
+def keep_defaults(folder: Path, defaults: Mapping) -> None:
+    """Note in run.json what the parameters that came after its run are by default, which a kernel does not know."""
+    if not (folder / "run.json").exists():
+        return
+    record = read_record(folder)
+    held = {"run_dir", *record["parameters"], *record.get("defaults", {})}
+    if later := {name: value for name, value in defaults.items() if name not in held}:
+        files.write_json(folder / "run.json", record | {"defaults": record.get("defaults", {}) | later})
+
+
+def refuse_other_parameters(folder: Path, values: Mapping, *, defaults: Mapping, threads: int) -> None:
+    """`held_record`'s refusal before a kernel starts, by the parameters of the notebook and threads alone."""
     refuse_foreign(folder)
     if not (folder / "run.json").exists() or not _did_work(folder):
         return
     record, values = read_record(folder), {**values, **_threads({"threads": threads})}
-    held = {**record.get("parameters", {}), **_threads({"threads": threads} | record)}
+    later = {**defaults, "seed": record.get("seed", defaults.get("seed")), **record.get("defaults", {})}
+    held = {**later, **record["parameters"], **_threads({"threads": threads} | record)}
     shared = [name for name in values if name in held and name != "run_dir"]
     _refuse_difference(folder, {name: held[name] for name in shared}, {name: values[name] for name in shared})
 
