@@ -351,9 +351,9 @@ def here(tmp_path_factory, world) -> Path:
 @pytest.fixture(scope="module")
 def stages_start_at_once() -> Iterator[None]:
     """All commands of this process share what a command keeps for its own stages, where the system can."""
-    shared = workers.Processes(1)
+    shared = workers.Processes()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(schedule, "Processes", lambda threads: contextlib.nullcontext(shared))
+        patch.setattr(schedule, "Processes", lambda: contextlib.nullcontext(shared))
         patch.setattr(schedule, "closing", lambda processes: processes)
         yield
     shared.close()

@@ -222,6 +222,7 @@ def test_a_file_that_is_no_notebook_is_refused(repository, capsys):
             "each: {n: [0, 1]}\n",
             "put it into its name as well",
         ),
+        ("- {notebook: 02_sft, threads: 0}", "", "has threads 0: give a whole number, 1 to 9999"),
     ],
 )
 def test_a_broken_recipe_is_refused_with_what_is_wrong(repository, capsys, stages, head, part):
@@ -415,7 +416,7 @@ def chain(tmp_path):
         f"out: '{tmp_path}/out {{x}}'\njobs: 2\nreport: true\nstages:\n"
         "- {notebook: a.ipynb, parameters: {value: 2, other: c}}\n"
         "- {notebook: b.ipynb, parameters: {a: '{out}/a'}}\n"
-        "- {notebook: a.ipynb, name: c, parameters: {other: a}}\n"
+        "- {notebook: a.ipynb, name: c, threads: 2, parameters: {other: a}}\n"
     )
     return tmp_path
 
@@ -431,6 +432,7 @@ def test_a_recipe_runs_side_by_side_skips_what_is_finished_and_repeats_what_foll
     assert cli.main(["run", recipe]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert f"a | kernel {sys.executable} {files.repository_root()} 1 1" in lines
+    assert f"c | kernel {sys.executable} {files.repository_root()} 2 2" in lines
     assert "a | value 2.0" in lines and "c | value 1.0" in lines
     assert any(line.startswith("[2/3] b ... done in ") for line in lines)
     assert lines[-1] == f"report: {out}/report/index.html" and (out / "report" / "index.html").is_file()

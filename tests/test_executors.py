@@ -189,7 +189,7 @@ def test_ctrl_c_reaches_stages_that_no_signal_reaches(beats, capsys):
 
 def job_in(folder: Path, call: str, **changes) -> dict:
     """A job whose stage is never started in these tests."""
-    place = {"root": str(files.repository_root()), "ticket": str(folder / ".sweep.ticket"), "call": call, "threads": 1}
+    place = {"root": str(files.repository_root()), "ticket": str(folder / ".sweep.ticket"), "call": call}
     stage = {"name": "a", "folder": str(folder / "a"), "metadata": {"key": "k"}}
     return stage | place | changes
 

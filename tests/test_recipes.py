@@ -99,6 +99,16 @@ def planned(path, out: str):
     return plan
 
 
+def test_a_notebook_opened_after_the_tour_goes_on_with_the_run_that_it_names():
+    plan = recipes.plan_recipe(
+        repository_root() / "notebooks" / "recipes" / "tour.yaml", assignments=[], out="", preset_name=""
+    )
+    named = [stage for stage in plan.stages if stage.notebook.defaults["run_dir"] == f"runs/tour/{stage.name}"]
+    assert len(named) == len(plan.stages) - 1  # all but the policy that pays nothing for KL
+    for stage in named:
+        assert stage.values == stage.notebook.defaults, stage.name
+
+
 def test_recipes_of_one_folder_share_stages_so_that_what_one_made_is_not_made_again(tmp_path):
     stages = {}
     for name in OURS:

@@ -463,7 +463,7 @@ def threads_of_torch(monkeypatch) -> Iterator[None]:
     before = torch.get_num_threads()
     for name in provenance.thread_settings(1):
         monkeypatch.setenv(name, "3")
-    monkeypatch.delenv("WORKBENCH_THREADS")
+    monkeypatch.delenv("WORKBENCH_THREADS", raising=False)
     torch.set_num_threads(3)
     yield
     torch.set_num_threads(before)
@@ -484,7 +484,14 @@ def test_the_workbench_and_not_the_shell_says_with_how_many_threads_a_run_comput
         refuse_other_parameters(run.dir, {}, defaults={}, threads=2)  # before a kernel starts
     refuse_other_parameters(run.dir, PARAMETERS, defaults={}, threads=1)
     assert torch.get_num_threads() == 1
-    assert Run.open(tmp_path / "other", PARAMETERS).record["threads"] == torch.get_num_threads() == 2
+    other = Run.open(tmp_path / "other", PARAMETERS)
+    assert other.record["threads"] == torch.get_num_threads() == 2
+    other.summary({"gold": 1.0})
+    monkeypatch.delenv("WORKBENCH_THREADS")  # goes on as it began, also in JupyterLab
+    Run.open(tmp_path / "run", PARAMETERS)
+    assert torch.get_num_threads() == 1
+    Run.open(tmp_path / "other", PARAMETERS)
+    assert torch.get_num_threads() == provenance.thread_count(tmp_path / "other") == 2
 
 
 def test_a_record_whose_threads_are_text_is_continued_and_one_that_followed_the_shell_is_not(tmp_path, monkeypatch):

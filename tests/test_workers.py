@@ -22,14 +22,15 @@ def job(folder: Path, *code: str) -> dict:
     notebook = folder.with_suffix(".ipynb")
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in code]), notebook)
     names = {"name": folder.name, "notebook": str(notebook), "folder": str(folder), "imports": imported_by(code)}
-    return {**names, "parameters": {}, "defaults": {}, "metadata": {"key": "k", "stage": folder.name}}
+    job = {"parameters": {}, "defaults": {}, "threads": 1}
+    return {**names, **job, "metadata": {"key": "k", "stage": folder.name}}
 
 
 @pytest.fixture(scope="module")
 def warm():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FOR_STAGES", "seen")
-        processes = Processes(1)
+        processes = Processes()
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a background job or under many CI runners
     processes._start_server()
     signal.signal(signal.SIGINT, before)
@@ -68,7 +69,7 @@ def test_a_notebook_that_fails_says_so_as_it_does_in_a_process_of_its_own(warm, 
     bad = job(tmp_path / "warm", "import missing_module_of_this_test")
     code, sentence, _ = run(warm, bad)
     monkeypatch.setattr(workers, "is_possible", lambda: False)
-    cold_code, cold_sentence, _ = run(Processes(1), bad | {"folder": str(tmp_path / "cold"), "name": "cold"})
+    cold_code, cold_sentence, _ = run(Processes(), bad | {"folder": str(tmp_path / "cold"), "name": "cold"})
     assert code == cold_code == 1
     assert "missing_module_of_this_test" in sentence
     assert sentence.replace("warm", "cold") == cold_sentence
@@ -104,7 +105,7 @@ def test_a_stage_that_is_stopped_before_it_listens_ends_at_once(warm, tmp_path, 
 
 
 def test_a_server_that_died_is_replaced_and_its_death_ends_the_wait_for_its_stages(tmp_path):
-    processes, codes = Processes(1), []
+    processes, codes = Processes(), []
     plain, asleep = job(tmp_path / "plain", "print('on')"), job(tmp_path / "asleep", "import time\ntime.sleep(300)")
     try:
         running = threading.Thread(target=lambda: codes.append(run(processes, asleep)[0]), daemon=True)

@@ -37,7 +37,7 @@ RUN_EXAMPLES = """examples:
   workbench run my/own.ipynb
 
 Values: default < recipe < preset < -p. Finished stages are skipped, a stopped one continues. Whatever OMP_NUM_THREADS
-says, a run computes with one thread, or with four after WORKBENCH_THREADS=4, which makes it other work."""
+says, a run computes with one thread or the `threads` of its stage, with four after WORKBENCH_THREADS=4: other work."""
 SWEEP_EXAMPLES = """examples:
   workbench sweep tour -p kl_coef=0,.05,.15,.5 -p seed=0:3 --jobs 2
   workbench sweep 06 -p algorithm=ppo,rloo,grpo -p steps=50 --out runs/algorithms

@@ -4,6 +4,7 @@ And the loss of such rows, which every trainer that predicts tokens shares.
 """
 
 from dataclasses import dataclass, fields, replace
+from itertools import chain
 from typing import Any, Self
 
 import torch
@@ -56,22 +57,20 @@ def collate_packed(rows: list[list[list[int]]], pad_id: int) -> TokenBatch:
 
     The first token of a document is not a target: nothing before it belongs to it.
     """
-    width = max(sum(map(len, row)) for row in rows)
-    tokens = torch.full((len(rows), width), pad_id)
-    documents = torch.arange(-1, -width - 1, -1).repeat(len(rows), 1)  # padding: a document of its own per slot
-    positions = torch.zeros(len(rows), width, dtype=torch.long)
-    for index, row in enumerate(rows):
-        start = 0
-        for number, document in enumerate(row):
-            stop = start + len(document)
-            tokens[index, start:stop] = torch.tensor(document)
-            documents[index, start:stop] = number
-            positions[index, start:stop] = torch.arange(len(document))
-            start = stop
+    sizes = [list(map(len, row)) for row in rows]
+    slots = list(range(max(map(sum, sizes))))
+    apart = [-1 - slot for slot in slots]  # padding: a document of its own per slot
+
+    def padded(parts: list[list[int]], padding: list[int]) -> Tensor:
+        return torch.tensor([part + padding[len(part) :] for part in parts])
+
+    tokens = padded([list(chain(*row)) for row in rows], [pad_id] * len(slots))
+    documents = padded([[number for number, size in enumerate(each) for _ in range(size)] for each in sizes], apart)
+    positions = padded([[slot for size in each for slot in range(size)] for each in sizes], [0] * len(slots))
     same = documents[:, None, :, None] == documents[:, None, None, :]
     return TokenBatch(
         tokens=tokens,
-        attention_mask=same & torch.ones(width, width, dtype=torch.bool).tril(),
+        attention_mask=same & torch.ones(len(slots), len(slots), dtype=torch.bool).tril(),
         position_ids=positions,
         target_mask=(documents >= 0) & (positions > 0),
     )

@@ -20,7 +20,6 @@ from workbench import BAD_INPUT, DONE, FAILED, STOPPED, WorkbenchError
 from workbench.pipeline.schedule import SECONDS_BETWEEN_LOOKS, executed, wait_until_free
 from workbench.pipeline.workers import SECONDS_TO_STOP, Processes
 from workbench.runs import files
-from workbench.runs.record import thread_count
 
 SECONDS_TO_CONNECT = 3
 T = TypeVar("T")
@@ -31,8 +30,8 @@ class Elsewhere:
 
     def __init__(self, executor: Executor, ticket: Path):
         self.executor, self.ticket = executor, ticket
-        call, threads = ticket.read_text(encoding="utf-8"), thread_count()  # decided here, not on the worker
-        self.place = {"root": str(files.repository_root()), "ticket": str(ticket), "call": call, "threads": threads}
+        call = ticket.read_text(encoding="utf-8")
+        self.place = {"root": str(files.repository_root()), "ticket": str(ticket), "call": call}
         self.give_up_at = float("inf")
 
     def run_process(self, job: dict, pass_on: Callable[[str], None]) -> tuple[int, str]:
@@ -135,7 +134,7 @@ def run_job(job: dict) -> tuple[int, str]:
         return STOPPED, "stopped"
     if executed(folder).get("key") == job["metadata"]["key"]:
         return DONE, ""
-    with closing(Processes(job["threads"])) as processes, watching(ticket, job["call"], processes):
+    with closing(Processes()) as processes, watching(ticket, job["call"], processes):
         return processes.run_process(job, lambda line: print(f"{job['name']} | {line}", flush=True))
 
 

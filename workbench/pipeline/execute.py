@@ -19,7 +19,7 @@ from nbclient.exceptions import DeadKernelError
 from workbench import BAD_INPUT, DONE, FAILED, STOPPED, WorkbenchError
 from workbench.pipeline.kernel import OwnKernelManager, signal_kernel
 from workbench.runs import files
-from workbench.runs.record import keep_defaults
+from workbench.runs.record import keep_defaults, thread_settings
 
 WRITTEN_OVER = re.compile(r"^.*\r(?=[^\n])", re.MULTILINE)  # what a terminal no longer shows of a line
 SECONDS_TO_FINISH_A_STEP = 30  # after an interrupt; then the kernel is killed
@@ -53,6 +53,7 @@ def main() -> int:
     """Execute the job on stdin; the exit code."""
     stop = Stop()
     job = json.loads(sys.stdin.readline())
+    os.environ |= thread_settings(job["threads"]) | {"WORKBENCH_THREADS": str(job["threads"])}  # for the kernel
     threading.Thread(target=stop_with_parent, daemon=True).start()
     folder = files.resolve(job["folder"])
     try:

@@ -27,7 +27,7 @@ from workbench.runs.files import file_and_function, refuse_everything, repositor
 from workbench.runs.reward_names import KINDS, OF_WORLD, PARAMETERS, read_rewards, require_reward, sources_of
 
 RECIPE_KEYS = ("name", "title", "out", "jobs", "report", "each", "presets", "stages")
-STAGE_KEYS = ("name", "notebook", "parameters", "each")
+STAGE_KEYS = ("name", "notebook", "parameters", "each", "threads")
 
 
 def read_recipe(path: Path, preset_name: str = "") -> dict:
@@ -143,6 +143,10 @@ def checked_stage(stage: object, owner: str) -> dict:
             f"Stage {stage['name']} of {owner} needs `name: value` parameters without run_dir: "
             "that is always the recipe's folder and the stage's name."
         )
+    if type(threads := stage.get("threads", 1)) is not int or not 1 <= threads <= 9999:
+        raise WorkbenchError(
+            f"Stage {stage['name']} of {owner} has threads {threads!r}: give a whole number, 1 to 9999."
+        )
     return stage
 
 
@@ -175,6 +179,7 @@ class Entry:
     name: str
     notebook: Notebook
     given: dict[str, Value]  # parameters that were set by recipe, preset or command line
+    threads: int = 1  # that it begins with: WORKBENCH_THREADS has the last word
 
     @property
     def values(self) -> dict[str, Value]:
@@ -251,7 +256,7 @@ def recipe_entries(recipe: dict, path: Path, preset_name: str) -> list[Entry]:
         notebook = read(find_notebook(stage["notebook"], path))
         given = checked(notebook, stage.get("parameters") or {}, f"stage {stage['name']} of {path.name}")
         given |= checked(notebook, chosen.get(notebook.name, {}), f"preset {preset_name}")
-        entries.append(Entry(name=stage["name"], notebook=notebook, given=given))
+        entries.append(Entry(name=stage["name"], notebook=notebook, given=given, threads=stage.get("threads", 1)))
     return entries
 
 
@@ -326,7 +331,8 @@ def placed_stage(entry: Entry, given: dict[str, Value], *, out: str, names: list
     inputs = input_paths(replace_out(notebook.defaults | given, str(root)), root / name)
     needs = needed_stages(name, inputs, out=root, names=names)
     given = replace_out(given, out)
-    return Stage(name=name, notebook=notebook, folder=root / name, given=given, inputs=inputs, needs=needs)
+    made = {"given": given, "threads": entry.threads, "inputs": inputs, "needs": needs}
+    return Stage(name=name, notebook=notebook, folder=root / name, **made)
 
 
 def replace_out(given: dict[str, Value], out: str) -> dict[str, Value]:

@@ -35,7 +35,7 @@ SECONDS_FOR_A_PREDECESSOR = 120  # to notice that whoever started it is gone, an
 def run_plan(plan: Plan) -> int:
     """Execute the stages in order, `plan.jobs` at a time, printing as they go; exit code of the first that failed."""
     refuse_what_can_not_run(plan)
-    with closing(Processes(thread_count())) as processes:
+    with closing(Processes()) as processes:
         execution = Execution(plan, processes)
         codes = run_stages(execution, execution.run_stage, hopeless=after_any_failure)
     left = [stage.name for stage in plan.stages if codes[stage.name] != DONE]
@@ -52,8 +52,13 @@ def refuse_what_can_not_run(plan: Plan) -> None:
         if stage.notebook.path == stage.folder / "notebook.ipynb":
             raise WorkbenchError(f"{shown(stage.notebook.path)} would be replaced by its own results: choose an --out.")
         defaults = stage.notebook.defaults
-        refuse_other_parameters(stage.folder, stage.values, defaults=defaults, threads=thread_count())
+        refuse_other_parameters(stage.folder, stage.values, defaults=defaults, threads=threads_of(stage))
         refuse_missing_inputs(stage)
+
+
+def threads_of(stage: Stage) -> int:
+    """Threads that the stage computes with."""
+    return thread_count(stage.folder, asked=stage.threads)
 
 
 def after_any_failure(stage: Stage, codes: Codes) -> bool:
@@ -148,6 +153,7 @@ def job(stage: Stage, key: str) -> dict:
         "folder": str(stage.folder),
         "parameters": stage.given,
         "defaults": notebook.defaults,
+        "threads": threads_of(stage),  # decided here, not where it runs
         "metadata": {"key": key, "execution": uuid.uuid4().hex, "notebook": notebook.name, "stage": stage.name},
     }
 
@@ -158,7 +164,7 @@ def job(stage: Stage, key: str) -> dict:
 def stage_key(stage: Stage) -> str:
     """Hash of everything that the executed notebook follows from: cells, parameters, threads and its inputs now."""
     inputs = {shown(path): identity(path, stage) for path in stage.inputs}
-    content = [stage.notebook.sources, sorted(stage.values.items()), sorted(inputs.items()), thread_count()]
+    content = [stage.notebook.sources, sorted(stage.values.items()), sorted(inputs.items()), threads_of(stage)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

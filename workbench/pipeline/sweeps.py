@@ -53,7 +53,6 @@ from workbench.pipeline.schedule import (
 from workbench.pipeline.workers import Processes
 from workbench.runs import files
 from workbench.runs.files import resolve
-from workbench.runs.record import thread_count
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -199,7 +198,7 @@ def varied(axes: list[Axis], entries: list[Entry], points: list[Mapping[str, Val
             if folder not in stages:
                 given = entry.given | {axis.parameter: point[axis.name] for axis in axes_of}
                 moved = {key: with_folders(value, at) for key, value in given.items()}
-                variant = Entry(name=folder, notebook=entry.notebook, given=moved)
+                variant = Entry(name=folder, notebook=entry.notebook, given=moved, threads=entry.threads)
                 stages[folder] = placed_stage(variant, {}, out=out, names=[*stages, folder])
     once = [f"{name}: the same work as {title}, run once" for name, title in titles.items() if name != title]
     return Varied(stages, runs, folders, [*left_out.values(), *once])
@@ -340,7 +339,7 @@ def run_sweep(sweep: Sweep, *, executor: Executor | None = None, retries: int = 
         read_record(plan.folder)
     elif (plan.folder / "sweep.csv").exists():
         raise WorkbenchError(f"{files.shown(plan.folder)} holds a sweep.csv of something else: choose another --out.")
-    with nullcontext() if executor else closing(Processes(thread_count())) as here, alone_in(plan.folder) as valid:
+    with nullcontext() if executor else closing(Processes()) as here, alone_in(plan.folder) as valid:
         print(f"{len(sweep.record['points'])} points, {len(plan.stages)} stages in {files.shown(plan.folder)}")
         print(*(f"{note}\n" for note in sweep.notes), sep="", end="", flush=True)
         execution = Execution(plan, here or Elsewhere(executor, valid))

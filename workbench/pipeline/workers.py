@@ -77,10 +77,10 @@ class ForkedStage(Forked):
 class Processes:
     """The processes of the stages that run now."""
 
-    def __init__(self, threads: int):
+    def __init__(self):
         self.running: dict[str, subprocess.Popen | ForkedStage] = {}  # by stage
         self.stopped = False
-        self.environment = environment(threads)
+        self.environment = environment()
         self._server: subprocess.Popen | None = None
         self._asking: socket.socket | None = None
         self._starting = threading.Lock()
@@ -160,9 +160,9 @@ def interrupt(process: subprocess.Popen | ForkedStage) -> None:
     killer.start()
 
 
-def environment(threads: int) -> dict[str, str]:
-    """Environment of a stage that computes with this many threads."""
-    chosen = os.environ | thread_settings(threads) | {"PYTHONUTF8": "1"}
+def environment() -> dict[str, str]:
+    """Environment of a stage's process, which computes nothing itself; its job says with how many threads it may."""
+    chosen = os.environ | thread_settings(1) | {"PYTHONUTF8": "1"}
     chosen.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' bars, too, would fill executed notebooks
     chosen.pop("JPY_SESSION_NAME", None)  # of the notebook that this was started from: nobody watches this one
     return chosen

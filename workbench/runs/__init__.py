@@ -74,7 +74,7 @@ class Run:
         """Start a run, or continue the one in `run_dir`; WorkbenchError where that one was asked for other work."""
         folder = files.resolve(run_dir)
         check_sinks(sinks)
-        asked = requested(parameters, inputs=inputs, seed=seed, threads=thread_count())
+        asked = requested(parameters, inputs=inputs, seed=seed, threads=thread_count(folder))
         record = held_record(folder, asked)
         use_threads(asked["threads"])
         if not record:

@@ -20,6 +20,7 @@ from workbench import WorkbenchError
 
 MARK_OF_REPORT = b"default-src 'self' file: data: blob: 'unsafe-inline'"  # in every page of report.html
 OURS = ("run.json", "notebook.failed.ipynb", "notebook.part.ipynb")  # names that nobody else gives
+COUNT = re.compile("0*[1-9][0-9]{0,3}")  # of threads
 ABSENT = "absent"  # how a parameter that only one of two runs has is shown
 WORK = ("metrics*.jsonl", "checkpoint", "tables", "summary.json", "model")  # what a run that got anywhere has left
 
@@ -181,21 +182,28 @@ def provenance() -> dict:
     }
 
 
-def thread_count() -> int:
-    """Threads that a run computes with: WORKBENCH_THREADS, else one, whatever OMP_NUM_THREADS of the shell says.
+def thread_count(folder: Path, *, asked: int = 1) -> int:
+    """Threads that a run computes with: WORKBENCH_THREADS, else as many as it began with in its folder, else `asked`.
 
-    One is fastest for tiny models, and another count sums in another order. WorkbenchError for what is no such count.
+    OMP_NUM_THREADS of the shell says nothing here. One is fastest for tiny models side by side, and another count sums
+    in another order. WorkbenchError for what is no such count.
     """
-    threads = os.environ.get("WORKBENCH_THREADS", "1")
-    if not re.fullmatch("[0-9]{1,4}", threads) or int(threads) < 1:
-        raise WorkbenchError(f"WORKBENCH_THREADS is {threads!r}: give a whole number of threads, 1 to 9999.")
-    return int(threads)
+    if threads := os.environ.get("WORKBENCH_THREADS"):
+        if not COUNT.fullmatch(threads):
+            raise WorkbenchError(f"WORKBENCH_THREADS is {threads!r}: give a whole number of threads, 1 to 9999.")
+        return int(threads)
+    begun = (folder / "run.json").exists() and _did_work(folder)
+    held = str(read_record(folder).get("threads")) if begun else ""
+    return int(held) if COUNT.fullmatch(held) else asked
 
 
 def thread_settings(threads: int) -> dict[str, str]:
-    """Environment variables that give every library this many threads, and tell it to what is started from here."""
-    names = ("WORKBENCH_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    return dict.fromkeys(names, str(threads)) | {"OMP_DYNAMIC": "FALSE"}
+    """Environment variables that give every library, here and in what is started from here, this many threads.
+
+    They sleep while they wait for each other: where something else computes, spinning makes a step ten times as long.
+    """
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    return dict.fromkeys(names, str(threads)) | {"OMP_DYNAMIC": "FALSE", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def use_threads(threads: int) -> None:
