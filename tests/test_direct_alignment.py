@@ -14,6 +14,7 @@ from trainer_checks import assert_continues
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from workbench import NonFiniteLoss, WorkbenchError
+from workbench.losses.direct import xpo_loss
 from workbench.records import LabelledExample, PairExample, RankingExample
 from workbench.trainers.direct_alignment import LOSSES, DirectAlignmentConfig, DirectAlignmentTrainer, summed_logprobs
 
@@ -256,6 +257,15 @@ def test_xpos_optimism_is_the_policys_own_log_probability_of_what_the_reference_
     assert rows[1]["accuracy"] == rows[0]["accuracy"] and rows[1]["margin"] == rows[0]["margin"]
 
 
+@pytest.mark.parametrize(("alpha", "best"), [(0.2, math.log(0.5) / 0.3), (0.05, math.log(5) / 0.3), (0.3, -60)])
+def test_xpo_has_an_end_for_what_the_reference_wrote_and_won_with_only_where_alpha_is_below_beta(alpha, best):
+    moved = torch.linspace(-60, 60, 120_001, dtype=torch.float64)  # nats of the chosen completion, the reference's own
+    zero = torch.zeros_like(moved)
+    loss = xpo_loss(moved, zero, zero, zero, moved, beta=0.3, alpha=alpha)
+    # alpha = beta / (1 + exp(beta m)) where m = log(beta / alpha - 1) / beta; at alpha = beta nowhere
+    assert moved[loss.argmin()].item() == pytest.approx(best, abs=1e-3)
+
+
 def test_xpo_refuses_pairs_of_which_nobody_says_what_the_reference_wrote():
     with pytest.raises(WorkbenchError, match=r"'xpo' has to know which completion .* column 'rival'"):
         trainer_for(loss="xpo", examples=[*DATA["pairs"][0], PAIRS[0]])
@@ -354,6 +364,11 @@ def test_a_loss_that_is_nan_is_named_and_moves_nothing():
         ({"loss": "robust_dpo", "label_smoothing": 0.5}, "label_smoothing is 0.5"),
         ({"loss": "simpo", "gamma": -0.5}, "gamma is -0.5"),
         ({"loss": "f_dpo_alpha", "alpha": 2.0}, "alpha is 2.0"),
+        (
+            {"loss": "xpo", "beta": 0.1, "alpha": 0.1},
+            "alpha is 0.1 but beta is 0.1: 'xpo' would make what the reference",
+        ),
+        ({"loss": "xpo", "alpha": 0.5}, "alpha is 0.5 but beta is 0.3"),
         ({"loss": "kto", "desirable_weight": 0.0}, "desirable_weight is 0.0"),
         ({"loss": "kto", "nll_coef": 1.0}, "'kto' knows no chosen completion"),
         ({"loss": "kto", "batch_size": 1}, "batch_size is 1, but the loss 'kto'"),

@@ -183,6 +183,22 @@ def test_nothing_to_train_on_or_to_measure_on_is_refused(empty, says):
         trainer_for(**{empty: []})
 
 
+@pytest.mark.parametrize(
+    ("reference", "says"),
+    [
+        (
+            lambda: tiny_model("llama", vocab_size=24),
+            r"embed_tokens.weight is \(\d+, 16\) in the model and \(24, 16\) in",
+        ),
+        (lambda: tiny_model("llama", layers=3), r"layers.2.\S+ is no such weights in the model and \("),
+        (lambda: tiny_model("gpt2"), r"is \(\d+, 16\) in the model and no such weights in the reference"),
+    ],
+)
+def test_a_reference_of_another_architecture_is_refused(reference, says):
+    with pytest.raises(WorkbenchError, match=says):
+        IlqlTrainer(tiny_model(), reference(), EXAMPLES, HELD_OUT, IlqlConfig())
+
+
 def test_adapters_are_refused():
     pytest.importorskip("peft")
     with pytest.raises(WorkbenchError, match="lora_rank to 0"):

@@ -429,6 +429,18 @@ def test_a_reward_model_is_no_policy_and_other_classifiers_are_no_reward_models(
         load_reward_model(saved(critic, word_tokenizer(), tmp_path / "critic"), word_tokenizer())
 
 
+def test_a_policy_that_reads_other_tokens_is_refused_though_it_reads_as_many(tmp_path):
+    source = Path(saved(tiny_model(), word_tokenizer(), tmp_path))
+    text = (source / "tokenizer.json").read_text(encoding="utf-8")
+    turned = text.replace('"red"', '"?"').replace('"green"', '"red"').replace('"?"', '"green"')
+    (source / "tokenizer.json").write_text(turned, encoding="utf-8")
+    with pytest.raises(
+        WorkbenchError, match=r"another tokenizer .*is not the same token in both.: give each model its"
+    ):
+        load_policy(str(source), word_tokenizer())
+    assert load_policy(str(source), load_tokenizer(str(source))[0])
+
+
 def test_from_scratch_only_the_sizes_are_taken(tmp_path):
     tokenizer = word_tokenizer()
     source = saved(tiny_model(), tokenizer, tmp_path)

@@ -269,6 +269,38 @@ def test_what_is_preferred_to_a_rival_is_said_by_raw_scores_in_log_odds_or_by_th
 
 
 @pytest.mark.parametrize(
+    ("text", "weights", "worth"),
+    [
+        ("{}*1", [1, 1, 1], [0, 0, 0]),
+        ("{}*0.5 + task:worth*2", [0.5, 0.5, 0.5], [2, 2, 2]),
+        ("{} for short else task:worth*3", [0, 1, 0], [3, 0, 3]),
+        ("task:worth for short else {}*2", [2, 0, 2], [0, 1, 0]),
+    ],
+)
+def test_in_a_sum_a_preference_weighs_the_log_odds_of_a_reward_model_and_takes_others_as_they_are(
+    text, weights, worth, tmp_path
+):
+    learned, prompts = reward_for(), ["the sky :", "a", "thanks :"]
+    learned.model.config.reward_mean, learned.model.config.reward_std = 0.5, 3.0  # a unit that preferences do not see
+    folder = saved(learned.model, learned.tokenizer, tmp_path / "rm")
+
+    def of_worth(prompts, completions, *, finished, **columns):
+        return [0.25 * len(text.split()) for text in completions]
+
+    known = {"of_task": {"task:worth": of_worth}, "kinds": {"short": Short}}
+    (reward,) = rewards_named(text.format(folder), word_tokenizer(), max_length=24, **known).values()
+    ours, its = COMPLETIONS[:3], COMPLETIONS[3:6]
+    said = preferred(reward, prompts, ours, its, {"finished": [True] * 3, "rivals_finished": [False] * 3})
+    for row, prompt in enumerate(prompts):
+        first = plain_score(learned.model, ids_of(prompt) + ids_of(ours[row]) + [EOS])
+        second = plain_score(learned.model, ids_of(prompt) + ids_of(its[row]))
+        longer = 0.25 * (len(ours[row].split()) - len(its[row].split()))
+        assert said[row] == pytest.approx(
+            special.expit(weights[row] * (first - second) + worth[row] * longer), abs=1e-5
+        )
+
+
+@pytest.mark.parametrize(
     "text", ["{}*2", "{} + task:worth", "{} for short else task:worth", "task:worth for short else {}"]
 )
 def test_a_preference_between_rivals_stands_alone(text, tmp_path):
@@ -511,7 +543,7 @@ class Short:
     """A task's kind: prompts of one letter."""
 
     def __init__(self, name, reward):
-        self.name, self.reward = name, reward
+        self.name, self.reward, self.log_odds = name, reward, getattr(reward, "log_odds", 1.0)
 
     def judges(self, prompts):
         return [len(prompt) == 1 for prompt in prompts]

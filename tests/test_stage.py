@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,14 +13,17 @@ from workbench import WorkbenchError
 from workbench.models import build_policy
 from workbench.models.rewards import EnsembleReward
 from workbench.tasks.stage import open_stage
+from workbench.trainers.language_model import LanguageModelConfig
+from workbench.trainers.policy_gradient_config import PolicyGradientConfig
+from workbench.trainers.reward_model import RewardModelConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A configuration with a field that the notebook has, one that it leaves open, and one that it lacks."""
+    """A configuration with a field that the notebook has, one that it may leave open, and one that it lacks."""
 
     steps: int = 1
-    kl_coef: float = 0.25
+    kl_coef: float | None = None
     warmup_steps: int = 10
 
 
@@ -81,6 +85,30 @@ def test_a_reference_and_a_rival_of_their_own_are_read_and_recorded(parameters, 
 
 def test_settings_are_the_fields_that_the_notebook_does_not_leave_open(parameters):
     assert stage_of(parameters).settings(Config) == {"steps": 4}
+    assert stage_of(parameters | {"steps": -1, "kl_coef": 0.5}).settings(Config) == {"steps": -1, "kl_coef": 0.5}
+
+
+OPEN_IN_06 = "num_generations rival_mixture learning_rate kl_coef num_ppo_epochs num_mini_batches cliprange"
+OPEN = {PolicyGradientConfig: {*OPEN_IN_06.split(), "cliprange_high", "whiten_advantages"}}
+OPEN[PolicyGradientConfig] |= {"penalty_target", "resampling_rounds", "kl_in", "kl_estimator"}
+
+
+@pytest.mark.parametrize("config", [PolicyGradientConfig, LanguageModelConfig, RewardModelConfig])
+def test_only_what_a_notebook_leaves_open_may_be_minus_one(config):
+    accepted, needed = set(), {} if config is not LanguageModelConfig else {"steps": 3}
+    for name in {field.name for field in fields(config)} - {
+        "seed",
+        "warmup_steps",
+        "whiten_rewards",
+        "algorithm",
+        "objective",
+    }:
+        try:
+            config(**needed | stage_of({name: -1}).settings(config))
+            accepted.add(name)
+        except WorkbenchError as error:
+            assert f"{name} is -1" in str(error)
+    assert accepted == OPEN.get(config, set())
 
 
 def test_a_policy_as_reward_model_is_refused_by_its_name(parameters):
@@ -95,6 +123,11 @@ def score(prompts, completions, *, finished, **columns):
 
 def fails(prompts, completions, *, finished, **columns):
     return columns["nowhere"]
+
+def leaves(prompts, completions, *, finished, **columns):
+    if "b" in prompts:
+        raise SystemExit("no b")
+    return [0.0 for _ in completions]
 
 def nothing(prompts, completions, *, finished, **columns):
     return None
@@ -130,7 +163,7 @@ def test_a_function_of_a_file_is_a_reward_an_input_of_the_run_and_needs_no_criti
         ("none.py:score", "none.py:score names a file that does not exist"),
         (
             "mine.py:scroe",
-            "mine.py:scroe names no function of its file, which has score, fails, nothing, short, fussy, batch: name",
+            "mine.py:scroe names no function of its file, which has score, fails, leaves, .*, batch: name",
         ),
         ("mine.py", "mine.py names no function of its file, which has score, .*: name one .* as in mine.py:score"),
         ("mine.py:NUMBER", "mine.py defines no function 'NUMBER'"),
@@ -188,6 +221,7 @@ def test_a_verifier_is_no_input_of_the_run_and_a_critic_starts_from_the_reward_m
         ),
         ("fails", "correct it; the columns that it is given are finished.$"),
         ("fussy", "mine.py:fussy failed on row 1, the completion 'd' of the prompt 'b' .ValueError: no b."),
+        ("leaves", "mine.py:leaves failed on row 1, the completion 'd' of the prompt 'b' .SystemExit: no b."),
         ("batch", "mine.py:batch failed on 2 completions, though on none by itself .ValueError: too many."),
         ("nothing", "mine.py:nothing gave NoneType"),
     ],
@@ -206,6 +240,7 @@ def test_in_the_world_a_function_may_speak_for_one_kind_of_prompts_alone(paramet
     rows = stage.task.prompts(40, 0, split="train", kinds="harm, math")
     said = stage.reward("reward_model")(rows["prompt"][:], [" no"] * 40, finished=[True] * 40)
     assert said == [30.0 if kind == "harm" else 0.0 for kind in rows["kind"]]
+    assert stage.task.kinds["harm"](name="rm for harm", reward=SimpleNamespace(log_odds=3.0)).log_odds == 3.0
     with pytest.raises(
         WorkbenchError, match=r"score for harm judges prompts of the kind 'harm', not .*'math'.*else runs"
     ):

@@ -205,7 +205,7 @@ def _scores(name: str, reward: Callable, texts: tuple[list, list], columns: Mapp
         given, parts = explained(*texts, **columns) if explained else (reward(*texts, **columns), {})
     except WorkbenchError:
         raise
-    except Exception as error:  # of somebody's own function
+    except (Exception, SystemExit) as error:  # of somebody's own function
         said = f"{type(error).__name__}: {error}"
         where = _failing(reward, texts, columns) or f"{len(completions)} completions, though on none by itself"
         raise WorkbenchError(
@@ -235,7 +235,7 @@ def _failing(reward: Callable, texts: tuple[list, list], columns: Mapping) -> st
                 *(each[row : row + 1] for each in texts),
                 **{name: each[row : row + 1] for name, each in columns.items()},
             )
-        except Exception:
+        except (Exception, SystemExit):
             return _answer(row, texts)
     return ""
 

@@ -141,10 +141,14 @@ def load_policy(source: str, tokenizer, *, device: str = "cpu", dtype: str = "fl
     """A causal LM from a Hub id or folder, ready for `tokenizer`.
 
     Only safetensors weights are read unless `allow_pickle` (a pickle can run code). Raises WorkbenchError where the
-    folder, its config or its weights are missing, or the weights are not those that the config asks for.
+    folder, its config or its weights are missing, the weights are not those that the config asks for, or the tokens are
+    not those that it was trained with.
     """
     model, _ = _load(AutoModelForCausalLM, source, device=device, dtype=dtype, allow_pickle=allow_pickle)
     _require_rows(model, source, tokenizer)
+    _require_own_tokens(
+        source, tokenizer, "give each model its own, and a reference, a rival or a part one of its family"
+    )
     _fit_vocabulary(model, tokenizer)
     return model
 
@@ -215,7 +219,11 @@ def _load_scalar(auto_class, source: str, tokenizer, *, start: str, device: str,
     if start not in ("trained", "sft", "scratch"):
         raise WorkbenchError(f"start is {start!r}: choose 'sft' (the weights of {source!r}) or 'scratch'.")
     if start != "scratch":
-        _require_own_tokens(source, tokenizer)
+        cure = (
+            "read a reward model with its own tokenizer, and start a critic, which reads the policy's tokens, from a "
+        )
+        cure += "model of the policy's family (name that first) or take an algorithm without one (rloo, grpo)"
+        _require_own_tokens(source, tokenizer, cure)
     with seeded(seed):
         if start == "scratch":
             with _explained(source):
@@ -241,7 +249,7 @@ def _load_scalar(auto_class, source: str, tokenizer, *, start: str, device: str,
     return without_dropout(model)
 
 
-def _require_own_tokens(source: str, tokenizer) -> None:
+def _require_own_tokens(source: str, tokenizer, cure: str) -> None:
     """WorkbenchError unless a trained model knows the words of `tokenizer`, all under its ids but for added ones."""
     words, added, own = tokenizer.get_vocab(), tokenizer.added_tokens_encoder, load_own_tokenizer(source)
     known = own.get_vocab() if own else words
@@ -251,9 +259,7 @@ def _require_own_tokens(source: str, tokenizer) -> None:
     if other:
         raise WorkbenchError(
             f"{source!r} was trained with another tokenizer than that of {tokenizer.name_or_path!r} ({other!r} is not "
-            "the same token in both): read a reward model with its own tokenizer, and start a critic, which reads the "
-            "policy's tokens, from a model of the policy's family (name that first) or take an algorithm without one "
-            "(rloo, grpo)."
+            f"the same token in both): {cure}."
         )
 
 

@@ -147,6 +147,11 @@ class CombinedReward:
         known = judges([prompts[row] for row in rows]) if judges else [True] * len(rows)
         return [row for row, its in zip(rows, known, strict=True) if its]
 
+    def in_log_odds(self) -> "CombinedReward":
+        """The same with each part in its own log-odds, times its weight: then differences are a preference's."""
+        units = {name: getattr(part, "log_odds", 1.0) for name, part in self.parts.items()}
+        return CombinedReward(self.parts, [{name: at * units[name] for name, at in one.items()} for one in self.sums])
+
     def judges(self, prompts: Sequence) -> list[bool]:
         """Whether any part judges each prompt."""
         rows = set().union(*(self._judged(name, prompts, [*range(len(prompts))]) for name in self.parts))
@@ -156,12 +161,15 @@ class CombinedReward:
 def preferred(reward: Reward, prompts, completions, rivals, columns: Mapping[str, list]) -> list[float]:
     """The probability that each completion is preferred to its rival: Bradley and Terry's, of the scores of both.
 
-    A reward that takes `rivals` says it itself: such preferences need no score behind them, and may go in circles.
-    `columns` hold `finished` and `rivals_finished`.
+    A reward model's scores count in log-odds, in a sum times its weight; any other's are taken for log-odds. A reward
+    that takes `rivals` says it itself: such preferences need no score behind them, and may go in circles. `columns`
+    hold `finished` and `rivals_finished`.
     """
     if isinstance(reward, EnsembleReward):
         said = [preferred(member, prompts, completions, rivals, columns) for member in reward.members]
         return ensemble_scores(said, reward.how, coef=reward.coef).tolist()
+    if isinstance(reward, CombinedReward):
+        reward = reward.in_log_odds()
     if "rivals" in inspect.signature(reward).parameters:
         said = scores_of({"reward": reward}, (prompts, completions), {**columns, "rivals": rivals})["reward"]
         if odd := [chance for chance in said if not 0 <= chance <= 1]:

@@ -83,7 +83,19 @@ AutoModelForCausalLM.register(ValueGuidedConfig, ValueGuidedPolicy)
 
 
 def guide(reference, values, *, beta: float) -> ValueGuidedPolicy:
-    """A policy of these weights and random heads: `reference` is guided, the trunk of `values` makes the states."""
+    """A policy of these weights and random heads: `reference` is guided, the trunk of `values` makes the states.
+
+    WorkbenchError where the two are not of one architecture, which a saved policy has one description of.
+    """
+    shapes = [
+        {name: tuple(part.shape) for name, part in each.base_model.named_parameters()} for each in (values, reference)
+    ]
+    if other := next((name for name in shapes[0] | shapes[1] if shapes[0].get(name) != shapes[1].get(name)), ""):
+        ours, its = (each.get(other, "no such weights") for each in shapes)
+        raise WorkbenchError(
+            f"ILQL guides a reference by values on the model's weights, but {other} is {ours} in the model and {its} "
+            "in the reference: give a reference_model of the model's architecture, or leave it out."
+        )
     guided = reference.config
     kinds = getattr(guided, "layer_types", None) or ["full_attention"] * guided.num_hidden_layers
     known = ("vocab_size", "hidden_size", "max_position_embeddings", "sliding_window")

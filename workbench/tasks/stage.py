@@ -17,7 +17,7 @@ DATASETS = {"dataset": "dataset", "feedback": "dataset", "comparisons": "compari
 SOURCES = {"model": "model", "policy": "policy", "tokenizer": "tokenizer", "reward_model": "reward_model"}
 SOURCES |= {"reference_model": "reference", "rival_model": "rival"}
 SOURCES |= {"judges": "judge", "verifier": "verifier", "others": "other"}  # those that name models, several with commas
-OPEN = ("", -1)  # a setting that is left to the configuration
+OPEN = ("", -1)  # what leaves a setting to the configuration, where that knows more than one value for it
 Value = str | int | float | bool
 
 
@@ -127,9 +127,9 @@ class Stage:
         return {"max_prompt_length": self.parameters["max_prompt_length"], "context": self._models.model_context(model)}
 
     def settings(self, config: type) -> dict[str, Value]:
-        """Those parameters that are fields of a configuration, without those that are left to it ("" and -1)."""
-        names = {field.name for field in fields(config)}
-        return {name: value for name, value in self.parameters.items() if name in names and value not in OPEN}
+        """Those parameters that are fields of a configuration, but for "" and -1 where a field may be left open."""
+        own = {field.name: OPEN if field.default is None else () for field in fields(config)}
+        return {name: value for name, value in self.parameters.items() if name in own and value not in own[name]}
 
 
 def numbers_in(name: str, text: str, *, most: float = inf) -> list[float]:

@@ -63,6 +63,7 @@ class Descent:
     """
 
     def __init__(self, model: nn.Module, config, *, steps: int, schedule=cosine_schedule, eps: float = 1e-8):
+        require_in(0, 1e6, config, "warmup_steps")
         self.model, self.peak, self.steps, self.schedule = model, config.learning_rate, steps, schedule
         self.warmup_steps, self.max_grad_norm = config.warmup_steps, config.max_grad_norm
         decay = getattr(config, "weight_decay", 0.0)

@@ -142,6 +142,11 @@ class DirectAlignmentConfig:
                 require_in(*RANGES[name], self, name)
             else:
                 require_positive(self, name)
+        if "rival_logprobs" in self.objective.inputs and self.alpha >= self.beta:
+            raise WorkbenchError(
+                f"alpha is {self.alpha:g} but beta is {self.beta:g}: {self.loss!r} would make what the reference wrote "
+                "ever unlikelier, even where it won; give an alpha far below beta, such as 0.01."
+            )
         if "reference_point" in self.objective.inputs and self.batch_size < 2:
             raise WorkbenchError(
                 f"batch_size is {self.batch_size}, but the loss {self.loss!r} compares each completion with others of "

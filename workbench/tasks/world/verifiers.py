@@ -33,6 +33,11 @@ class OfKind:
                 )
         return self.reward(prompts, completions, **columns)
 
+    @property
+    def log_odds(self) -> float:
+        """That of the reward."""
+        return getattr(self.reward, "log_odds", 1.0)
+
     def judges(self, prompts) -> list[bool]:
         """Whether each prompt is of its kind."""
         return [self.world.kind(prompt) == self.kind for prompt in prompts]
