@@ -45,9 +45,9 @@ class Watched(PolicyGradientTrainer):
         self.seen, self.parts_seen, self.logprobs_seen = experience, (), ()
         return super().update(experience)
 
-    def policy_loss(self, part, *, mean_length):
-        loss, logprobs, report = super().policy_loss(part, mean_length=mean_length)
-        self.parts_seen += (part,)
+    def policy_loss(self, batch, rows=slice(None), **given):
+        loss, logprobs, report = super().policy_loss(batch, rows, **given)
+        self.parts_seen += (batch.rows(rows),)
         self.logprobs_seen += (logprobs.detach(),)
         return loss, logprobs, report
 

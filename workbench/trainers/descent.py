@@ -1,6 +1,7 @@
 """One optimiser step, learning-rate schedules, and what makes a configuration valid."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
@@ -56,7 +57,7 @@ def linear_schedule(step: int, total: int, *, warmup: int) -> float:
 
 
 class Descent:
-    """A model, its optimiser and its place in the schedule; `step(loss)` moves all three.
+    """A model, its optimiser and its place in the schedule; `step(losses)` moves all three.
 
     `config` has a `learning_rate`, `warmup_steps`, a `max_grad_norm` and maybe a `weight_decay`; `steps` counts
     optimiser steps, and `schedule(step, total, warmup=...)` gives the share of the rate.
@@ -75,13 +76,17 @@ class Descent:
         """The rate that the next step uses."""
         return self.peak * self.schedule(self.done, self.steps, warmup=self.warmup_steps)
 
-    def step(self, loss: Tensor, *, trainer_step: int, batch) -> float:
-        """Backward, clip, update; returns the gradient norm before clipping.
+    def step(self, losses: Iterable[tuple[Tensor, Any]], *, trainer_step: int) -> tuple[float, float]:
+        """Backward, clip, update; the sum of the losses, and the gradient norm before clipping.
 
-        `batch` is the record the loss was computed from. Raises NonFiniteLoss with its tensors, before anything moved,
-        where the loss or its gradient is NaN or infinite.
+        `losses` are what each micro-batch adds to the loss, with the record that it was computed from; the next is made
+        when the graph of the one before is gone. Raises NonFiniteLoss with the record's tensors, before anything moved,
+        where a loss or the gradient is NaN or infinite.
         """
-        return step_together([self], loss, trainer_step=trainer_step, batch=batch)[0]
+        total = 0.0
+        for loss, batch in losses:
+            total += add_gradients(loss, [self], trainer_step=trainer_step, batch=batch)
+        return total, move_together([self], trainer_step=trainer_step, batch=batch)[0]
 
     def clip(self) -> Tensor:
         """Clips the gradients to `max_grad_norm`; returns their norm before that."""
@@ -110,13 +115,11 @@ class Descent:
         self.done = state["done"]
 
 
-def step_together(descents: list[Descent], loss: Tensor, *, trainer_step: int, batch) -> list[float]:
-    """One step of models that learn from the same `batch`; gradient norms before clipping.
+def move_together(descents: list[Descent], *, trainer_step: int, batch) -> list[float]:
+    """The update of models that learn from the same `batch`, by what `add_gradients` gave; norms before clipping.
 
-    `loss` is the last of theirs; `add_gradients` has seen the others. Raises NonFiniteLoss with the batch's tensors,
-    before any of the models moved, where the loss or a gradient is NaN or infinite.
+    Raises NonFiniteLoss with the batch's tensors, before any of the models moved, where a gradient is NaN or infinite.
     """
-    add_gradients(loss, descents, trainer_step=trainer_step, batch=batch)
     norms = [descent.clip() for descent in descents]
     if not all(torch.isfinite(norm) for norm in norms):
         forget_gradients(descents)
@@ -126,8 +129,8 @@ def step_together(descents: list[Descent], loss: Tensor, *, trainer_step: int, b
     return [norm.item() for norm in norms]
 
 
-def add_gradients(loss: Tensor, descents: list[Descent], *, trainer_step: int, batch) -> None:
-    """The backward pass of one loss of a step that `step_together` completes; its graph is free afterwards.
+def add_gradients(loss: Tensor, descents: list[Descent], *, trainer_step: int, batch) -> float:
+    """The backward pass of one loss of a step that `move_together` completes, and its value; its graph is then free.
 
     Raises NonFiniteLoss where the loss is NaN or infinite, and the `descents` then hold no gradients.
     """
@@ -135,6 +138,7 @@ def add_gradients(loss: Tensor, descents: list[Descent], *, trainer_step: int, b
         forget_gradients(descents)
         raise NonFiniteLoss(trainer_step, tensors_of(batch))
     loss.backward()
+    return loss.item()
 
 
 def forget_gradients(descents: list[Descent]) -> None:
@@ -208,6 +212,22 @@ class Stateful:
     def due(self) -> bool:
         """Whether this step measures on held-out examples: every `evaluate_every`-th does, and the last one."""
         return self.step_number % self.config.evaluate_every == 0 or self.step_number == self.total_steps
+
+    def micro_batches(self, items: list, sizes: list[int]) -> list[list]:
+        """The items of a batch that go through a model at a time: like sizes together, none split, padding counted.
+
+        `sizes` are the tokens of each item; one of more than `micro_batch_tokens` stands alone, and 0 leaves all
+        together as they are. What a part adds to the loss is its share of that of the batch: gradients add up to it.
+        """
+        tokens, parts = self.config.micro_batch_tokens, []
+        if not tokens:
+            return [items]
+        for place in sorted(range(len(items)), key=lambda place: -sizes[place]):
+            if parts and sizes[parts[-1][0]] * (len(parts[-1]) + 1) <= tokens:
+                parts[-1].append(place)
+            else:
+                parts.append([place])
+        return [[items[place] for place in part] for part in parts]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that makes the next step what it would have been."""

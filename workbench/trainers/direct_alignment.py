@@ -1,8 +1,9 @@
 """Direct alignment: a policy from people's judgements without a reward model. Rafailov et al. 2023 and their kin."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -122,6 +123,7 @@ class DirectAlignmentConfig:
     nll_coef: float | None = None  # weight of the chosen completion's negative log-likelihood, which every loss may add
     epochs: int = 1  # passes over the examples
     batch_size: int = 64  # examples per step
+    micro_batch_tokens: int = 0  # at most so many, padded, go through a model at a time; 0: the whole batch
     learning_rate: float | None = None  # peak, at width 64; 5e-7 .. 5e-6 for large pretrained models
     warmup_steps: int = 10  # steps of linear warm-up; then a cosine down to 10%
     max_grad_norm: float = 1.0  # gradients are clipped to this norm
@@ -137,6 +139,7 @@ class DirectAlignmentConfig:
                 object.__setattr__(self, name, default)
         require_positive(self, "epochs", "batch_size", "learning_rate", "max_grad_norm", "evaluate_every")
         require_in(0, 1e6, self, "nll_coef")
+        require_in(0, math.inf, self, "micro_batch_tokens")
         for name in self.settings:
             if name in RANGES:
                 require_in(*RANGES[name], self, name)
@@ -247,22 +250,35 @@ class DirectAlignmentTrainer(Stateful):
         """
         self.step_number += 1
         indices = self.batches.next()
-        examples = [self.examples[index] for index in indices]
-        batch = self._collated(examples)
-        scored = self._scored(batch, indices, self.references)
-        common = self._common_inputs(examples)
-        loss = self._losses(scored, examples, common).mean()
+        common = self._common_inputs([self.examples[index] for index in indices])  # of the whole batch
+        sizes = [self.batches.lengths[index] * self.group_size for index in indices]
+        parts, rewards = self.micro_batches(indices, sizes), []
         learning_rate = self.descent.learning_rate
-        grad_norm = self.descent.step(loss, trainer_step=self.step_number, batch=batch)
+        loss, grad_norm = self.descent.step(self._shares(parts, common, rewards), trainer_step=self.step_number)
+        examples = [self.examples[index] for index in chain(*parts)]
         return {
             "step": self.step_number,
-            "loss": loss.item(),
+            "loss": loss,
             **{name: value.item() for name, value in common.items()},
-            **self._reward_statistics(self._rewards(scored), examples),
+            **self._reward_statistics(torch.cat(rewards), examples),
             "held_out_accuracy": _defined_mean(self.held_out_accuracies()) if self.due else None,
             "grad_norm": grad_norm,
             "learning_rate": learning_rate,
         }
+
+    def _shares(
+        self, parts: list[list[int]], common: Tensors, rewards: list[Tensor]
+    ) -> Iterator[tuple[Tensor, Sequences]]:
+        """What the examples of each part, all completions of each, add to the mean loss of all, and their rows.
+
+        `rewards` gets the implied ones of each part, (B, K).
+        """
+        for indices in parts:
+            examples = [self.examples[index] for index in indices]
+            batch = self._collated(examples)
+            scored = self._scored(batch, indices, self.references)
+            rewards.append(self._rewards(scored))
+            yield self._losses(scored, examples, common).sum() / sum(map(len, parts)), batch
 
     def held_out_accuracies(self) -> Tensor:
         """How far the implied rewards agree with each held-out example, (N,) from 0 to 1, on the CPU."""

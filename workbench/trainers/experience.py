@@ -14,7 +14,7 @@ from workbench import NonFiniteLoss
 from workbench.analysis.kl import sequence_kl_summary
 from workbench.losses.advantages import masked_variance
 from workbench.losses.policy import kl_k1
-from workbench.records import PromptExample, ScoredRollout, known_mean
+from workbench.records import PromptExample, ScoredRollout, Sequences, known_mean
 from workbench.trainers.descent import tensors_of
 
 if TYPE_CHECKING:
@@ -63,6 +63,13 @@ def equal_groups(scores: Tensor, group_size: int) -> Tensor:
 def rows_of_groups(groups: Tensor, group_size: int) -> Tensor:
     """The rows of the chosen groups, side by side, (len(groups) * group_size,)."""
     return (groups[:, None] * group_size + torch.arange(group_size, device=groups.device)).flatten()
+
+
+def placed(values: Tensor, rows: Any, batch: Sequences) -> Tensor:
+    """Values of some rows in their places in the batch, (B, R), 0 elsewhere: means over all of it are then shares."""
+    if isinstance(rows, slice):  # all of them
+        return values
+    return values.new_zeros(batch.completion_mask.shape).index_put((rows,), values)
 
 
 def overlong_penalty(lengths: Tensor, *, longest: int, cache: int) -> Tensor:

@@ -52,6 +52,7 @@ class Kind:
     liked: Callable[[Any], list[bool]]  # which of them are worth imitating
     arguments: Callable[[Tensors, list], Tensors]  # (values, examples) -> what losses take
     fit: Callable[[Tensors], dict[str, float]]  # how well a reward model's outputs, log-odds, agree with what was said
+    terms: Callable[[Any], int] = lambda example: 1  # how many losses an example has
     measure: str = "accuracy"  # of those numbers the one to watch
     comparative: bool = False  # whether completions of one prompt are compared, so that one of them is the chosen one
     read: Callable[[Any, Tensor, Sequences, list], Tensor] = _whole  # (model, states, sequences, examples) -> rewards
@@ -322,6 +323,7 @@ KINDS = {
         completions=lambda example: [[token for step in example.step_ids for token in step]],
         liked=lambda example: [all(example.labels)],
         arguments=_of_steps,
+        terms=lambda example: len(example.labels),
         fit=_step_fit,
         read=_at_steps,
         prepared=_with_step_marks,

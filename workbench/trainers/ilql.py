@@ -1,6 +1,8 @@
 """Implicit language Q-learning: a policy from labelled text alone, without a sample of its own. Snell et al. 2023."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from workbench.models.tokens import collate
 from workbench.models.value_guided import guide, lowest
 from workbench.records import LabelledExample, Sequences
 from workbench.trainers.descent import Descent, EpochBatches, Stateful, require_examples, require_in, require_positive
+from workbench.trainers.feedback_kinds import LABELLED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +30,7 @@ class IlqlConfig:
     polyak: float = 0.2  # share of the way that the target heads go after each step; Snell et al. 2023 take .005
     epochs: int = 2  # passes over the examples
     batch_size: int = 64  # completions per step
+    micro_batch_tokens: int = 0  # at most so many, padded, go through a model at a time; 0: the whole batch
     learning_rate: float = 1e-3  # peak, at width 64; 1e-5 .. 1e-4 for large pretrained models
     warmup_steps: int = 10  # steps of linear warm-up; then a cosine down to 10%
     max_grad_norm: float = 1.0  # gradients are clipped to this norm
@@ -40,6 +44,7 @@ class IlqlConfig:
         require_in(0.5, 1, self, "expectile")
         require_in(0, 1, self, "gamma", "polyak")
         require_in(0, 1e6, self, "conservatism")
+        require_in(0, float("inf"), self, "micro_batch_tokens")
 
     @property
     def title(self) -> str:
@@ -69,26 +74,23 @@ class IlqlTrainer(Stateful):
             self.policy = guide(frozen(reference), without_dropout(values), beta=config.beta)
         self.targets = frozen(self.policy.target_heads)
         self.boundary = sum(example.label for example in examples) / len(examples)  # a better label than this is good
-        lengths = [len(example.prompt_ids) + len(example.completion_ids) for example in examples]
-        self.batches = EpochBatches(lengths, config.batch_size, seed=config.seed)
+        self.batches = EpochBatches(list(map(LABELLED.length, examples)), config.batch_size, seed=config.seed)
         self.total_steps = config.epochs * self.batches.per_epoch
         self.descent = Descent(self.policy, config, steps=self.total_steps)
 
     def step(self) -> dict[str, float | None]:
         """One optimiser step; losses per token, `chosen_reward` and `rejected_reward` the expected ones of the last."""
         self.step_number += 1
-        examples = [self.examples[index] for index in self.batches.next()]
-        batch = self._batch(examples)
-        losses, last_values = self._losses(batch, examples)
-        loss = losses["q_loss"] + losses["v_loss"] + self.config.conservatism * losses["conservative_loss"]
+        parts, said = self._parts([self.examples[index] for index in self.batches.next()]), []
         learning_rate = self.descent.learning_rate
-        grad_norm = self.descent.step(loss, trainer_step=self.step_number, batch=batch)
+        loss, grad_norm = self.descent.step(self._shares(parts, said), trainer_step=self.step_number)
         self._follow()
+        losses, last_values = zip(*said, strict=True)
         return {
             "step": self.step_number,
-            "loss": loss.item(),
-            **{name: value.item() for name, value in losses.items()},
-            **self._told_apart(last_values, examples),
+            "loss": loss,
+            **{name: sum(part[name] for part in losses).item() for name in losses[0]},
+            **self._told_apart(torch.cat(last_values), list(chain(*parts))),
             "held_out_accuracy": self.held_out_accuracies().mean().item() if self.due else None,
             "grad_norm": grad_norm,
             "learning_rate": learning_rate,
@@ -97,11 +99,28 @@ class IlqlTrainer(Stateful):
     @torch.no_grad()
     def held_out_accuracies(self) -> Tensor:
         """Whether the value of each held-out completion lies on the side of its label, (N,) 1 or 0, on the CPU."""
-        size, parts = self.config.batch_size, []
+        size, right = self.config.batch_size, []
         for start in range(0, len(self.held_out), size):
-            examples = self.held_out[start : start + size]
-            parts.append(self._right(self._losses(self._batch(examples), examples)[1], examples))
-        return torch.cat(parts).cpu()
+            for part in self._parts(self.held_out[start : start + size]):
+                right.append(self._right(self._losses(self._batch(part), part)[1], part))
+        return torch.cat(right).cpu()
+
+    def _parts(self, examples: list[LabelledExample]) -> list[list[LabelledExample]]:
+        """The completions of a batch that go through the model at a time."""
+        return self.micro_batches(examples, list(map(LABELLED.length, examples)))
+
+    def _shares(self, parts: list[list[LabelledExample]], said: list) -> Iterator[tuple[Tensor, Sequences]]:
+        """What each part adds to the loss, by its share of the tokens, and its rows.
+
+        `said` gets its shares of the three losses, and its last values.
+        """
+        tokens = sum(len(example.completion_ids) for example in chain(*parts))
+        for part in parts:
+            batch = self._batch(part)
+            losses, last_values = self._losses(batch, part)
+            losses = {name: loss * (int(batch.completion_mask.sum()) / tokens) for name, loss in losses.items()}
+            said.append(({name: loss.detach() for name, loss in losses.items()}, last_values))
+            yield losses["q_loss"] + losses["v_loss"] + self.config.conservatism * losses["conservative_loss"], batch
 
     def _losses(self, batch: Sequences, examples: list[LabelledExample]) -> tuple[dict[str, Tensor], Tensor]:
         """Means over the tokens, and the target network's Q of each completion's last token, (B,)."""

@@ -4,7 +4,7 @@ Dong et al. 2023 and Touvron et al. 2023 (rejection sampling), section 3.2; Sing
 et al. 2023.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from workbench import WorkbenchError
 from workbench.analysis.kl import sequence_kl_summary
 from workbench.losses.policy import kl_k1
 from workbench.models.load import without_dropout
+from workbench.models.packing import token_lengths
 from workbench.models.sampling import reward_arguments, sample
 from workbench.models.scoring import chosen, completion_logprobs, kl_from, predictions
 from workbench.models.tokens import (
@@ -26,7 +27,7 @@ from workbench.models.tokens import (
     quantile_indices,
     unconditioned,
 )
-from workbench.records import CompletionExample, PromptExample, Rollout, known_mean, scores_of
+from workbench.records import CompletionExample, PromptExample, Rollout, Sequences, known_mean, scores_of
 from workbench.trainers.descent import Descent, EpochBatches, Stateful, require_in, require_positive
 
 
@@ -89,6 +90,7 @@ class ImitationConfig:
     num_generations: int = 8  # n, completions per prompt
     updates_per_step: int = 4  # optimiser steps in a round
     batch_size: int = 64  # completions per optimiser step
+    micro_batch_tokens: int = 0  # at most so many, padded, go through a model at a time; 0: the whole batch
     learning_rate: float = 1e-3  # peak, at width 64; 1e-6 .. 1e-5 for large pretrained models
     kl_coef: float = 0.0  # price of one nat of exact KL from the reference per token; Lu et al. 2022 take .05
     temperature: float = 1.0  # of sampling; what is kept is learned at temperature 1, as in SFT
@@ -113,6 +115,7 @@ class ImitationConfig:
             "max_completion_length",
         )
         require_in(0, 1e6, self, "kl_coef", "missing_eos_penalty")
+        require_in(0, float("inf"), self, "micro_batch_tokens")
         if self.num_generations == 1 and not tokens:
             raise WorkbenchError(
                 f"num_generations is 1, so {self.selection!r} has nothing to choose from: give at least 2."
@@ -265,22 +268,31 @@ class ImitationTrainer(Stateful):
 
     def _update(self, lessons: list[CompletionExample], average: float) -> dict[str, float]:
         """One optimiser step on cross-entropy and priced exact KL, nats per token of texts with `average` tokens."""
-        prompts, completions = [e.prompt_ids for e in lessons], [e.completion_ids for e in lessons]
-        batch = collate(prompts, completions, pad_id=self.policy.config.pad_token_id).to(self.policy.device)
-        readers = [chosen(batch.counted)]
-        if self.config.kl_coef > 0:
-            with torch.no_grad():
-                reference = predictions(self.reference, unconditioned(batch, self.policy))
-            readers.append(kl_from(reference))
-        logprobs, *kl = predictions(self.policy, batch).read(*readers)
-        tokens = len(batch) * average
-        loss = -logprobs.sum() / tokens
-        report = {"loss": loss.item()}
-        for each in kl:
-            penalty = each.sum() / tokens
-            loss, report["kl_penalty"] = loss + self.config.kl_coef * penalty, penalty.item()
-        report["grad_norm"] = self.descent.step(loss, trainer_step=self.step_number, batch=batch)
-        return report
+        parts = self.micro_batches(lessons, token_lengths(lessons))
+        report = {"loss": 0.0} | ({"kl_penalty": 0.0} if self.config.kl_coef > 0 else {})
+        shares = self._shares(parts, len(lessons) * average, report)
+        _, grad_norm = self.descent.step(shares, trainer_step=self.step_number)
+        return report | {"grad_norm": grad_norm}
+
+    def _shares(
+        self, parts: list[list[CompletionExample]], tokens: float, report: dict[str, float]
+    ) -> Iterator[tuple[Tensor, Sequences]]:
+        """What each part adds to the loss per token, with its rows; `report` grows by its two halves."""
+        for lessons in parts:
+            prompts, completions = [e.prompt_ids for e in lessons], [e.completion_ids for e in lessons]
+            batch = collate(prompts, completions, pad_id=self.policy.config.pad_token_id).to(self.policy.device)
+            readers = [chosen(batch.counted)]
+            if self.config.kl_coef > 0:
+                with torch.no_grad():
+                    reference = predictions(self.reference, unconditioned(batch, self.policy))
+                readers.append(kl_from(reference))
+            logprobs, *kl = predictions(self.policy, batch).read(*readers)
+            loss = -logprobs.sum() / tokens
+            report["loss"] += loss.item()
+            for each in kl:
+                penalty = each.sum() / tokens
+                loss, report["kl_penalty"] = loss + self.config.kl_coef * penalty, report["kl_penalty"] + penalty.item()
+            yield loss, batch
 
 
 def _known_ids(tokenizer, policy, tokens: tuple[str, ...]) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ import torch
 from workbench import WorkbenchError
 from workbench.models.examples import text_documents
 from workbench.models.load import without_dropout
-from workbench.models.packing import TokenBatch, target_losses
+from workbench.models.packing import TokenBatch, target_losses, token_lengths
 from workbench.models.tokens import BAD_GOOD, add_control_tokens, quantile_indices
 from workbench.records import scores_of
 from workbench.trainers.descent import Descent, EpochBatches, Stateful, require_examples, require_in, require_positive
@@ -28,6 +28,7 @@ class LanguageModelConfig:
 
     steps: int  # optimiser steps
     batch_size: int = 64  # rows per step
+    micro_batch_tokens: int = 0  # at most so many, padded, go through a model at a time; 0: the whole batch
     learning_rate: float = 1e-3  # peak; 5e-3 from nothing at width 64, 1e-5 .. 1e-4 for large pretrained models
     warmup_steps: int = 10  # steps of linear warm-up; then a cosine down to 10%
     weight_decay: float = 0.0  # on matrices only
@@ -38,6 +39,7 @@ class LanguageModelConfig:
     def __post_init__(self):
         require_positive(self, "steps", "batch_size", "learning_rate", "max_grad_norm", "evaluate_every")
         require_in(0, 1, self, "weight_decay")
+        require_in(0, 2**40, self, "micro_batch_tokens")
 
 
 class LanguageModelTrainer(Stateful):
@@ -45,7 +47,7 @@ class LanguageModelTrainer(Stateful):
 
     `collate(examples, pad_id) -> TokenBatch` decides what a row is and which of its tokens are targets:
     `packing.collate_packed` for documents, `packing.collate_demonstrations` for completions. Left out: dropout (off, as
-    in every trainer here) and gradient accumulation.
+    in every trainer here).
     """
 
     progress_keys = ("loss", "held_out_loss")
@@ -70,28 +72,31 @@ class LanguageModelTrainer(Stateful):
     def step(self) -> dict[str, float | None]:
         """One optimiser step; `loss` and `held_out_loss` are nats per target token."""
         self.step_number += 1
-        batch = self._batch([self.examples[index] for index in self.batches.next()])
-        loss = target_losses(self.model, batch).mean()
+        parts = list(self._parts([self.examples[index] for index in self.batches.next()]))
+        targets = sum(int(part.target_mask.sum()) for part in parts)
         learning_rate = self.descent.learning_rate
-        grad_norm = self.descent.step(loss, trainer_step=self.step_number, batch=batch)
+        losses = ((target_losses(self.model, part).sum() / targets, part) for part in parts)
+        loss, grad_norm = self.descent.step(losses, trainer_step=self.step_number)
         return {
             "step": self.step_number,
-            "loss": loss.item(),
+            "loss": loss,
             "held_out_loss": self.held_out_loss() if self.due else None,
             "grad_norm": grad_norm,
             "learning_rate": learning_rate,
-            "target_tokens": int(batch.target_mask.sum()),
+            "target_tokens": targets,
         }
 
     @torch.no_grad()
     def held_out_loss(self) -> float:
         """Mean cross-entropy over all held-out target tokens, nats per token."""
         size = self.config.batch_size
-        parts = [self._batch(self.held_out[i : i + size]) for i in range(0, len(self.held_out), size)]
-        return torch.cat([target_losses(self.model, part) for part in parts]).mean().item()
+        batches = (self._parts(self.held_out[i : i + size]) for i in range(0, len(self.held_out), size))
+        return torch.cat([target_losses(self.model, part) for parts in batches for part in parts]).mean().item()
 
-    def _batch(self, examples: list) -> TokenBatch:
-        return self.collate(examples, self.model.config.pad_token_id).to(self.model.device)
+    def _parts(self, examples: list) -> Iterator[TokenBatch]:
+        """The rows of a batch that go through the model at a time."""
+        for part in self.micro_batches(examples, token_lengths(examples)):
+            yield self.collate(part, self.model.config.pad_token_id).to(self.model.device)
 
 
 # --- Pretraining with preferences: a document is read after a control token that says whether a reward likes it.

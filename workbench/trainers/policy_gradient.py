@@ -5,6 +5,7 @@ One trainer; what tells the algorithms apart is a row of `algorithms.ALGORITHMS`
 """
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -29,8 +30,8 @@ from workbench.trainers.descent import (
     add_gradients,
     forget_gradients,
     linear_schedule,
+    move_together,
     require_examples,
-    step_together,
 )
 from workbench.trainers.evaluation import held_out_kl
 from workbench.trainers.experience import (
@@ -42,6 +43,7 @@ from workbench.trainers.experience import (
     equal_groups,
     held_out_table,
     joined,
+    placed,
     require_finite,
     rows_of_groups,
 )
@@ -192,7 +194,8 @@ class PolicyGradientTrainer(Stateful):
         rewards = token_rewards(kl, earned(rollout, config), mask, kl_coef=price)
         if config.whiten_rewards:
             rewards = masked_rescale(rewards, mask)
-        with torch.set_grad_enabled(config.num_mini_batches == 1):  # the pass is then that of the first update, too
+        at_once = config.num_mini_batches == 1 and not config.micro_batch_tokens
+        with torch.set_grad_enabled(at_once):  # the pass is then that of the first update, too
             values = self._values(rollout)
         advantages, returns = self.algorithm.baseline(rewards, values.detach(), mask, config)
         if config.whiten_advantages:
@@ -206,19 +209,12 @@ class PolicyGradientTrainer(Stateful):
         """
         reports = []
         mean_length = (experience.completion_mask.sum() / len(experience)).item()
-        for part in self._mini_batches(experience):
-            told = {"trainer_step": self.step_number, "batch": part}
-            value_report = {}
-            if self.critic is not None:  # first, so that its graph is gone before the policy's is made
-                value_loss = self.value_loss(part)
-                add_gradients(value_loss, self.descents, **told)
-                value_report["value_loss"] = value_loss.item()
-            loss, logprobs, report = self.policy_loss(part, mean_length=mean_length)
-            report |= value_report | self._distance(logprobs, part)
+        for batch in self._mini_batches(experience):
+            report = self._gradients(batch, mean_length=mean_length)
             if reports and 0 < self.config.kl_stop < report["approx_kl"]:
                 forget_gradients(self.descents)
                 break
-            norms = step_together(self.descents, loss, **told)
+            norms = move_together(self.descents, trainer_step=self.step_number, batch=batch)
             reports.append({**report, "policy_grad_norm": norms[0]})
         for descent in self.descents:
             descent.done = self.step_number * self.config.updates_per_step  # as if none had been left out
@@ -228,38 +224,74 @@ class PolicyGradientTrainer(Stateful):
         means = {name: sum(report[name] for report in reports) / len(reports) for name in reports[0]}
         return {**means, "updates": len(reports)}
 
-    def policy_loss(self, part: Experience, *, mean_length: float) -> tuple[Tensor, Tensor, dict[str, float]]:
-        """The policy's loss, a scalar, its log-probabilities, (B, R) nats, and what there is to report.
+    def parts_of(self, batch: Experience) -> tuple[list[Any], int]:
+        """Rows of a batch that go through a model at a time, and how many side by side are completions of one prompt.
 
-        `mean_length` in tokens is that of the whole batch of which `part` is a mini-batch.
+        As many of those of a group stay together as fit, so that their prompt is read once.
         """
-        config, mask = self.config, part.completion_mask
+        tokens, group_size = self.config.micro_batch_tokens, self.config.num_generations
+        if not tokens:
+            return [slice(None)], group_size
+        lengths = batch.attention_mask.sum(1)
+        sizes = [size for size in range(1, group_size + 1) if group_size % size == 0]
+        size = max((size for size in sizes if size * int(lengths.max()) <= tokens), default=1)
+        rows = torch.arange(len(batch), device=lengths.device).view(-1, size)
+        parts = self.micro_batches(list(rows), lengths.view(-1, size).sum(1).tolist())
+        return [torch.cat(part) for part in parts], size
+
+    def _gradients(self, batch: Experience, *, mean_length: float) -> dict[str, float]:
+        """Those of one update, of a micro-batch at a time; what there is to report."""
+        report, value_loss, config = Counter(), Counter(), self.config
+        told = {"descents": self.descents, "trainer_step": self.step_number, "batch": batch}
+        parts, size = self.parts_of(batch)
+        if self.critic is not None:  # first, so that its graph is gone before the policy's is made
+            for rows in parts:
+                value_loss["value_loss"] += add_gradients(self.value_loss(batch, rows, group_size=size), **told)
+        texts, logprobs = self._pretraining_losses(report), 0.0
+        for rows in parts:
+            loss, said, shares = self.policy_loss(batch, rows, mean_length=mean_length, group_size=size)
+            report.update(shares)
+            logprobs = logprobs + placed(said.detach(), rows, batch)
+            if config.ptx_coef > 0 and rows is parts[-1]:  # the first texts, and at once where nothing is split
+                loss = loss + next(texts)
+            add_gradients(loss, **told)
+        for text_loss in texts:
+            add_gradients(text_loss, **told)
+        return {**report, **value_loss, **self._distance(logprobs, batch)}
+
+    def policy_loss(
+        self, batch: Experience, rows: Any = slice(None), *, mean_length: float, group_size: int | None = None
+    ) -> tuple[Tensor, Tensor, dict[str, float]]:
+        """What rows add to the policy's loss, a scalar, their log-probabilities, (n, R) nats, and to what is reported.
+
+        `mean_length` in tokens is that of the whole batch of which this is a mini-batch; `group_size` rows side by side
+        share a prompt.
+        """
+        config, mask, part = self.config, batch.completion_mask, batch.rows(rows)
+        group_size = group_size or config.num_generations
         priced = config.kl_in == "loss" and self.kl_coef > 0
         readers = [chosen(part.counted), self._entropies]
         if priced and config.kl_estimator not in SAMPLED_KL:
-            readers.append(self._from_reference(part, config.num_generations))
-        said = self._said(self.policy, part, part.allowed, config.num_generations)
+            readers.append(self._from_reference(part, group_size))
+        said = self._said(self.policy, part, part.allowed, group_size)
         logprobs, entropies, *exact_kl = said.read(*readers)
-        logprobs, mean_entropy = spread(logprobs, part), entropies.mean()
+        logprobs, mean_entropy = spread(logprobs, part), entropies.sum() / mask.sum()
         losses = self.algorithm.surrogate(logprobs, part, config, penalty_coef=self.penalty_coef)
         if priced:
             losses = losses + self.kl_coef * self._kl(part, logprobs, *exact_kl)
-        loss = self.algorithm.aggregate(losses, mask, config, mean_length=mean_length)
+        loss = self.algorithm.aggregate(placed(losses, rows, batch), mask, config, mean_length=mean_length)
         report = {"policy_loss": loss.item(), "entropy": mean_entropy.item()}
         if config.entropy_coef > 0:
             loss = loss - config.entropy_coef * mean_entropy
-        if config.ptx_coef > 0:
-            pretraining_loss = self._pretraining_loss()
-            loss = loss + config.ptx_coef * pretraining_loss
-            report["ptx_loss"] = pretraining_loss.item()
         return loss, logprobs, report
 
-    def value_loss(self, part: Experience) -> Tensor:
-        """The critic's loss, a scalar; the graph of `part.values` serves where they have one."""
-        values = part.values if part.values.requires_grad else self._values(part)
+    def value_loss(self, batch: Experience, rows: Any = slice(None), *, group_size: int | None = None) -> Tensor:
+        """What rows add to the critic's loss, a scalar; the graph of `batch.values` serves where they have one."""
+        part = batch.rows(rows)
+        values = part.values if part.values.requires_grad else self._values(part, group_size)
         old = {"old_values": part.values.detach(), "returns": part.returns}
         losses = clipped_value_loss(values, **old, cliprange_value=self.config.cliprange_value)
-        return masked_mean(losses, part.completion_mask)
+        return masked_mean(placed(losses, rows, batch), batch.completion_mask)
 
     @torch.no_grad()
     def _distance(self, logprobs: Tensor, part: Experience) -> dict[str, float]:
@@ -340,11 +372,11 @@ class PolicyGradientTrainer(Stateful):
         said = self._said(self.policy, part, part.allowed, group_size)
         return spread(*said.read(self._from_reference(part, group_size)), part)
 
-    def _values(self, sequences: Sequences) -> Tensor:
+    def _values(self, sequences: Sequences, group_size: int | None = None) -> Tensor:
         """The critic's values, (B, R) in reward units; 0 without a critic."""
         if self.critic is None:
             return torch.zeros(sequences.completion_mask.shape, device=sequences.tokens.device)
-        return completion_values(self.critic, sequences, group_size=self.config.num_generations)
+        return completion_values(self.critic, sequences, group_size=group_size or self.config.num_generations)
 
     def _mini_batches(self, experience: Experience) -> Iterator[Experience]:
         """Every group once per pass, in a new order each time; groups stay whole."""
@@ -355,11 +387,17 @@ class PolicyGradientTrainer(Stateful):
             for groups in permutation.tensor_split(self.config.num_mini_batches):
                 yield experience.rows(rows_of_groups(groups, self.config.num_generations))
 
-    def _pretraining_loss(self) -> Tensor:
-        """Mean cross-entropy of the next texts, nats per token. Ouyang et al. 2022, eq. 2."""
+    def _pretraining_losses(self, report: Counter) -> Iterator[Tensor]:
+        """What the next texts add to their mean cross-entropy, nats per token. Ouyang et al. 2022, eq. 2."""
+        if self.config.ptx_coef == 0:
+            return
         texts = [self.pretraining[index] for index in self.pretraining_batches.next()]
-        batch = collate_demonstrations(texts, self.policy.config.pad_token_id).to(self.policy.device)
-        return target_losses(self.policy, batch).mean()
+        targets = sum(len(text.completion_ids) for text in texts)
+        for part in self.micro_batches(texts, token_lengths(texts)):
+            batch = collate_demonstrations(part, self.policy.config.pad_token_id).to(self.policy.device)
+            loss = target_losses(self.policy, batch).sum() / targets
+            report["ptx_loss"] += loss.item()
+            yield self.config.ptx_coef * loss
 
     def _adapt(self, kl: float) -> None:
         """What follows the policy between steps: the price of KL, the masking policy."""

@@ -12,7 +12,7 @@ POSITIVE = ("steps", "batch_size", "num_generations", "learning_rate", "critic_l
 POSITIVE += ("max_completion_length", "num_ppo_epochs", "num_mini_batches", "cliprange", "cliprange_high", "kl_horizon")
 POSITIVE += ("cliprange_value", "penalty_coef", "max_grad_norm", "evaluate_every", "mask_top_p", "mask_refresh_every")
 NOT_NEGATIVE = ("kl_coef", "kl_target", "missing_eos_penalty", "kl_stop", "penalty_target", "entropy_coef")
-NOT_NEGATIVE += ("ptx_coef", "resampling_rounds")
+NOT_NEGATIVE += ("ptx_coef", "resampling_rounds", "micro_batch_tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +22,7 @@ class PolicyGradientConfig:
     algorithm: str = "ppo"  # a row of ALGORITHMS
     steps: int = 100  # rounds of sampling and learning
     batch_size: int = 64  # completions per step
+    micro_batch_tokens: int = 0  # at most so many, padded, go through a model at a time; 0: the whole mini-batch
     num_generations: int | None = None  # completions per prompt
     rival_mixture: float | None = None  # compete with policy^(1-b) reference^b, this b; else the reward itself counts
     learning_rate: float | None = None  # of the policy at first, at width 64, falling to 0; 1e-6 for large models

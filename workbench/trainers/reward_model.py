@@ -1,12 +1,13 @@
 """Reward model from comparisons, rankings, ratings or verdicts. Christiano et al. 2017; Stiennon et al. 2020."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 from torch import Tensor
 
 from workbench import WorkbenchError
-from workbench.losses.advantages import masked_mean
 from workbench.losses.preference import (
     best_of_k_loss,
     bradley_terry_loss,
@@ -94,6 +95,7 @@ class RewardModelConfig:
     objective: str = "bradley_terry"  # what is minimised: a name in OBJECTIVES
     epochs: int = 2  # passes over the examples; more than two overfit (Stiennon et al. 2020 take one)
     batch_size: int = 64  # examples per step: comparisons, rankings or completions
+    micro_batch_tokens: int = 0  # at most so many, padded, go through a model at a time; 0: the whole batch
     learning_rate: float = 5e-4  # peak, at width 64; 1e-6 .. 1e-5 for large pretrained models
     warmup_steps: int = 10  # steps of linear warm-up; then a cosine down to 10%
     weight_decay: float = 0.01  # on matrices only
@@ -107,7 +109,7 @@ class RewardModelConfig:
     def __post_init__(self):
         require_positive(self, "epochs", "batch_size", "learning_rate", "max_grad_norm", "evaluate_every")
         require_in(0, 1, self, "weight_decay", "error_rate")
-        require_in(0, float("inf"), self, "center_rewards_coefficient", "lm_coef")
+        require_in(0, float("inf"), self, "center_rewards_coefficient", "lm_coef", "micro_batch_tokens")
         known = objective_named(self.objective).settings
         for name in ("center_rewards_coefficient", "lm_coef", "error_rate"):
             if getattr(self, name) and name not in known:
@@ -149,18 +151,18 @@ class RewardModelTrainer(Stateful):
     def step(self) -> dict[str, float | None]:
         """One optimiser step; `loss` without what is added to it, `mean_reward` and `margin` raw (log-odds)."""
         self.step_number += 1
-        examples = [self.examples[index] for index in self.batches.next()]
-        batch, states, rewards = self._forward(examples)
-        given = self.kind.arguments({"rewards": rewards}, examples)
-        loss = self._losses(given).mean()
-        added, reported = self._added(examples, batch, states, rewards)
+        parts = self._parts([self.examples[index] for index in self.batches.next()])
+        examples, said = list(chain(*parts)), []
         learning_rate = self.descent.learning_rate
-        grad_norm = self.descent.step(loss + added, trainer_step=self.step_number, batch=batch)
+        _, grad_norm = self.descent.step(self._shares(parts, said), trainer_step=self.step_number)
+        rewards = torch.cat([each for each, _ in said])
+        given = self.kind.arguments({"rewards": rewards}, examples)
+        reported = {"lm_loss": sum(lm_loss for _, lm_loss in said)} if self.config.lm_coef else {}
         fit = self.kind.fit(given)
         held_out = self.evaluate(self.held_out) if self.due else dict.fromkeys(["loss", *fit])
         return {
             "step": self.step_number,
-            "loss": loss.item(),
+            "loss": self._losses(given).mean().item(),
             **fit,
             "mean_reward": rewards.mean().item(),
             **reported,
@@ -174,8 +176,10 @@ class RewardModelTrainer(Stateful):
         """Loss and fit on examples such as `held_out`."""
         examples = sorted(examples, key=self.kind.length)  # batches of like lengths do less, and the order is nothing
         size = self.config.batch_size
-        parts = [self._forward(examples[start : start + size])[2] for start in range(0, len(examples), size)]
-        given = self.kind.arguments({"rewards": torch.cat(parts)}, examples)
+        batches = [self._parts(examples[start : start + size]) for start in range(0, len(examples), size)]
+        parts = list(chain(*batches))
+        rewards = torch.cat([self._forward(part)[2] for part in parts])
+        given = self.kind.arguments({"rewards": rewards}, list(chain(*parts)))
         return {"loss": self._losses(given).mean().item(), **self.kind.fit(given)}
 
     @torch.no_grad()
@@ -201,6 +205,42 @@ class RewardModelTrainer(Stateful):
             )
         return [e.prompt_ids for e in self.examples], [self.kind.completions(e) for e in self.examples]
 
+    def _parts(self, examples: list) -> list[list]:
+        """The examples of a batch that go through the model at a time; all completions of one stay together."""
+        sizes = [self.kind.length(each) * len(self.kind.completions(each)) for each in examples]
+        return self.micro_batches(examples, sizes)
+
+    def _shares(self, parts: list[list], said: list) -> Iterator[tuple[Tensor, Sequences]]:
+        """What each part adds to the batch's loss, and the rows it is read off.
+
+        `said` gets its rewards and what it adds to the LM loss.
+        """
+        examples = list(chain(*parts))
+        terms = sum(map(self.kind.terms, examples))
+        for part in parts:
+            batch, states, rewards = self._forward(part)
+            losses = self._losses(self.kind.arguments({"rewards": rewards}, part))
+            added, lm_loss = self._added(part, examples, batch, states, rewards)
+            said.append((rewards.detach(), lm_loss))
+            yield losses.sum() / terms + added, batch
+
+    def _added(
+        self, part: list, examples: list, batch: Sequences, states: Tensor, rewards: Tensor
+    ) -> tuple[Tensor, float]:
+        """What a part of the examples adds to the loss beside its own, a scalar, and how much of the LM loss it is."""
+        added, lm_loss, kind = rewards.new_zeros(()), rewards.new_zeros(()), self.kind
+        if self.config.center_rewards_coefficient:
+            means = rewards.view(len(part), -1).mean(1)  # of K completions twice their mean stands for the sum
+            penalty = reward_centering_penalty(means, means).sum() / len(examples)
+            added = added + self.config.center_rewards_coefficient * penalty
+        if self.config.lm_coef:
+            liked = [flag for example in part for flag in kind.liked(example)]
+            said = [zip(kind.completions(each), kind.liked(each), strict=True) for each in examples]
+            tokens = sum(len(ids) * flag for ids, flag in chain(*said))
+            lm_loss = self._lm_losses(batch.rows(liked), states[liked]).sum() / max(1, tokens)
+            added = added + self.config.lm_coef * lm_loss
+        return added, lm_loss.item()
+
     def _forward(self, examples: list) -> tuple[Sequences, Tensor, Tensor]:
         """The batch of all completions, their last hidden states and the flat rewards of the objective."""
         batch = self.kind.collated(examples, pad_id=self.model.config.pad_token_id).to(self.model.device)
@@ -212,22 +252,9 @@ class RewardModelTrainer(Stateful):
         taken = {"error_rate": self.config.error_rate} if "error_rate" in self.objective.settings else {}
         return self.objective.losses(given, taken)
 
-    def _added(self, examples: list, batch: Sequences, states: Tensor, rewards: Tensor) -> tuple[Tensor, dict]:
-        """What is added to the loss, a scalar, and the part of it that a row reports."""
-        added, reported = rewards.new_zeros(()), {}
-        if self.config.center_rewards_coefficient:
-            means = rewards.view(len(examples), -1).mean(1)  # of K completions twice their mean stands for the sum
-            penalty = reward_centering_penalty(means, means).mean()
-            added = added + self.config.center_rewards_coefficient * penalty
-        if self.config.lm_coef:
-            liked = [flag for example in examples for flag in self.kind.liked(example)]
-            lm_loss = self._lm_loss(batch.rows(liked), states[liked])
-            added, reported = added + self.config.lm_coef * lm_loss, {"lm_loss": lm_loss.item()}
-        return added, reported
-
-    def _lm_loss(self, liked: Sequences, states: Tensor) -> Tensor:
-        """Mean cross-entropy per completion token of these rows, a scalar in nats; 0 where there are none."""
+    def _lm_losses(self, liked: Sequences, states: Tensor) -> Tensor:
+        """Cross-entropy of each completion token of these rows, (B, R) nats, 0 where not counted."""
         before = states[:, :-1][liked.completion_mask]
         words, config = self.model.get_input_embeddings().weight, self.model.config
         said = Predictions(before, lambda some, rows: ban_unsayable((some @ words.T).float(), config))
-        return -masked_mean(spread(*said.read(chosen(liked.counted)), liked), liked.completion_mask)
+        return -spread(*said.read(chosen(liked.counted)), liked)
