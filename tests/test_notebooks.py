@@ -32,7 +32,7 @@ FOLDER = Path(__file__).parent.parent / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
 MAXIMUM_CODE_CELLS = 20  # 06 shows PPO whole in six of them
 MAXIMUM_CELL_LINES = 15
-MAXIMUM_PARAMETERS = 45  # a list of settings reads faster than it looks, so it may be longer than code
+MAXIMUM_PARAMETERS = 48  # a list of settings reads faster than it looks, so it may be longer than code
 MAXIMUM_DEFINITION_LINES = 5
 SCALARS = {"str": str, "int": int, "float": float, "bool": bool}
 # What running or widgets leave in the metadata of a notebook or cell.
