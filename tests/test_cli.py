@@ -111,6 +111,12 @@ def test_list_of_a_notebook_shows_type_default_and_comment_of_its_parameters(rep
     assert ["whiten_rewards", "bool", "False"] in lines
 
 
+def test_choices_on_two_lines_are_one_bracket_behind_the_comment():
+    lines = 'loss: str = "dpo"  # a row (see below)\n# loss: dpo | ipo\n# loss: kto | orpo'
+    (loss,) = notebooks.read_parameters(lines, Path("n.ipynb")).values()
+    assert loss.comment == "a row (see below) (dpo, ipo, kto, orpo)" and loss.choices == ("dpo", "ipo", "kto", "orpo")
+
+
 def test_list_of_a_recipe_keeps_its_columns_apart_however_long_the_names(repository, capsys):
     long = "06_policy_gradient_with_a_long_name"
     write_recipe(repository, f"- notebook: 02_sft\n- {{name: {long}, notebook: 02_sft, parameters: {{seed: 1}}}}")

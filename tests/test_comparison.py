@@ -148,7 +148,8 @@ def test_reuse_counts_samples_and_seconds_and_averages_the_last_three_measuremen
     )
     assert beyond["units"].tolist() == [1, 1]  # in world 1 nothing stands beside it
     figure = reuse.plot_reuse(rows)
-    assert [note.text for note in figure.layout.annotations[2:5]] == ["clip 0.2", "clip none", "clip penalty"]
+    assert [note.text for note in figure.layout.annotations[2:5]] == ["clip 0.2", "no clip", "penalty on KL"]
+    assert list(figure.layout.xaxis.categoryarray) == ["0.2", "no clip", "penalty on KL"]
     assert "at most 5.0% of tokens are outside" in figure.layout.title.text.replace("<br>", " ")
     with pytest.raises(WorkbenchError, match="no two runs of 06 differ in num_ppo_epochs and cliprange"):
         reuse.reuse_rows({"06_once": runs["06_once"]})

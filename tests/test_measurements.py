@@ -16,6 +16,7 @@ from workbench.studies import measurements
 from workbench.studies.answers import answers
 from workbench.studies.comparison.tables import overview
 from workbench.studies.measurements import find_runs
+from workbench.studies.overoptimization.tables import accuracy_by_size
 
 PROMPTS = ("a", "b", "c", "d")
 
@@ -440,7 +441,7 @@ def test_runs_that_differ_in_their_seed_are_one_point_with_the_error_over_them(t
     runs += [saved_run(tmp_path, "small_seed0", gold=0.6), saved_run(tmp_path, "raw", start="scratch", gold=0.55)]
     runs.append(saved(tmp_path, "other"))  # a run of another notebook
     runs.append(saved_run(tmp_path, "large_seed2", gold=0.1, study_runs=str(tmp_path)))  # the one that shows them
-    table = measurements.accuracy_by_size(runs).set_index("model")
+    table = accuracy_by_size(runs).set_index("model")
     assert list(table.index) == ["raw", "small", "large"]  # by start, then by size
     large = table.loc["large"]
     assert (large["runs"], large["parameters"], large["measured_against"]) == (2, 3000, "gold")
@@ -450,10 +451,10 @@ def test_runs_that_differ_in_their_seed_are_one_point_with_the_error_over_them(t
 
 
 def test_without_gold_labels_are_the_measure(tmp_path):
-    table = measurements.accuracy_by_size([saved_run(tmp_path, "a", gold=None)])
+    table = accuracy_by_size([saved_run(tmp_path, "a", gold=None)])
     assert (table.loc[0, "measured_against"], table.loc[0, "accuracy"]) == ("labels", 0.6)
 
 
 def test_a_folder_without_reward_models_is_refused(tmp_path):
     with pytest.raises(WorkbenchError, match="None of these runs"):
-        measurements.accuracy_by_size([saved(tmp_path, "other")])
+        accuracy_by_size([saved(tmp_path, "other")])

@@ -112,6 +112,10 @@ def test_the_list_says_how_long_each_notebook_takes(path, notebook):
     assert read_notebook(path).minutes.startswith(("About", "Less than", "A few seconds"))
 
 
+def test_lists_with_commas_are_read_by_what_strips_their_blanks(notebook):
+    assert not [cell.source for cell in code_cells(notebook) if 'split(",")' in cell.source]  # names_in, numbers_in
+
+
 def test_the_notebook_is_short_enough_to_read(notebook):
     cells = code_cells(notebook)
     assert len(cells) <= MAXIMUM_CODE_CELLS

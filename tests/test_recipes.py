@@ -93,6 +93,12 @@ SHIPPED = repository_root() / "notebooks" / "recipes"
 OURS = ("checkpoints", "instructgpt", "llama2", "llama3", "merge", "online", "r1", "skip", "tulu3")
 
 
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.yaml")), ids=lambda path: path.stem)
+def test_each_recipe_says_in_a_line_of_the_list_what_it_is_for(path):
+    title = recipes.read_recipe(path)["title"]
+    assert 20 < len(title) <= 100 and title != path.stem
+
+
 def planned(path, out: str):
     plan = recipes.plan_recipe(path, assignments=[], out=out, preset_name="smoke")
     refuse_what_can_not_run(plan)

@@ -20,7 +20,7 @@ import torch
 from tiny_models import tiny_model, word_tokenizer
 
 from workbench import NonFiniteLoss, WorkbenchError
-from workbench.runs import Run, files, progress, resume
+from workbench.runs import Run, files, names_in, progress, resume
 from workbench.runs import record as provenance
 from workbench.runs.record import keep_defaults, refuse_other_parameters
 
@@ -899,3 +899,7 @@ def test_opening_a_run_imports_neither_torch_nor_pandas(tmp_path):
     )
     result = subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], capture_output=True, text=True)
     assert result.stdout == "set()\n", result.stderr
+
+
+def test_names_between_commas_have_no_blanks_and_none_is_empty():
+    assert names_in(" runs/a ,b,, runs/with blank,") == ["runs/a", "b", "runs/with blank"] and names_in(" ") == []

@@ -15,6 +15,7 @@ from workbench.pipeline.notebooks import find, notebook_paths, read_notebook
 from workbench.pipeline.recipes import Plan, plan_notebook, plan_recipe, read_recipe, recipe_paths
 from workbench.pipeline.schedule import run_plan
 from workbench.pipeline.sweeps import plan_sweep, run_sweep
+from workbench.runs import names_in
 from workbench.runs.files import resolve, shown, user_path
 from workbench.runs.record import refuse_other_report
 
@@ -171,7 +172,7 @@ def report_command(options: argparse.Namespace) -> int:
     """`workbench report`: the folder may be given from here or from the repository root."""
     here = user_path(options.folder)
     folder = here.absolute() if here.is_dir() else resolve(options.folder)
-    only = [name.strip() for name in options.only.split(",") if name.strip()]
+    only = names_in(options.only)
     write_report(folder, only=only)
     if options.pictures:
         from workbench.pipeline.report import write_pictures

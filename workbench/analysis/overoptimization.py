@@ -96,7 +96,8 @@ def fit_overoptimization(
     """
     points = _points(kl, gain, standard_errors=standard_errors, clusters=clusters, worlds=worlds)
     design, scale = _design(points.d, form), np.sqrt(points.weight)
-    own = np.array([_least_squares(design[run] * scale[run, None], (points.gain * scale)[run]) for run in points.runs])
+    weighted, gains = design * scale[:, None], points.gain * scale
+    own = np.array([np.linalg.lstsq(weighted[run], gains[run])[0] for run in points.runs])
     law = covariance_of_mean(own, points.worlds) if len(own) > 1 else _law_of_one_run(points, design, own[0])
     half = _half_widths(np.eye(2), law)
     alpha, beta = (Interval(*map(float, (v, v - h, v + h))) for v, h in zip(law.mean, half, strict=True))
@@ -164,10 +165,6 @@ def _design(d: np.ndarray, form: str) -> np.ndarray:
         raise WorkbenchError(f"form is {form!r}: choose one of {', '.join(FORMS)}.")
     shape = d if form == "best_of_n" else np.log(np.where(d > 0, d, 1.0))  # d log d is 0 at 0
     return np.stack([d, -d * shape], axis=1)
-
-
-def _least_squares(design: np.ndarray, gain: np.ndarray) -> np.ndarray:
-    return np.linalg.lstsq(design, gain, rcond=None)[0]
 
 
 def _law_of_one_run(points: _Points, design: np.ndarray, law: np.ndarray) -> MeanCovariance:

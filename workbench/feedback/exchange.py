@@ -37,7 +37,7 @@ from workbench.feedback.kinds import KINDS, Rows, require_kind, training_rows
 from workbench.feedback.store import Store
 from workbench.feedback.tables import jsonable, require_items
 from workbench.records import Judgement
-from workbench.runs import Run
+from workbench.runs import Run, names_in
 from workbench.runs.files import read_json_lines, replace_file, resolve, shown
 
 FILES = {name: file.noun for record in KINDS.values() for name, file in record.files.items()}
@@ -184,9 +184,9 @@ def read_feedback(
     found = {name for _, record in records_of(path) for name in record}
     shown_as = {"prompt": prompt, "labels": _meanings(labels)}
     if completions:
-        shown_as["completions"] = completions if "." in completions else _listed(completions)
+        shown_as["completions"] = completions if "." in completions else names_in(completions)
     if {"fields", "responses"} <= found:
-        return argilla_feedback(path, kind=kind, question=_listed(question), **shown_as)
+        return argilla_feedback(path, kind=kind, question=names_in(question) or "", **shown_as)
     if {"data", "annotations"} <= found:
         return label_studio_feedback(path, kind=kind, control=question, **shown_as)
     _refuse(given, f"{shown(path)} is in standard columns")
@@ -216,13 +216,9 @@ def _refuse(given: Mapping[str, object], why: str) -> None:
         raise WorkbenchError(f"{why}, where {name} has no meaning: leave {name} out.")
 
 
-def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",")]
-
-
 def _meanings(labels: str) -> dict[str, int | str]:
     """`"1=0, equal=tie"` as {"1": 0, "equal": "tie"}."""
-    said = [part.rpartition("=") for part in _listed(labels) if part]
+    said = [part.rpartition("=") for part in names_in(labels)]
     if wrong := [verdict for _, equals, verdict in said if not equals]:
         raise WorkbenchError(f"labels has {wrong[0]!r}: give answers with their meaning, as in '1=0, 2=1, equal=tie'.")
     return {label.strip(): int(verdict) if verdict.strip().isdigit() else verdict.strip() for label, _, verdict in said}

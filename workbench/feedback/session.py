@@ -19,6 +19,7 @@ from workbench.feedback.queues import Desk, Queue, Turn
 from workbench.feedback.store import AlreadyJudged, Store
 from workbench.feedback.tables import labeler_name
 from workbench.records import Judgement
+from workbench.runs import names_in
 from workbench.runs.files import shown
 
 
@@ -269,7 +270,7 @@ def parse_kinds(text: str, *, completions_per_prompt: int) -> set[str]:
 
     Rankings need at least 2 `completions_per_prompt`.
     """
-    kinds = {part.strip() for part in text.split(",")} - {""}
+    kinds = set(names_in(text))
     unknown = sorted(kinds.difference(COLLECTED))
     if unknown:
         known = ", ".join(COLLECTED)

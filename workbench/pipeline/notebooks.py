@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from workbench import WorkbenchError
+from workbench.runs import names_in
 from workbench.runs.files import parse_json, repository_root, resolve, shown, user_path
 
 Value = str | int | float | bool
@@ -36,7 +37,7 @@ class Parameter:
     def read(self, value: object, source: str) -> Value:
         """The value with the parameter's type; WorkbenchError where it does not fit, or is none of the choices."""
         found = convert(self.name, self.kind, value, source)
-        parts = [part.strip() for part in found.split(",") if part.strip()] if self.several else [found]
+        parts = names_in(found) if self.several else [found]
         unknown = [part for part in parts if self.choices and part not in (*self.choices, self.default)]
         if unknown:
             names = [str(choice) for choice in self.choices]
@@ -133,7 +134,8 @@ def read_parameters(source: str, path: Path) -> dict[str, Parameter]:
         if parameter := parameters.get(name):
             read = [convert(name, parameter.kind, text, f"the choices of {shown(path)}") for text in named.split(" | ")]
             choices = (*parameter.choices, *read)  # a second line goes on
-            comment = f"{parameter.comment} ({named.replace(' |', ',')})"
+            said = f"{parameter.comment.removesuffix(')')}, " if parameter.choices else f"{parameter.comment} ("
+            comment = f"{said}{named.replace(' |', ',')})"
             parameters[name] = replace(parameter, choices=choices, several=bool(several), comment=comment)
     return parameters
 

@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 
 from workbench import WorkbenchError
 from workbench.analysis.statistics import Interval
-from workbench.plots.marks import DASHED, add_buttons, button, colored, heat, interval, points, share_bar
+from workbench.plots.marks import DASHED, add_buttons, button, colored, error_bar, heat, interval, points
 from workbench.plots.theme import headline_of, require_columns, styled
 
 MATRIX_READING = "Share of common items with the same verdict, a tie against a choice counting half. 50% is guessing."
@@ -84,7 +84,7 @@ def plot_choice_shares(shares: pd.DataFrame, title: str = "") -> go.Figure:
     figure = go.Figure()
     features = list(shares["feature"].unique())
     for i, (labeler, rows) in enumerate(shares.groupby("labeler")):
-        names, bars = [html.escape(str(feature)) for feature in rows["feature"]], {"error_y": share_bar(rows, "share")}
+        names, bars = [html.escape(str(feature)) for feature in rows["feature"]], {"error_y": error_bar(rows, "share")}
         hover = {"told": rows["pairs"], "hover": "%{x}<br>%{y:.0%} of %{customdata} pairs"}
         figure.add_trace(points(names, rows["share"], labeler, colored(i, size=10), bars=bars, **hover))
     figure.add_hline(y=0.5, line=DASHED)

@@ -89,18 +89,12 @@ def half_width(frame: pd.DataFrame, error: str) -> pd.Series:
 
 
 def error_bar(frame: pd.DataFrame, column: str) -> dict:
-    """95% interval of `column` as a plotly error bar, from its _se or from its _low and _high; invisible without."""
-    if f"{column}_se" in frame:
-        return {"type": "data", "array": half_width(frame, f"{column}_se").fillna(0), "thickness": 1.5, "width": 4}
+    """95% interval of `column` as a plotly error bar: its own ends _low and _high, else its _se; invisible without."""
     if f"{column}_low" in frame:
         return interval(*(frame[f"{column}{end}"] for end in ("", "_low", "_high")))
+    if f"{column}_se" in frame:
+        return {"type": "data", "array": half_width(frame, f"{column}_se").fillna(0), "thickness": 1.5, "width": 4}
     return {"visible": False}
-
-
-def share_bar(frame: pd.DataFrame, column: str) -> dict:
-    """The `error_bar` of a share, from the ends of its own interval where the table has them."""
-    own = [column, f"{column}_low", f"{column}_high"]
-    return error_bar(frame[own] if own[1] in frame else frame, column)
 
 
 def interval(values: pd.Series, low: pd.Series, high: pd.Series) -> dict:

@@ -7,7 +7,7 @@ import html
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.plots.marks import DASHED, banded, colored, error_bar, half_width, points, share_bar
+from workbench.plots.marks import DASHED, banded, colored, error_bar, half_width, points
 from workbench.plots.theme import (
     GREY,
     NOTHING,
@@ -75,7 +75,7 @@ def plot_calibration(table: pd.DataFrame, title: str = "") -> go.Figure:
     require_columns(table, ["predicted", "observed", "count"], "plot_calibration")
     figure = go.Figure(points([0, 1], [0, 1]))
     look = {"color": PALETTE[0], "width": 1.2, "size": 6 + 10 * (table["count"] / table["count"].max()) ** 0.5}
-    shown = {"told": table["count"], "bars": {"error_y": share_bar(table, "observed")}}
+    shown = {"told": table["count"], "bars": {"error_y": error_bar(table, "observed")}}
     shown["hover"] = "predicted %{x:.2f}<br>observed %{y:.2f}<br>%{customdata} samples<extra></extra>"
     figure.add_trace(points(table["predicted"], table["observed"], look=look, **shown))
     figure.update_xaxes(title="predicted probability that the first is better")
@@ -126,7 +126,7 @@ def _bars(names: pd.Series, rows: pd.DataFrame, column: str, *, name: str, place
     color = PALETTE[place % len(PALETTE)]
     look = {"color": transparent(color, 0.45), "line": {"color": color, "width": 1.2}}
     shown = {"x": [html.escape(str(each)) for each in names], "hovertemplate": "%{x}<br>%{y:.3f}", "marker": look}
-    return go.Bar(y=rows[column], error_y={**share_bar(rows, column), "color": color}, name=html.escape(name), **shown)
+    return go.Bar(y=rows[column], error_y={**error_bar(rows, column), "color": color}, name=html.escape(name), **shown)
 
 
 # --- Reward models by size: what more weights and a trained start are worth.

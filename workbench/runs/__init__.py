@@ -273,6 +273,11 @@ def parameters_of(namespace: Mapping) -> dict[str, str | int | float | bool]:
     return {name: namespace[name] for name in namespace["__annotations__"]}
 
 
+def names_in(text: str) -> list[str]:
+    """What a parameter lists with commas, without the blanks around and what is empty."""
+    return [name for name in map(str.strip, text.split(",")) if name]
+
+
 def _frame(rows: list[dict], *, columns: list[str]) -> pd.DataFrame:
     import pandas as pd
 

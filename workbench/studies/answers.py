@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import pandas as pd
 
@@ -10,10 +10,8 @@ from workbench import WorkbenchError
 from workbench.runs import Run
 from workbench.studies.measurements import (
     DRAWN,
-    POOL_SIZES,
     SCORES,
     Gathered,
-    best_of_first,
     experiment_of,
     experiments_named,
     has_table,
@@ -25,6 +23,8 @@ from workbench.studies.measurements import (
     start_names,
     worlds_of,
 )
+
+POOL_SIZES = (4, 16, 64)  # of which n best-of-n stands among the policies
 
 
 def answers(runs: Mapping[str, Run], *, temperature: float = 1.0) -> Gathered:
@@ -81,6 +81,14 @@ def _best_of_n(run: Run, name: str) -> Iterator[pd.DataFrame]:
     for n, best in best_of_first(read_pool(run), POOL_SIZES):
         best = best.drop(columns="prompt_index").assign(nth=best.groupby("prompt").cumcount())
         yield _told(best, run, name).assign(policy=f"{experiment_of(name)}, n = {n}", run=f"{name}, n = {n}")
+
+
+def best_of_first(pool: pd.DataFrame, sizes: Iterable[int]) -> Iterator[tuple[int, pd.DataFrame]]:
+    """(n, of each prompt the sample with the highest proxy among its first n), for each n of `sizes` that it holds."""
+    known = pool.dropna(subset=["proxy", "completion"])
+    place = known.groupby("prompt_index").cumcount()
+    for n in (n for n in sizes if n <= place.max() + 1):
+        yield n, known.loc[known[place < n].groupby("prompt_index")["proxy"].idxmax()]
 
 
 def _told(rows: pd.DataFrame, run: Run, policy: str) -> pd.DataFrame:

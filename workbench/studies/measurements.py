@@ -18,7 +18,7 @@ import pandas as pd
 from workbench import WorkbenchError
 from workbench.analysis.evaluations import NEEDED, flaw_of, summarise_evaluation
 from workbench.analysis.statistics import UNKNOWN, interval_over_units, mean_and_error, mean_over_units
-from workbench.runs import UNIT, Run, files
+from workbench.runs import UNIT, Run, files, names_in
 from workbench.runs.reward_names import with_sources
 
 UNFINISHED = " (unfinished)"  # behind a name: keeps the run apart from its finished seeds, and says so in every figure
@@ -26,7 +26,6 @@ NOTHING_MEASURED = "None of these runs holds an evaluation: run a notebook from 
 SCORES = ("gold", "proxy")
 OLDER = ("path", "evaluation", "curve")  # tables of before `measured`
 DRAWN = ["draw", "step", "row", "temperature"]  # columns of `measured` that say when and how a row was drawn
-POOL_SIZES = (4, 16, 64)  # of which n best-of-n stands among the policies
 CHOSEN_OF = 16  # of which n it stands beside them at each temperature
 Runs = Mapping[str, Run] | Iterable[Run]  # with names, or named by `named`
 
@@ -55,7 +54,7 @@ def find_runs(where: str, *, without: str | Path = "") -> FoundRuns:
     where there is no run at all.
     """
     runs, unread = {}, []
-    for place in filter(None, map(str.strip, where.split(","))):
+    for place in names_in(where):
         folders = list(_run_folders(place))
         if not folders:
             unread.append(f"{place!r} holds no runs.")
@@ -197,7 +196,8 @@ def read_measured(run: Run, draw: str) -> pd.DataFrame:
     if flaw or (draw == "path" and len(measured) and measured["kl"].isna().all()):
         said = "another version made it, or it is damaged; delete the run or run the stage again"
         raise WorkbenchError(f"{files.shown(path)} holds {flaw or 'no kl'}: {said}.")
-    return _known(measured) if len(measured) else pd.DataFrame(columns=["draw", "step"])
+    known = measured.dropna(axis=1, how="all")  # the draw's own columns
+    return known if len(measured) else pd.DataFrame(columns=["draw", "step"])
 
 
 def readable_runs(folder: str) -> tuple[list[Run], list[str]]:
@@ -213,11 +213,6 @@ def readable_runs(folder: str) -> tuple[list[Run], list[str]]:
     if not kept:
         raise WorkbenchError(" ".join(left_out))
     return kept, left_out
-
-
-def _known(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows without the columns that are empty."""
-    return rows.dropna(axis=1, how="all").reset_index(drop=True) if len(rows) else rows
 
 
 class Evaluation(NamedTuple):
@@ -248,9 +243,10 @@ def _evaluation(folder: Path, when: str, _stamps: tuple) -> Evaluation:
     rows = read_measured(run, "evaluation")
     if rows.empty and run.finished:
         rows = read_measured(run, "path")
-    table = _known(rows[rows["step"] == (0 if when == "before" else rows["step"].max() or math.nan)])
+    table = rows[rows["step"] == (0 if when == "before" else rows["step"].max() or math.nan)]
     if table.empty:
         return Evaluation(table, 0)
+    table = table.dropna(axis=1, how="all").reset_index(drop=True)
     if missing := {"prompt", "completion", "temperature"} - set(table):
         lacks = f"column {', '.join(sorted(missing))}"
         raise WorkbenchError(f"{place_of(run)} has no {lacks}: another version made it.")
@@ -281,14 +277,6 @@ def read_pool(run: Run) -> pd.DataFrame:
     if missing := {"prompt_index", "prompt", "completion", "proxy"} - set(pool):
         raise WorkbenchError(f"{files.shown(run.dir)}/tables/pool.jsonl has no column {', '.join(sorted(missing))}.")
     return pool
-
-
-def best_of_first(pool: pd.DataFrame, sizes: Iterable[int]) -> Iterator[tuple[int, pd.DataFrame]]:
-    """(n, of each prompt the sample with the highest proxy among its first n), for each n of `sizes` that it holds."""
-    known = pool.dropna(subset=["proxy", "completion"])
-    place = known.groupby("prompt_index").cumcount()
-    for n in (n for n in sizes if n <= place.max() + 1):
-        yield n, known.loc[known[place < n].groupby("prompt_index")["proxy"].idxmax()]
 
 
 # --- Means over runs.
@@ -509,29 +497,3 @@ def summaries_over_seeds(runs: Runs) -> pd.DataFrame:
     table = over_runs(frame, by, ["mean"]).rename(columns={"mean_se": "standard_error"})
     table = table.assign(**dict(zip(ends, extremes.T, strict=True))) if len(table) else table
     return table.reindex(columns=["stage", "number", "runs", "mean", "standard_error", "freedom", *ends])
-
-
-def accuracy_by_size(runs: Iterable[Run]) -> pd.DataFrame:
-    """Held-out accuracy of reward models, by `over_runs`; against gold where it is known, else against labels.
-
-    Rows model (the run's name without its seed), start, parameters and policy_parameters (counts of weights), runs,
-    measured_against, accuracy, accuracy_se. Smaller ones first. WorkbenchError where no run has the numbers.
-    """
-    tables = []
-    for run in runs:
-        summary = run.summary()
-        # a run that shows the study is not part of it
-        if "parameters" in summary and has_table(run, "accuracy") and not run.parameters.get("study_runs"):
-            whose = {"run": run.name, "model": experiment_of(run.name), "world": run.unit.world}
-            whose |= {"start": run.parameters["start"]}
-            whose |= {name: summary.get(name) for name in ("parameters", "policy_parameters")}
-            table = run.table("accuracy").query("group == 'all'")
-            tables.append(table[["measured_against", "accuracy", "accuracy_se"]].assign(**whose))
-    if not tables:
-        raise WorkbenchError(
-            "None of these runs holds a reward model's accuracy: give a folder of 05_reward_model runs."
-        )
-    frame = pd.concat(tables)
-    against = "gold" if (frame["measured_against"] == "gold").any() else "labels"
-    table = over_runs(frame[frame["measured_against"] == against], ["model"], ["accuracy"])
-    return table.sort_values(["start", "parameters"], ignore_index=True)

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from workbench import WorkbenchError
 from workbench.analysis.effects import mean_effects
 from workbench.plots.theme import PALETTE, require_columns, spoken, styled
-from workbench.runs import Run
+from workbench.runs import Run, names_in
 from workbench.studies.measurements import by_experiment
 
 
@@ -21,7 +21,7 @@ def read_contrasts(text: str) -> list[tuple[str, str, list[str]]]:
     for line in filter(None, map(str.strip, text.split(";"))):
         pair, _, skills = line.partition(":")
         first, _, second = (name.strip() for name in pair.partition(" - "))
-        names = [name.strip() for name in skills.split(",") if name.strip()]
+        names = names_in(skills)
         if not (first and second and names):
             raise WorkbenchError(f'contrasts holds {line!r}: write "08_dpo - 02_sft: sums, gold; ...".')
         asked.append((first, second, names))

@@ -13,7 +13,7 @@ from plotly.subplots import make_subplots
 
 from workbench import WorkbenchError
 from workbench.analysis.skills import TIERS
-from workbench.plots.marks import colored, half_width, points, share_bar
+from workbench.plots.marks import colored, error_bar, half_width, points
 from workbench.plots.theme import INK, PALETTE, number, require_columns, spoken, styled, transparent
 from workbench.runs import Run, files
 from workbench.studies.measurements import experiment_of, over_runs, start_names
@@ -181,7 +181,7 @@ def plot_shares(
     figure = make_subplots(1, len(names), subplot_titles=names, shared_yaxes=True, horizontal_spacing=0.03)
     for (panel, name), group in rows.groupby([panels, colors], sort=False):
         look = colored(SAID.get(name, each.index(name)), size=10, group=name)
-        shown = {"hover": "%{y}: %{x:.2f}", "bars": {"error_x": share_bar(group, "value")}, "legend": panel == names[0]}
+        shown = {"hover": "%{y}: %{x:.2f}", "bars": {"error_x": error_bar(group, "value")}, "legend": panel == names[0]}
         dots = points(group["value"], group["experiment"].map(_called), name, look, **shown)
         figure.add_trace(dots.update(orientation="h"), 1, names.index(panel) + 1)
     ends = rows[["value", "value_low", "value_high"]].to_numpy()

@@ -18,6 +18,7 @@ from typing import Any
 from datasets import Dataset, concatenate_datasets
 
 from workbench import WorkbenchError
+from workbench.runs import names_in
 from workbench.runs.files import WIDTHLESS
 from workbench.tasks.schemas import SCHEMAS, TIE, checked, kind_of, schema_named
 
@@ -291,7 +292,7 @@ def selected_rows(rows: Dataset, *, count: int, half: int = 0, labelers: str = "
         raise WorkbenchError(f"pairs is {count} and half is {half}: give a whole number from 0, and 0, 1 or 2.")
     kept = range(len(rows)) if half == 0 else range(half - 1, len(rows), 2)
     if labelers:
-        wanted = {name.strip() for name in labelers.split(",")}
+        wanted = set(names_in(labelers))
         names = [str(name) for name in rows["labeler"][:]] if "labeler" in rows.column_names else []
         if missing := wanted - set(names):
             found = ", ".join(sorted(set(names))) or "no column `labeler`"

@@ -8,7 +8,7 @@ from math import inf
 from typing import Any
 
 from workbench import WorkbenchError
-from workbench.runs import Run, parameters_of
+from workbench.runs import Run, names_in, parameters_of
 from workbench.runs.reward_names import is_model, sources_of
 from workbench.tasks import ORIGIN, open_task, task_inputs
 
@@ -50,8 +50,7 @@ class Stage:
         inputs = {role: place["dataset"] for role, place in rows.items() if place}
         if named := {role: given[name] for name, role in SOURCES.items() if given.get(name)}:
             inputs |= self._models.listed_folders(**named)
-        sinks = [name for name in given.get("sinks", "").split(",") if name]
-        return Run.open(given["run_dir"], given, inputs=inputs, sinks=sinks)
+        return Run.open(given["run_dir"], given, inputs=inputs, sinks=names_in(given.get("sinks", "")))
 
     @cached_property
     def _models(self):

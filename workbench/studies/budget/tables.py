@@ -24,10 +24,9 @@ from workbench.analysis.statistics import (
     p_value_over_units,
     student_quantile,
 )
-from workbench.runs import Run
-from workbench.studies.answers import in_order, prompts_in_turn
+from workbench.runs import Run, names_in
+from workbench.studies.answers import best_of_first, in_order, prompts_in_turn
 from workbench.studies.measurements import (
-    best_of_first,
     experiments_named,
     has_table,
     means_by,
@@ -61,7 +60,7 @@ def comparable_runs(runs: Iterable[Run], names: str = "") -> list[Run]:
     """
     found = [run for run in runs if source_of(run)]
     if names:
-        wanted = [name.strip() for name in names.split(",")]
+        wanted = names_in(names)
         known = {unit_of(run)["experiment"] for run in found}
         if set(wanted) - known:
             raise WorkbenchError(f"No runs of {sorted(set(wanted) - known)}: choose from {sorted(known)}.")

@@ -18,6 +18,7 @@ from workbench.studies.measurements import experiment_of, means_by, worlds_of
 NO_CLIP = 100.0  # a cliprange from here on stops nothing
 USUAL_CLIP = 0.2  # Schulman et al. 2017
 VARIED = ["passes", "clip"]
+CALLED = {"none": "no clip", "penalty": "penalty on KL"}  # that of ppo_penalty, in place of a clip
 
 
 def reuse_rows(runs: Mapping[str, Run]) -> pd.DataFrame:
@@ -73,14 +74,19 @@ def _ends(rows: pd.DataFrame) -> pd.DataFrame:
     ).reset_index()
 
 
+def _spoken(clip: str) -> str:
+    return f"clip {clip}" if clip[0].isdigit() else clip
+
+
 def plot_reuse(rows: pd.DataFrame) -> go.Figure:
     """Where training ends and how much is clipped, by clip and passes; below, the runs of each clip."""
     require_columns(rows, [*VARIED, "run", "samples", "seconds", "value", "clip_fraction"], "plot_reuse")
+    rows = rows.replace({"clip": CALLED})
     ends, score = reuse_ends(rows), axis_label(rows["score"].iloc[0])
     clips = sorted(rows["clip"].unique(), key=lambda clip: (not clip[0].isdigit(), clip))
     upper, lower = {"colspan": len(clips)}, [{"colspan": 2}, None] * len(clips)
     specs = [[upper, *[None] * (len(clips) - 1)] * 2, lower, lower]
-    titles = [f"{score} at the end", "tokens outside the clip", *[f"clip {clip}" for clip in clips]]
+    titles = [f"{score} at the end", "tokens outside the clip", *map(_spoken, clips)]
     spaces = {"vertical_spacing": 0.11, "horizontal_spacing": 0.2 / len(clips), "row_heights": [3, 2, 2]}
     figure = make_subplots(3, 2 * len(clips), specs=specs, subplot_titles=titles, **spaces)
     found = dict(zip(sorted(rows["passes"].unique()), looks(rows["passes"].nunique()), strict=True))
@@ -88,17 +94,17 @@ def plot_reuse(rows: pd.DataFrame) -> go.Figure:
         name = "1 pass" if passes == 1 else f"{passes} passes"
         own = ends[ends["passes"] == passes].set_index("clip").reindex(clips).reset_index()
         for column, place in (("value", 1), ("clip_fraction", 1 + len(clips))):
-            shown = {"bars": {"error_y": error_bar(own[[column, f"{column}_low", f"{column}_high"]], column)}}
+            shown = {"bars": {"error_y": error_bar(own, column)}}
             shown |= {"legend": place == 1, "hover": "%{x}: %{y:.3f}<extra>%{fullData.name}</extra>"}
             line = points(own["clip"], own[column], name, {**look, "size": 8, "width": 2, "group": name}, **shown)
             figure.add_trace(line, 1, place)
         for (clip, *_), part in rows[rows["passes"] == passes].groupby(["clip", "run"]):
             faint = {"color": look["color"], "width": 1.5, "group": name}
-            hover = f"{name}, clip {clip}<br>%{{x:.0f}}: %{{y:.2f}}<extra></extra>"
+            hover = f"{name}, {_spoken(clip)}<br>%{{x:.0f}}: %{{y:.2f}}<extra></extra>"
             for row, column in ((2, "samples"), (3, "seconds")):
                 line = points(part[column], part["value"], name, faint, legend=False, hover=hover)
                 figure.add_trace(line, row, 1 + 2 * clips.index(clip))
-    figure.update_xaxes(title="cliprange", type="category", categoryorder="array", categoryarray=clips, row=1)
+    figure.update_xaxes(title="clip (cliprange)", type="category", categoryorder="array", categoryarray=clips, row=1)
     for row, column, name in ((2, "samples", "samples drawn"), (3, "seconds", "CPU seconds")):
         figure.update_xaxes(range=[0, 1.02 * rows[column].max()], nticks=4, row=row).update_yaxes(
             range=[rows["value"].min() - 0.05, rows["value"].max() + 0.05], showticklabels=False, row=row
@@ -107,7 +113,7 @@ def plot_reuse(rows: pd.DataFrame) -> go.Figure:
         figure.update_yaxes(title=score, showticklabels=True, row=row, col=1)
     figure.update_yaxes(tickformat=".0%", row=1, col=1 + len(clips))
     best, most = ends.loc[ends["value"].idxmax()], ends.loc[ends["clip_fraction"].idxmax()]
-    title = f"Highest at the end: clip {best['clip']}, passes {best['passes']}"
+    title = f"Highest at the end: {_spoken(best['clip'])}, passes {best['passes']}"
     title += f"; at most {most['clip_fraction']:.1%} of tokens are outside"
     reading = "Above: means over units, bars 95% over worlds. Below: every run. A line further left needs less of it."
     return styled(figure, title=title, reading=reading, height=900)

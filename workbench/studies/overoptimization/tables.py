@@ -24,6 +24,7 @@ from workbench.studies.measurements import (
     OLDER,
     experiment_of,
     has_table,
+    over_runs,
     read_measured,
     read_pool,
     repetition_of,
@@ -275,6 +276,28 @@ def _label(row: Mapping, main_half: int) -> str:
     words += [f"{row['preset'] or 'same size'} from scratch"] if row["start"] == "scratch" else []
     words += [f"seed {row['repeat']}"] if row["repeat"] else []
     return ", ".join(words)
+
+
+def accuracy_by_size(runs: Iterable[Run]) -> pd.DataFrame:
+    """Held-out accuracy of reward models, by `over_runs`; against gold where it is known, else against labels.
+
+    Rows model (the run's name without its seed), start, parameters and policy_parameters (counts of weights), runs,
+    measured_against, accuracy, accuracy_se. Smaller ones first. WorkbenchError where no run has the numbers.
+    """
+    tables = []
+    for run in (run for run in runs if has_table(run, "accuracy") and not run.parameters.get("study_runs")):
+        about = {"model": experiment_of(run.name), "start": run.parameters["start"], "world": run.unit.world}
+        about |= {name: run.summary().get(name) for name in ("parameters", "policy_parameters")}
+        table = run.table("accuracy").query("group == 'all'")
+        tables.append(table[["measured_against", "accuracy", "accuracy_se"]].assign(**about))
+    rows = pd.concat(tables).dropna(subset="parameters") if tables else []
+    if not len(rows):
+        raise WorkbenchError(
+            "None of these runs holds a reward model's accuracy: give a folder of 05_reward_model runs."
+        )
+    against = "gold" if (rows["measured_against"] == "gold").any() else "labels"
+    table = over_runs(rows[rows["measured_against"] == against], ["model"], ["accuracy"])
+    return table.sort_values(["start", "parameters"], ignore_index=True)
 
 
 def main_reward_model(pushes: pd.DataFrame, models: pd.DataFrame) -> str:
