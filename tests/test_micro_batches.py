@@ -1,16 +1,25 @@
 """An update made in parts is the update made at once, in what it learns and in what it reports, to fp32's rounding."""
 
+import copy
 import math
 from types import SimpleNamespace
 
 import pytest
 import torch
 from policy_gradient_cases import colourful, prompts_with, texts_for_pretraining, trainer_for
-from tiny_models import EOS, tiny_model, word_tokenizer
+from tiny_models import EOS, FAMILIES, PAD, tiny_model, word_tokenizer
 from transformers import AutoModelForSequenceClassification
 
 from workbench import WorkbenchError
-from workbench.models.packing import collate_demonstrations, collate_packed, pack_documents, token_lengths
+from workbench.models.computing import compute_twice
+from workbench.models.load import without_dropout
+from workbench.models.packing import (
+    collate_demonstrations,
+    collate_packed,
+    pack_documents,
+    target_losses,
+    token_lengths,
+)
 from workbench.records import (
     CompletionExample,
     LabelledExample,
@@ -167,6 +176,57 @@ def test_an_update_in_parts_is_the_update_at_once(name, monkeypatch):
     parts = taken(CASES[name], monkeypatch, micro_batch_tokens=FEW)
     assert parts[2] > at_once[2]
     assert_same_update(parts, at_once)
+
+
+CHECKPOINTED = ["demonstrations", "soft", "loss dpo", "raft with a price", "ilql", "policy ppo", "policy nlpo"]
+
+
+@pytest.mark.parametrize("name", CHECKPOINTED)
+def test_layers_that_are_computed_twice_learn_the_same(name, monkeypatch):
+    at_once = taken(CASES[name], monkeypatch)
+    twice = taken(CASES[name], monkeypatch, checkpoint_activations=True)
+    assert_same_update(twice, at_once)
+    both = taken(CASES[name], monkeypatch, checkpoint_activations=True, micro_batch_tokens=FEW)
+    assert_same_update(both, at_once)
+
+
+def kept_bytes(model, batch) -> int:
+    """Of all that the graph of a loss holds for its backward pass, weights left out."""
+    kept, weights = {}, {each.untyped_storage().data_ptr() for each in model.parameters()}
+
+    def note(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        loss = target_losses(model, batch).sum()
+    loss.backward()
+    return sum(size for place, size in kept.items() if place not in weights)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layers_that_are_computed_twice_keep_a_fraction(family):
+    model = tiny_model(family, layers=6)
+    batch = collate_demonstrations(DEMONSTRATIONS, PAD)
+    whole = kept_bytes(without_dropout(model), batch)
+    compute_twice(model)
+    assert kept_bytes(model, batch) < 0.4 * whole
+
+
+def test_a_copy_of_a_model_computes_its_own_layers_twice():
+    model = tiny_model()
+    compute_twice(model)
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.zero_()
+    batch = collate_demonstrations(DEMONSTRATIONS, PAD)
+    assert torch.equal(target_losses(copied, batch), target_losses(tiny_model(), batch))
+
+
+def test_a_model_of_other_parts_is_not_computed_twice():
+    with pytest.raises(WorkbenchError, match="Linear does not say what its layers are, so checkpoint_activations"):
+        compute_twice(torch.nn.Linear(2, 2))
 
 
 def test_parts_hold_every_item_once_and_no_more_tokens_than_were_asked_for():

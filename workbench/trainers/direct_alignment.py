@@ -124,6 +124,7 @@ class DirectAlignmentConfig:
     epochs: int = 1  # passes over the examples
     batch_size: int = 64  # examples per step
     micro_batch_tokens: int = 0  # at most so many, padded, go through a model at a time; 0: the whole batch
+    checkpoint_activations: bool = False  # compute layers twice instead of keeping what they made: less memory
     learning_rate: float | None = None  # peak, at width 64; 5e-7 .. 5e-6 for large pretrained models
     warmup_steps: int = 10  # steps of linear warm-up; then a cosine down to 10%
     max_grad_norm: float = 1.0  # gradients are clipped to this norm

@@ -31,6 +31,7 @@ class IlqlConfig:
     epochs: int = 2  # passes over the examples
     batch_size: int = 64  # completions per step
     micro_batch_tokens: int = 0  # at most so many, padded, go through a model at a time; 0: the whole batch
+    checkpoint_activations: bool = False  # compute layers twice instead of keeping what they made: less memory
     learning_rate: float = 1e-3  # peak, at width 64; 1e-5 .. 1e-4 for large pretrained models
     warmup_steps: int = 10  # steps of linear warm-up; then a cosine down to 10%
     max_grad_norm: float = 1.0  # gradients are clipped to this norm

@@ -91,6 +91,7 @@ class ImitationConfig:
     updates_per_step: int = 4  # optimiser steps in a round
     batch_size: int = 64  # completions per optimiser step
     micro_batch_tokens: int = 0  # at most so many, padded, go through a model at a time; 0: the whole batch
+    checkpoint_activations: bool = False  # compute layers twice instead of keeping what they made: less memory
     learning_rate: float = 1e-3  # peak, at width 64; 1e-6 .. 1e-5 for large pretrained models
     kl_coef: float = 0.0  # price of one nat of exact KL from the reference per token; Lu et al. 2022 take .05
     temperature: float = 1.0  # of sampling; what is kept is learned at temperature 1, as in SFT

@@ -29,6 +29,7 @@ class LanguageModelConfig:
     steps: int  # optimiser steps
     batch_size: int = 64  # rows per step
     micro_batch_tokens: int = 0  # at most so many, padded, go through a model at a time; 0: the whole batch
+    checkpoint_activations: bool = False  # compute layers twice instead of keeping what they made: less memory
     learning_rate: float = 1e-3  # peak; 5e-3 from nothing at width 64, 1e-5 .. 1e-4 for large pretrained models
     warmup_steps: int = 10  # steps of linear warm-up; then a cosine down to 10%
     weight_decay: float = 0.0  # on matrices only

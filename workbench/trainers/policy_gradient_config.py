@@ -23,6 +23,7 @@ class PolicyGradientConfig:
     steps: int = 100  # rounds of sampling and learning
     batch_size: int = 64  # completions per step
     micro_batch_tokens: int = 0  # at most so many, padded, go through a model at a time; 0: the whole mini-batch
+    checkpoint_activations: bool = False  # compute layers twice instead of keeping what they made: less memory
     num_generations: int | None = None  # completions per prompt
     rival_mixture: float | None = None  # compete with policy^(1-b) reference^b, this b; else the reward itself counts
     learning_rate: float | None = None  # of the policy at first, at width 64, falling to 0; 1e-6 for large models

@@ -96,6 +96,7 @@ class RewardModelConfig:
     epochs: int = 2  # passes over the examples; more than two overfit (Stiennon et al. 2020 take one)
     batch_size: int = 64  # examples per step: comparisons, rankings or completions
     micro_batch_tokens: int = 0  # at most so many, padded, go through a model at a time; 0: the whole batch
+    checkpoint_activations: bool = False  # compute layers twice instead of keeping what they made: less memory
     learning_rate: float = 5e-4  # peak, at width 64; 1e-6 .. 1e-5 for large pretrained models
     warmup_steps: int = 10  # steps of linear warm-up; then a cosine down to 10%
     weight_decay: float = 0.01  # on matrices only
