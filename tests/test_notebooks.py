@@ -3,8 +3,10 @@
 import ast
 import io
 import json
+import re
 import subprocess
 import tokenize
+from dataclasses import fields
 from pathlib import Path
 
 import nbformat
@@ -24,6 +26,7 @@ from workbench.trainers import (
     direct_alignment,
     evaluation,
     imitation,
+    language_model,
     policy_gradient_config,
     reward_model,
 )
@@ -110,6 +113,24 @@ def test_the_first_cell_asks_the_question(notebook):
 def test_the_list_says_how_long_each_notebook_takes(path, notebook):
     assert read_notebook(path).minutes in notebook.cells[0].source.replace("*", "").replace("`", "").splitlines()
     assert read_notebook(path).minutes.startswith(("About", "Less than", "A few seconds"))
+
+
+CONFIGS = (policy_gradient_config.PolicyGradientConfig, language_model.LanguageModelConfig, imitation.ImitationConfig)
+CONFIGS += (reward_model.RewardModelConfig, direct_alignment.DirectAlignmentConfig)
+CHECKED = {each.name for config in CONFIGS for each in fields(config)}
+CHECKED |= {"max_prompt_length", "evaluation_prompts", "training_prompts", "measured_prompts"}  # by sampling, the task
+CHECKED |= {"documents", "demonstrations", "held_out_prompts", "row_length", "context"}  # by the task, or the model
+CHECKED |= {"rounds", "pairs", "steps_per_round", "completions_per_prompt", "label_steps", "choices", "texts"}
+
+
+def test_a_count_of_nothing_is_refused_at_the_start_or_by_what_takes_it(path, notebook):
+    """A new parameter that counts is checked where the notebook opens its stage, or named here."""
+    source = "\n".join(cell.source for cell in code_cells(notebook))
+    named = re.findall(r'counts ?= ?"([\w ]+)"', source)
+    counts = {name for each in named for name in each.split()}
+    asked = {name for name, value in read_notebook(path).defaults.items() if type(value) is int and value > 0}
+    assert not asked - counts - CHECKED
+    assert counts <= asked  # no count is open by default
 
 
 def test_lists_with_commas_are_read_by_what_strips_their_blanks(notebook):

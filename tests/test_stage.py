@@ -53,6 +53,14 @@ def test_nothing_is_opened_before_it_is_asked_for(parameters, tmp_path):
     assert stage.run.dir == tmp_path / "run" and (tmp_path / "run" / "run.json").exists()
 
 
+def test_a_count_below_one_is_refused_by_its_name_before_a_folder_is_made(parameters, tmp_path):
+    for value in (0, -1):
+        given = {**parameters, "steps": value, "__annotations__": dict.fromkeys(parameters)}
+        with pytest.raises(WorkbenchError, match=f"^steps is {value}: give at least 1"):
+            open_stage(given, counts="max_prompt_length steps").run  # noqa: B018
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_run_records_the_parameters_and_depends_on_the_local_models_alone(parameters, tmp_path):
     stage_of(parameters).run  # noqa: B018
     record = json.loads((tmp_path / "run" / "run.json").read_text())
@@ -96,13 +104,8 @@ OPEN[PolicyGradientConfig] |= {"penalty_target", "resampling_rounds", "kl_in", "
 @pytest.mark.parametrize("config", [PolicyGradientConfig, LanguageModelConfig, RewardModelConfig])
 def test_only_what_a_notebook_leaves_open_may_be_minus_one(config):
     accepted, needed = set(), {} if config is not LanguageModelConfig else {"steps": 3}
-    for name in {field.name for field in fields(config)} - {
-        "seed",
-        "warmup_steps",
-        "whiten_rewards",
-        "algorithm",
-        "objective",
-    }:
+    plain = {field.name for field in fields(config) if isinstance(field.default, bool | str)}
+    for name in {field.name for field in fields(config)} - plain - {"seed", "warmup_steps"}:
         try:
             config(**needed | stage_of({name: -1}).settings(config))
             accepted.add(name)

@@ -21,12 +21,17 @@ OPEN = ("", -1)  # what leaves a setting to the configuration, where that knows 
 Value = str | int | float | bool
 
 
-def open_stage(namespace: Mapping) -> "Stage":
+def open_stage(namespace: Mapping, *, counts: str = "") -> "Stage":
     """The stage of a notebook, from its parameters: `namespace` is its `globals()`. Nothing is opened before its use.
 
-    What the parameters do not name is not there: a stage without `model` has no policy.
+    What the parameters do not name is not there: a stage without `model` has no policy. WorkbenchError where one of
+    `counts`, names of parameters, is below 1: only what a configuration or the task checks itself is not among them.
     """
-    return Stage(parameters_of(namespace))
+    parameters = parameters_of(namespace)
+    for name in counts.split():
+        if parameters[name] < 1:
+            raise WorkbenchError(f"{name} is {parameters[name]}: give at least 1.")
+    return Stage(parameters)
 
 
 class Stage:
