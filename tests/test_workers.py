@@ -22,7 +22,7 @@ def job(folder: Path, *code: str) -> dict:
     notebook = folder.with_suffix(".ipynb")
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in code]), notebook)
     names = {"name": folder.name, "notebook": str(notebook), "folder": str(folder), "imports": imported_by(code)}
-    job = {"parameters": {}, "defaults": {}, "threads": 1}
+    job = {"parameters": {}, "defaults": {}, "threads": 1, "processes": 1}
     return {**names, **job, "metadata": {"key": "k", "stage": folder.name}}
 
 

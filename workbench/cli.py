@@ -36,6 +36,7 @@ RUN_EXAMPLES = """examples:
   workbench run tour -p 06_policy_gradient.kl_coef=0.3 --out runs/high_kl
   workbench run 06 -p steps=50 --out runs/short    by number
   workbench run my/own.ipynb
+  workbench run 06 -p model=my/model -p device=cuda --processes 4 --out runs/mine    four GPUs
 
 Values: default < recipe < preset < -p. Finished stages are skipped, a stopped one continues. Whatever OMP_NUM_THREADS
 says, a run computes with one thread or the `threads` of its stage, with four after WORKBENCH_THREADS=4: other work."""
@@ -112,6 +113,8 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--out", default="", metavar="DIR", help="folder for results, from the repository root")
         command.add_argument("--preset", default="", help="smoke (a check in minutes) or laptop (the defaults)")
         command.add_argument("--jobs", type=int, default=0, metavar="N", help="stages to run side by side here")
+    together = "processes that share the work of a notebook; a recipe says so for each stage"
+    run.add_argument("--processes", type=int, default=1, metavar="N", help=together)
     where = "local (this machine) or dask://HOST:PORT (a Dask scheduler)"
     sweep.add_argument("--executor", default="local", metavar="WHERE", help=where)
     sweep.add_argument("--retries", type=int, default=0, metavar="N", help="times to try a failed stage again")
@@ -144,8 +147,14 @@ def run_command(options: argparse.Namespace) -> int:
 def read_plan(options: argparse.Namespace) -> Plan:
     """Plan of the notebook or recipe that was named."""
     path = find(options.target, recipe_paths())
-    read = plan_notebook if path.suffix == ".ipynb" else plan_recipe
-    return read(path, assignments=options.p, out=options.out, preset_name=options.preset)
+    given = {"assignments": options.p, "out": options.out, "preset_name": options.preset}
+    if options.processes < 1:
+        raise WorkbenchError(f"--processes is {options.processes}: give a whole number of at least 1.")
+    if path.suffix == ".ipynb":
+        return plan_notebook(path, **given, processes=options.processes)
+    if options.processes > 1:
+        raise WorkbenchError(f"--processes is for one notebook: write processes into the stages of {shown(path)}.")
+    return plan_recipe(path, **given)
 
 
 def with_jobs(plan: Plan, jobs: int) -> Plan:

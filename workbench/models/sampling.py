@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from workbench import WorkbenchError
+from workbench.models import ranks
 from workbench.models.chat_templates import end_ids, turn_of
 from workbench.models.decoding import decoder_of
 from workbench.models.load import model_context
@@ -101,10 +102,13 @@ def _sample(
     uniforms = torch.zeros(max_completion_length, count)
     if temperature > 0:
         uniforms = torch.rand(max_completion_length, count, generator=generator)
-    batches, parts = batches_by_length([len(prompt) for prompt in prompt_ids], batch_size), []
-    for index in batches:
+    batches = batches_by_length([len(prompt) for prompt in prompt_ids], min(batch_size, -(-count // ranks.size())))
+
+    def draw(index: list[int]) -> tuple[Tensor, ...]:
         chosen = [prompt_ids[row] for row in index], uniforms[:, index].to(device), temperature
-        parts.append(_sample_batch(model, decoder(model, steps=max_completion_length), *chosen))
+        return _sample_batch(model, decoder(model, steps=max_completion_length), *chosen)
+
+    parts = ranks.spread(batches, draw)
     back = torch.tensor([row for rows in batches for row in rows]).argsort().to(device)
     tokens, completion_mask, logprobs, allowed = (torch.cat(columns)[back] for columns in zip(*parts, strict=True))
     ends = torch.isin(tokens, eos_token_ids(model).to(device)) & completion_mask

@@ -53,7 +53,8 @@ def main() -> int:
     """Execute the job on stdin; the exit code."""
     stop = Stop()
     job = json.loads(sys.stdin.readline())
-    os.environ |= thread_settings(job["threads"]) | {"WORKBENCH_THREADS": str(job["threads"])}  # for the kernel
+    chosen = job.get("environment", {}) | {"WORKBENCH_THREADS": job["threads"]}
+    os.environ |= thread_settings(job["threads"]) | {name: str(value) for name, value in chosen.items()}  # the kernel's
     threading.Thread(target=stop_with_parent, daemon=True).start()
     folder = files.resolve(job["folder"])
     try:

@@ -27,7 +27,8 @@ from workbench.runs.files import file_and_function, refuse_everything, repositor
 from workbench.runs.reward_names import KINDS, OF_WORLD, PARAMETERS, read_rewards, require_reward, sources_of
 
 RECIPE_KEYS = ("name", "title", "out", "jobs", "report", "each", "presets", "stages")
-STAGE_KEYS = ("name", "notebook", "parameters", "each", "threads")
+COUNTS = ("threads", "processes")
+STAGE_KEYS = ("name", "notebook", "parameters", "each", "threads", "processes")
 
 
 def read_recipe(path: Path, preset_name: str = "") -> dict:
@@ -143,10 +144,11 @@ def checked_stage(stage: object, owner: str) -> dict:
             f"Stage {stage['name']} of {owner} needs `name: value` parameters without run_dir: "
             "that is always the recipe's folder and the stage's name."
         )
-    if type(threads := stage.get("threads", 1)) is not int or not 1 <= threads <= 9999:
-        raise WorkbenchError(
-            f"Stage {stage['name']} of {owner} has threads {threads!r}: give a whole number, 1 to 9999."
-        )
+    for name in COUNTS:
+        if type(count := stage.get(name, 1)) is not int or not 1 <= count <= 9999:
+            raise WorkbenchError(
+                f"Stage {stage['name']} of {owner} has {name} {count!r}: give a whole number, 1 to 9999."
+            )
     return stage
 
 
@@ -180,6 +182,7 @@ class Entry:
     notebook: Notebook
     given: dict[str, Value]  # parameters that were set by recipe, preset or command line
     threads: int = 1  # that it begins with: WORKBENCH_THREADS has the last word
+    processes: int = 1  # that share its work, each with as many threads
 
     @property
     def values(self) -> dict[str, Value]:
@@ -208,7 +211,7 @@ class Plan:
     shown: tuple[str, ...] = ()  # stages that it shows, all where it is empty
 
 
-def plan_notebook(path: Path, *, assignments: list[str], out: str, preset_name: str) -> Plan:
+def plan_notebook(path: Path, *, assignments: list[str], out: str, preset_name: str, processes: int = 1) -> Plan:
     """Plan of one notebook: default < preset < -p; `out` "" leaves the notebook's own run_dir."""
     entry = notebook_entry(path, preset_name)
     notebook, given = entry.notebook, entry.given
@@ -218,7 +221,8 @@ def plan_notebook(path: Path, *, assignments: list[str], out: str, preset_name: 
     folder = resolve(out or (notebook.defaults | given).get("run_dir", f"runs/{notebook.name}"))
     check_folder(folder)
     inputs = input_paths(notebook.defaults | given, folder)
-    stage = Stage(name=notebook.name, notebook=notebook, folder=folder, given=given, inputs=inputs, needs=())
+    placed = {"folder": folder, "given": given, "inputs": inputs, "needs": (), "processes": processes}
+    stage = Stage(name=notebook.name, notebook=notebook, **placed)
     return Plan(name=notebook.name, folder=folder, stages=(stage,), jobs=1, report=False)
 
 
@@ -256,7 +260,8 @@ def recipe_entries(recipe: dict, path: Path, preset_name: str) -> list[Entry]:
         notebook = read(find_notebook(stage["notebook"], path))
         given = checked(notebook, stage.get("parameters") or {}, f"stage {stage['name']} of {path.name}")
         given |= checked(notebook, chosen.get(notebook.name, {}), f"preset {preset_name}")
-        entries.append(Entry(name=stage["name"], notebook=notebook, given=given, threads=stage.get("threads", 1)))
+        counts = {name: stage.get(name, 1) for name in COUNTS}
+        entries.append(Entry(name=stage["name"], notebook=notebook, given=given, **counts))
     return entries
 
 
@@ -331,8 +336,8 @@ def placed_stage(entry: Entry, given: dict[str, Value], *, out: str, names: list
     inputs = input_paths(replace_out(notebook.defaults | given, str(root)), root / name)
     needs = needed_stages(name, inputs, out=root, names=names)
     given = replace_out(given, out)
-    made = {"given": given, "threads": entry.threads, "inputs": inputs, "needs": needs}
-    return Stage(name=name, notebook=notebook, folder=root / name, **made)
+    changed = {"given": given, "folder": root / name, "inputs": inputs, "needs": needs}
+    return Stage(**vars(entry) | changed)
 
 
 def replace_out(given: dict[str, Value], out: str) -> dict[str, Value]:

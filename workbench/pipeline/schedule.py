@@ -6,6 +6,7 @@ A `Ledger` keeps in sweep.json what becomes of each run of a sweep as it happens
 import glob
 import hashlib
 import json
+import os
 import signal
 import sys
 import threading
@@ -54,6 +55,18 @@ def refuse_what_can_not_run(plan: Plan) -> None:
         defaults = stage.notebook.defaults
         refuse_other_parameters(stage.folder, stage.values, defaults=defaults, threads=threads_of(stage))
         refuse_missing_inputs(stage)
+        refuse_too_many_processes(stage)
+
+
+def refuse_too_many_processes(stage: Stage) -> None:
+    """WorkbenchError where a stage asks for more processes than this machine has cores, or has nothing to share."""
+    asked, cores = stage.processes, os.cpu_count() or 1
+    if asked > cores:
+        raise WorkbenchError(
+            f"{stage.name} asks for {asked} processes and this machine has {cores} cores: ask for less."
+        )
+    if asked > 1 and "run_dir" not in stage.notebook.parameters:
+        raise WorkbenchError(f"{stage.name} asks for {asked} processes and trains nothing: leave processes out.")
 
 
 def threads_of(stage: Stage) -> int:
@@ -154,6 +167,7 @@ def job(stage: Stage, key: str) -> dict:
         "parameters": stage.given,
         "defaults": notebook.defaults,
         "threads": threads_of(stage),  # decided here, not where it runs
+        "processes": stage.processes,
         "metadata": {"key": key, "execution": uuid.uuid4().hex, "notebook": notebook.name, "stage": stage.name},
     }
 

@@ -198,7 +198,7 @@ def varied(axes: list[Axis], entries: list[Entry], points: list[Mapping[str, Val
             if folder not in stages:
                 given = entry.given | {axis.parameter: point[axis.name] for axis in axes_of}
                 moved = {key: with_folders(value, at) for key, value in given.items()}
-                variant = Entry(name=folder, notebook=entry.notebook, given=moved, threads=entry.threads)
+                variant = replace(entry, name=folder, given=moved)
                 stages[folder] = placed_stage(variant, {}, out=out, names=[*stages, folder])
     once = [f"{name}: the same work as {title}, run once" for name, title in titles.items() if name != title]
     return Varied(stages, runs, folders, [*left_out.values(), *once])

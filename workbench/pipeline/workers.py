@@ -20,6 +20,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+from workbench.pipeline.ranks import run_ranks
 from workbench.runs.record import thread_settings
 
 SECONDS_TO_STOP = 60  # then what still runs is killed
@@ -86,7 +87,13 @@ class Processes:
         self._starting = threading.Lock()
 
     def run_process(self, job: dict, pass_on: Callable[[str], None]) -> tuple[int, str]:
-        """Run a stage in its own process, passing on what it prints; exit code and the sentence for a failure."""
+        """Run a stage in its own process or processes, passing on what it prints; exit code, sentence for a failure."""
+        if job["processes"] == 1:
+            return self.run_one(job, pass_on)
+        return run_ranks(job, pass_on, run=self.run_one, stop=self.stop_one)
+
+    def run_one(self, job: dict, pass_on: Callable[[str], None]) -> tuple[int, str]:
+        """The same in one process."""
         with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
             process = self.fork(job["imports"], errors) if is_possible() else self.start(errors)
             self.running[job["name"]] = process
@@ -148,7 +155,12 @@ class Processes:
     def stop(self) -> None:
         """Interrupt every stage that runs, and kill those that do not end in time."""
         self.stopped = True
-        for process in list(self.running.values()):  # others may begin meanwhile
+        for name in list(self.running):  # others may begin meanwhile
+            self.stop_one(name)
+
+    def stop_one(self, name: str) -> None:
+        """The same for one of them, if it runs."""
+        if process := self.running.get(name):
             interrupt(process)
 
 

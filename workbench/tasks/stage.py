@@ -1,5 +1,6 @@
 """The first cell of a notebook, from its parameters alone: run, task, tokenizer, policy, reference, rewards, limits."""
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -31,6 +32,10 @@ def open_stage(namespace: Mapping, *, counts: str = "") -> "Stage":
     for name in counts.split():
         if parameters[name] < 1:
             raise WorkbenchError(f"{name} is {parameters[name]}: give at least 1.")
+    if "WORLD_SIZE" in os.environ:
+        from workbench.models import ranks
+
+        ranks.meet(parameters.get("device", "cpu"))
     return Stage(parameters)
 
 
@@ -55,7 +60,8 @@ class Stage:
         inputs = {role: place["dataset"] for role, place in rows.items() if place}
         if named := {role: given[name] for name, role in SOURCES.items() if given.get(name)}:
             inputs |= self._models.listed_folders(**named)
-        return Run.open(given["run_dir"], given, inputs=inputs, sinks=names_in(given.get("sinks", "")))
+        first = os.environ.get("RANK", "0") == "0"  # of processes that share the work
+        return Run.open(given["run_dir"], given, inputs=inputs, sinks=names_in(given.get("sinks", "")) if first else [])
 
     @cached_property
     def _models(self):

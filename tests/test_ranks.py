@@ -1,0 +1,82 @@
+"""One notebook in several processes: what each sees, what is left, and what becomes of all where one of them ends."""
+
+import time
+
+import nbformat
+import pytest
+
+from workbench import BAD_INPUT, DONE, FAILED
+from workbench.pipeline.workers import Processes, imported_by
+from workbench.runs import files
+
+CELLS = "import os, json\nfrom pathlib import Path\nrank = int(os.environ['RANK'])\nfolder = Path(run_dir)"
+
+
+@pytest.fixture(scope="module")
+def processes():
+    processes = Processes()
+    yield processes
+    processes.close()
+
+
+@pytest.fixture
+def run(processes, tmp_path):
+    """Runs cells with two processes in `tmp_path`/run: exit code, last words, lines of rank 0 and of rank 1."""
+
+    def run(*cells: str) -> tuple[int, str, list[str], list[str]]:
+        path, code, lines = tmp_path / "a.ipynb", (CELLS, *cells), []
+        sources = [nbformat.v4.new_code_cell('run_dir: str = ""', metadata={"tags": ["parameters"]})]
+        sources += [nbformat.v4.new_code_cell(cell) for cell in code]
+        nbformat.write(nbformat.v4.new_notebook(cells=sources), path)
+        folder = tmp_path / "run"
+        folder.mkdir(exist_ok=True)
+        job = {"name": "a", "notebook": str(path), "folder": str(folder), "imports": imported_by(code), "defaults": {}}
+        job |= {"parameters": {"run_dir": str(folder)}, "threads": 1, "processes": 2, "metadata": {"key": "k"}}
+        ended = processes.run_process(job, lines.append)
+        assert not (folder / ".ranks").exists() and not processes.running
+        return *ended, lines, (folder / "rank1.log").read_text().splitlines()
+
+    return run
+
+
+def test_ranks_begin_with_what_the_first_holds_and_only_it_is_kept(run, tmp_path):
+    files.write_text(tmp_path / "run" / "metrics.jsonl", '{"step": 1}\n')
+    files.write_text(tmp_path / "run" / "checkpoint" / "train.pt", "state")
+    append = "with open(folder / 'metrics.jsonl', 'a') as file: file.write(f'{rank}\\n')"
+    replace = "(folder / 'new').write_text(f'{rank}'); (folder / 'new').replace(folder / 'checkpoint' / 'train.pt')"
+    code, _, first, second = run("print((folder / 'checkpoint' / 'train.pt').read_text(), rank)", append, replace)
+    assert code == DONE and (first, second) == (["state 0"], ["state 1"])
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == '{"step": 1}\n0\n'
+    assert (tmp_path / "run" / "checkpoint" / "train.pt").read_text() == "0"
+    assert (tmp_path / "run" / "notebook.ipynb").is_file()
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "said"),
+    [
+        ("from workbench import WorkbenchError\nif rank: raise WorkbenchError('No.')", BAD_INPUT, "No."),
+        ("if rank: os.kill(os.getpid(), 9)", FAILED, "its kernel ended"),
+    ],
+)
+def test_where_one_rank_ends_all_stop_and_the_sentence_names_it(run, ending, code, said):
+    began = time.monotonic()
+    found, sentence, *_ = run(ending, "import time\ntime.sleep(50)")
+    assert found == code and said in sentence and "(rank 1 of 2, see " in sentence and "rank1.log)" in sentence
+    assert time.monotonic() - began < 30
+
+
+def test_where_the_first_rank_is_killed_the_others_stop(run):
+    found, sentence, *_ = run("if not rank: os.kill(os.getpid(), 9)", "import time\ntime.sleep(50)")
+    assert found == FAILED and "its kernel ended" in sentence and "(rank" not in sentence
+
+
+def test_work_is_shared_and_what_came_out_is_known_to_all(run):
+    code, _, *said = run(
+        "import torch\nfrom workbench.models import ranks\nranks.meet('cpu')",
+        "print(ranks.spread([3, 4, 5], lambda part: (rank, part, torch.tensor([part]))))",
+        "sums = [torch.full((2, 2), rank + 1.0), torch.tensor(10.0**rank)]",
+        "ranks.BUCKET = 4\nranks.add_up(sums)\nprint(sums)",
+    )
+    assert code == DONE and said[0] == said[1]
+    assert said[0][0] == "[(0, 3, tensor([3])), (1, 4, tensor([4])), (0, 5, tensor([5]))]"
+    assert "".join(said[0][1:]).replace(" ", "") == "[tensor([[3.,3.],[3.,3.]]),tensor(11.)]"
