@@ -50,7 +50,10 @@ def descent(model, *, schedule=cosine_schedule, eps=1e-8, **changes) -> Descent:
 
 
 def take_step(descent: Descent, *, scale: float = 1.0, step: int = 1) -> float:
-    return descent.step([(scale * descent.model(BATCH.inputs).square().mean(), BATCH)], trainer_step=step)[1]
+    def share(part):
+        return scale * descent.model(part.inputs).square().mean(), part, None
+
+    return descent.step([BATCH], share, trainer_step=step)[1]
 
 
 def test_a_step_is_adamw_after_clipping_at_the_scheduled_rate():
@@ -121,7 +124,8 @@ def test_a_loss_that_is_not_finite_moves_nothing_and_brings_its_batch(scale, off
     model = small_model()
     before, ours = copy.deepcopy(model.state_dict()), descent(model)
     with pytest.raises(NonFiniteLoss, match="step 17") as caught:  # also where its gradient would be finite
-        ours.step([(scale * model(BATCH.inputs).square().mean() + offset, BATCH)], trainer_step=17)
+        loss = scale * model(BATCH.inputs).square().mean() + offset
+        ours.step([BATCH], lambda part: (loss, part, None), trainer_step=17)
     assert caught.value.step == 17 and torch.equal(caught.value.batch["inputs"], BATCH.inputs)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert ours.done == 0
@@ -132,7 +136,7 @@ def test_a_gradient_that_is_not_finite_moves_nothing_and_leaves_nothing_behind()
     ours, theirs = descent(model), descent(twin)
     root = model(BATCH.inputs - BATCH.inputs).sum() * 0 + (model[0].weight * 0).sum().sqrt()  # 0, its slope infinite
     with pytest.raises(NonFiniteLoss, match="step 3"):
-        ours.step([(root, BATCH)], trainer_step=3)
+        ours.step([BATCH], lambda part: (root, part, None), trainer_step=3)
     for one in (ours, theirs):
         take_step(one)
     for mine, other in zip(model.parameters(), twin.parameters(), strict=True):

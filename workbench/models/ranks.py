@@ -4,8 +4,9 @@ Every process knows everything: the batch, the weights, what came out. Only the 
 time, and what each has made is given to all. So two processes do what one does, but for the order of some sums.
 """
 
+import itertools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import cache
 from typing import TypeVar
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, distributed
 
 from workbench import WorkbenchError
+from workbench.records import scores_of
 
 PATIENCE = timedelta(hours=6)  # for what only one of them does, such as writing a large model
 BUCKET = 2**24  # elements that are summed at a time
@@ -47,12 +49,38 @@ def meet(device: str) -> None:
     PartialState(cpu=device == "cpu", timeout=PATIENCE)
 
 
-def spread(parts: Sequence[Part], do: Callable[[Part], Result]) -> list[Result]:
+def shared(parts: Sequence[Part], do: Callable[[Part], Result]) -> list[Result]:
     """`do(part)` of every part, in order: each is done by one process and known to all.
 
     Results are tensors, numbers or text, also in tuples, lists and dicts; tensors carry no gradient.
     """
     return gathered([do(part) for part in own(parts)], len(parts))
+
+
+def by_rows(do: Callable[[slice], Tensor], count: int, *, group_size: int = 1) -> Tensor:
+    """`do(rows)` of all `count` rows, (count, ...): as many at a time as there are processes, groups stay whole."""
+    return torch.cat(shared(row_shares(count, group_size), do))
+
+
+def shared_scores(
+    rewards: Mapping[str, Callable], texts: tuple[list, list], columns: Mapping
+) -> dict[str, list[float]]:
+    """`scores_of` these rewards, every completion judged by one process: a judge may cost money."""
+
+    def some(rows: slice) -> dict[str, list[float]]:
+        its = {name: values[rows] for name, values in columns.items()}
+        return scores_of(rewards, (texts[0][rows], texts[1][rows]), its)
+
+    parts = shared(row_shares(len(texts[0])), some)
+    return {name: [score for part in parts for score in part[name]] for name in parts[0]}
+
+
+def row_shares(count: int, group_size: int = 1) -> list[slice]:
+    """All rows, a share for each process."""
+    if size() == 1:
+        return [slice(None)]
+    ends = [group_size * (count // group_size * part // size()) for part in range(size() + 1)]
+    return [slice(*share) for share in itertools.pairwise(ends) if share[0] < share[1]]
 
 
 def own(parts: Sequence[Part]) -> Sequence[Part]:

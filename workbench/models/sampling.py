@@ -108,7 +108,7 @@ def _sample(
         chosen = [prompt_ids[row] for row in index], uniforms[:, index].to(device), temperature
         return _sample_batch(model, decoder(model, steps=max_completion_length), *chosen)
 
-    parts = ranks.spread(batches, draw)
+    parts = ranks.shared(batches, draw)
     back = torch.tensor([row for rows in batches for row in rows]).argsort().to(device)
     tokens, completion_mask, logprobs, allowed = (torch.cat(columns)[back] for columns in zip(*parts, strict=True))
     ends = torch.isin(tokens, eos_token_ids(model).to(device)) & completion_mask

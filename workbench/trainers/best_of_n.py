@@ -7,9 +7,10 @@ from typing import Any
 import torch
 
 from workbench import WorkbenchError
+from workbench.models import ranks
 from workbench.models.load import without_dropout
 from workbench.models.sampling import reward_arguments, sample
-from workbench.records import PromptExample, known_mean, scores_of
+from workbench.records import PromptExample, known_mean
 from workbench.trainers.descent import Stateful, require_positive
 
 
@@ -87,7 +88,7 @@ class BestOfNTrainer(Stateful):
             generator=self.generator,
         )
         arguments, columns = reward_arguments(self.tokenizer, examples, sampled)
-        scored = scores_of(self.rewards, arguments, columns)
+        scored = ranks.shared_scores(self.rewards, arguments, columns)
         rows = [
             {"prompt_index": first}  # comes first, and is ours whatever the data calls so
             | example.row

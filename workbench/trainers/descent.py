@@ -1,16 +1,20 @@
 """One optimiser step, learning-rate schedules, and what makes a configuration valid."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from workbench import NonFiniteLoss, WorkbenchError
+from workbench.models import ranks
 from workbench.models.computing import compute_twice
 from workbench.models.tokens import length_bucketed_batches
+
+Part = TypeVar("Part")
+Share = tuple[Tensor, Any, Any]  # what it adds to the loss, the record that this was computed from, what else it says
 
 
 def require_positive(config, *names: str) -> None:
@@ -74,23 +78,20 @@ class Descent:
         decay = getattr(config, "weight_decay", 0.0)
         self.optimizer = make_optimizer(model, learning_rate=self.peak, weight_decay=decay, eps=eps)
         self.done = 0  # optimiser steps taken
+        self.batch: Any = None  # the record that its gradients are of, the last one where there are several
 
     @property
     def learning_rate(self) -> float:
         """The rate that the next step uses."""
         return self.peak * self.schedule(self.done, self.steps, warmup=self.warmup_steps)
 
-    def step(self, losses: Iterable[tuple[Tensor, Any]], *, trainer_step: int) -> tuple[float, float]:
-        """Backward, clip, update; the sum of the losses, and the gradient norm before clipping.
+    def step(self, parts: Sequence[Part], share: Callable[[Part], Share], *, trainer_step: int) -> tuple[list, float]:
+        """Backward, clip, update: what `add_gradients` says of each part of a batch, the gradient norm before clipping.
 
-        `losses` are what each micro-batch adds to the loss, with the record that it was computed from; the next is made
-        when the graph of the one before is gone. Raises NonFiniteLoss with the record's tensors, before anything moved,
-        where a loss or the gradient is NaN or infinite.
+        Raises NonFiniteLoss, before anything moved, where a loss or the gradient is NaN or infinite.
         """
-        total = 0.0
-        for loss, batch in losses:
-            total += add_gradients(loss, [self], trainer_step=trainer_step, batch=batch)
-        return total, move_together([self], trainer_step=trainer_step, batch=batch)[0]
+        said = add_gradients(parts, share, [self], trainer_step=trainer_step)
+        return said, move_together([self], trainer_step=trainer_step)[0]
 
     def clip(self) -> Tensor:
         """Clips the gradients to `max_grad_norm`; returns their norm before that."""
@@ -119,30 +120,50 @@ class Descent:
         self.done = state["done"]
 
 
-def move_together(descents: list[Descent], *, trainer_step: int, batch) -> list[float]:
-    """The update of models that learn from the same `batch`, by what `add_gradients` gave; norms before clipping.
+def move_together(descents: list[Descent], *, trainer_step: int) -> list[float]:
+    """The update of models that learn from the same batch, by what `add_gradients` gave; norms before clipping.
 
     Raises NonFiniteLoss with the batch's tensors, before any of the models moved, where a gradient is NaN or infinite.
     """
+    for descent in descents:
+        add_up_gradients(descent.model.parameters())
     norms = [descent.clip() for descent in descents]
     if not all(torch.isfinite(norm) for norm in norms):
         forget_gradients(descents)
-        raise NonFiniteLoss(trainer_step, tensors_of(batch))
+        raise NonFiniteLoss(trainer_step, tensors_of(descents[0].batch))
     for descent in descents:
         descent.move()
     return [norm.item() for norm in norms]
 
 
-def add_gradients(loss: Tensor, descents: list[Descent], *, trainer_step: int, batch) -> float:
-    """The backward pass of one loss of a step that `move_together` completes, and its value; its graph is then free.
+def add_gradients(
+    parts: Sequence[Part], share: Callable[[Part], Share], descents: list[Descent], *, trainer_step: int
+) -> list[tuple[float, Any]]:
+    """The backward passes of a loss of a step that `move_together` completes: what every part adds, and what it says.
 
-    Raises NonFiniteLoss where the loss is NaN or infinite, and the `descents` then hold no gradients.
+    `share(part)` is what a part of the batch adds to the loss, the record that this was computed from, and what else
+    there is to say of it. The next is made when the graph of the one before is gone; processes that train together do
+    some parts each. Raises NonFiniteLoss where a loss is NaN or infinite, and the `descents` then hold no gradients.
     """
-    if not torch.isfinite(loss):
-        forget_gradients(descents)
-        raise NonFiniteLoss(trainer_step, tensors_of(batch))
-    loss.backward()
-    return loss.item()
+    said = []
+    for part in ranks.own(parts):
+        loss, batch, saying = share(part)
+        if not torch.isfinite(loss):
+            forget_gradients(descents)
+            raise NonFiniteLoss(trainer_step, tensors_of(batch))
+        loss.backward()
+        descents[0].batch = batch
+        said.append((loss.item(), saying))
+    return ranks.gathered(said, len(parts))
+
+
+def add_up_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Every process gets the sum of the gradients of all: each of them has done a part of the batch, or none."""
+    if ranks.size() > 1:
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        for parameter in trained:
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        ranks.add_up([parameter.grad for parameter in trained])
 
 
 def forget_gradients(descents: list[Descent]) -> None:
@@ -220,12 +241,13 @@ class Stateful:
     def micro_batches(self, items: list, sizes: list[int]) -> list[list]:
         """The items of a batch that go through a model at a time: like sizes together, none split, padding counted.
 
-        `sizes` are the tokens of each item; one of more than `micro_batch_tokens` stands alone, and 0 leaves all
-        together as they are. What a part adds to the loss is its share of that of the batch: gradients add up to it.
+        `sizes` are the tokens of each item; one of more than `micro_batch_tokens` stands alone, and 0 leaves together
+        what falls to each of the processes. What a part adds to the loss is its share of that of the batch: gradients
+        add up to it.
         """
         tokens, parts = self.config.micro_batch_tokens, []
         if not tokens:
-            return [items]
+            return [items[first :: ranks.size()] for first in range(min(ranks.size(), len(items)))]
         for place in sorted(range(len(items)), key=lambda place: -sizes[place]):
             if parts and sizes[parts[-1][0]] * (len(parts[-1]) + 1) <= tokens:
                 parts[-1].append(place)

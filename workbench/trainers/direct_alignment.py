@@ -1,8 +1,9 @@
 """Direct alignment: a policy from people's judgements without a reward model. Rafailov et al. 2023 and their kin."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 
 import torch
@@ -11,11 +12,20 @@ from torch import Tensor
 from workbench import WorkbenchError
 from workbench.losses import direct
 from workbench.losses.reductions import log_ratio, per_token
+from workbench.models import ranks
 from workbench.models.load import model_context, without_dropout
 from workbench.models.scoring import completion_logprobs
 from workbench.models.tokens import batches_by_length
 from workbench.records import LabelledExample, Sequences
-from workbench.trainers.descent import Descent, EpochBatches, Stateful, require_examples, require_in, require_positive
+from workbench.trainers.descent import (
+    Descent,
+    EpochBatches,
+    Share,
+    Stateful,
+    require_examples,
+    require_in,
+    require_positive,
+)
 from workbench.trainers.feedback_kinds import Objective, Tensors, require_kind
 
 
@@ -253,33 +263,26 @@ class DirectAlignmentTrainer(Stateful):
         indices = self.batches.next()
         common = self._common_inputs([self.examples[index] for index in indices])  # of the whole batch
         sizes = [self.batches.lengths[index] * self.group_size for index in indices]
-        parts, rewards = self.micro_batches(indices, sizes), []
-        learning_rate = self.descent.learning_rate
-        loss, grad_norm = self.descent.step(self._shares(parts, common, rewards), trainer_step=self.step_number)
+        parts, learning_rate = self.micro_batches(indices, sizes), self.descent.learning_rate
+        share = partial(self._share, len(indices), common)
+        said, grad_norm = self.descent.step(parts, share, trainer_step=self.step_number)
         examples = [self.examples[index] for index in chain(*parts)]
         return {
             "step": self.step_number,
-            "loss": loss,
+            "loss": sum(loss for loss, _ in said),
             **{name: value.item() for name, value in common.items()},
-            **self._reward_statistics(torch.cat(rewards), examples),
+            **self._reward_statistics(torch.cat([rewards for _, rewards in said]), examples),
             "held_out_accuracy": _defined_mean(self.held_out_accuracies()) if self.due else None,
             "grad_norm": grad_norm,
             "learning_rate": learning_rate,
         }
 
-    def _shares(
-        self, parts: list[list[int]], common: Tensors, rewards: list[Tensor]
-    ) -> Iterator[tuple[Tensor, Sequences]]:
-        """What the examples of each part, all completions of each, add to the mean loss of all, and their rows.
-
-        `rewards` gets the implied ones of each part, (B, K).
-        """
-        for indices in parts:
-            examples = [self.examples[index] for index in indices]
-            batch = self._collated(examples)
-            scored = self._scored(batch, indices, self.references)
-            rewards.append(self._rewards(scored))
-            yield self._losses(scored, examples, common).sum() / sum(map(len, parts)), batch
+    def _share(self, count: int, common: Tensors, indices: list[int]) -> Share:
+        """What some examples, all completions of each, add to the mean loss of `count`; their rows, implied rewards."""
+        examples = [self.examples[index] for index in indices]
+        batch = self._collated(examples)
+        scored = self._scored(batch, indices, self.references)
+        return self._losses(scored, examples, common).sum() / count, batch, self._rewards(scored)
 
     def held_out_accuracies(self) -> Tensor:
         """How far the implied rewards agree with each held-out example, (N,) from 0 to 1, on the CPU."""
@@ -288,11 +291,14 @@ class DirectAlignmentTrainer(Stateful):
     @torch.no_grad()
     def held_out_rewards(self) -> Tensor:
         """Implied rewards of the completions of each held-out example, (N, K) on the CPU."""
-        rewards = torch.empty(len(self.held_out), self.group_size)
-        for indices in batches_by_length(list(map(self.kind.length, self.held_out)), self.config.batch_size):
+
+        def some(indices: list[int]) -> Tensor:
             batch = self._collated([self.held_out[index] for index in indices])
-            rewards[indices] = self._rewards(self._scored(batch, indices, self.held_out_references)).cpu()
-        return rewards
+            return self._rewards(self._scored(batch, indices, self.held_out_references)).cpu()
+
+        batches = batches_by_length(list(map(self.kind.length, self.held_out)), self.config.batch_size)
+        rewards = torch.cat(ranks.shared(batches, some)).cpu()
+        return rewards[torch.tensor(list(chain(*batches))).argsort()]
 
     def _scored(self, batch: Sequences, indices: list[int], references: RememberedLogprobs) -> Tensors:
         """K completions of each of B prompts under policy and reference, (B, K) nats, and their tokens."""

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,13 @@ from workbench import WorkbenchError
 from workbench.analysis.evaluations import NEEDED, flaw_of
 from workbench.analysis.skills import with_features
 from workbench.losses.policy import kl_k1, kl_k3
+from workbench.models import ranks
 from workbench.models.examples import completion_examples, prompt_examples, text_documents
 from workbench.models.packing import collate_demonstrations, target_losses, token_lengths
 from workbench.models.sampling import reward_arguments, sample
 from workbench.models.scoring import chosen, kl_from, predictions, spread
 from workbench.models.tokens import batches_by_length, unconditioned
-from workbench.records import CompletionExample, PromptExample, Rollout, ScoredRollout, scores_of
+from workbench.records import CompletionExample, PromptExample, Rollout, ScoredRollout
 from workbench.runs import Run
 from workbench.runs.resume import interrupt_waits
 from workbench.tasks import Task
@@ -61,7 +62,7 @@ def evaluate_policy(
     frame = pd.DataFrame([example.row for example in prompts])
     frame["completion"], frame["finished"] = arguments[1], columns["finished"]
     frame["completion_length"] = rollout.completion_mask.sum(1).tolist()
-    for name, scores in scores_of(rewards, arguments, columns).items():
+    for name, scores in ranks.shared_scores(rewards, arguments, columns).items():
         frame[name] = scores
     return frame, rollout
 
@@ -105,13 +106,14 @@ def sequence_kl(policy, reference, rollout: Rollout, *, temperature: float = 1.0
     sequence KL with less variance than the log-ratio of the sample (the Rao-Blackwellised one; Amini et al. 2025).
     Control tokens that the policy was asked with are not shown to `reference`.
     """
-    sums = []
-    for start in range(0, len(rollout), batch_size):
+
+    def sums(start: int) -> list[float]:
         part = rollout.rows(slice(start, start + batch_size))
         said = predictions(policy, part, temperature=temperature)
         reference_said = predictions(reference, unconditioned(part, policy), temperature=temperature)
-        sums += spread(*said.read(kl_from(reference_said)), part).sum(1).tolist()
-    return sums
+        return spread(*said.read(kl_from(reference_said)), part).sum(1).tolist()
+
+    return list(chain(*ranks.shared(range(0, len(rollout), batch_size), sums)))
 
 
 def held_out_kl(rollout: ScoredRollout, token_kl: torch.Tensor) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Implicit language Q-learning: a policy from labelled text alone, without a sample of its own. Snell et al. 2023."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 import torch
@@ -10,12 +10,21 @@ from torch import Tensor, nn
 from workbench import WorkbenchError
 from workbench.losses.advantages import masked_mean
 from workbench.losses.offline import conservative_loss, expectile_loss, td_loss
+from workbench.models import ranks
 from workbench.models.load import frozen, seeded, without_dropout
 from workbench.models.scoring import completion_states
 from workbench.models.tokens import collate
 from workbench.models.value_guided import guide, lowest
 from workbench.records import LabelledExample, Sequences
-from workbench.trainers.descent import Descent, EpochBatches, Stateful, require_examples, require_in, require_positive
+from workbench.trainers.descent import (
+    Descent,
+    EpochBatches,
+    Share,
+    Stateful,
+    require_examples,
+    require_in,
+    require_positive,
+)
 from workbench.trainers.feedback_kinds import LABELLED
 
 
@@ -82,14 +91,14 @@ class IlqlTrainer(Stateful):
     def step(self) -> dict[str, float | None]:
         """One optimiser step; losses per token, `chosen_reward` and `rejected_reward` the expected ones of the last."""
         self.step_number += 1
-        parts, said = self._parts([self.examples[index] for index in self.batches.next()]), []
-        learning_rate = self.descent.learning_rate
-        loss, grad_norm = self.descent.step(self._shares(parts, said), trainer_step=self.step_number)
+        parts = self._parts([self.examples[index] for index in self.batches.next()])
+        tokens, learning_rate = sum(len(each.completion_ids) for each in chain(*parts)), self.descent.learning_rate
+        said, grad_norm = self.descent.step(parts, partial(self._share, tokens), trainer_step=self.step_number)
         self._follow()
-        losses, last_values = zip(*said, strict=True)
+        losses, last_values = zip(*(each for _, each in said), strict=True)
         return {
             "step": self.step_number,
-            "loss": loss,
+            "loss": sum(loss for loss, _ in said),
             **{name: sum(part[name] for part in losses).item() for name in losses[0]},
             **self._told_apart(torch.cat(last_values), list(chain(*parts))),
             "held_out_accuracy": self.held_out_accuracies().mean().item() if self.due else None,
@@ -100,28 +109,25 @@ class IlqlTrainer(Stateful):
     @torch.no_grad()
     def held_out_accuracies(self) -> Tensor:
         """Whether the value of each held-out completion lies on the side of its label, (N,) 1 or 0, on the CPU."""
-        size, right = self.config.batch_size, []
-        for start in range(0, len(self.held_out), size):
-            for part in self._parts(self.held_out[start : start + size]):
-                right.append(self._right(self._losses(self._batch(part), part)[1], part))
-        return torch.cat(right).cpu()
+        size = self.config.batch_size
+        batches = (self._parts(self.held_out[start : start + size]) for start in range(0, len(self.held_out), size))
+
+        def right(part: list[LabelledExample]) -> Tensor:
+            return self._right(self._losses(self._batch(part), part)[1], part)
+
+        return torch.cat(ranks.shared(list(chain(*batches)), right)).cpu()
 
     def _parts(self, examples: list[LabelledExample]) -> list[list[LabelledExample]]:
         """The completions of a batch that go through the model at a time."""
         return self.micro_batches(examples, list(map(LABELLED.length, examples)))
 
-    def _shares(self, parts: list[list[LabelledExample]], said: list) -> Iterator[tuple[Tensor, Sequences]]:
-        """What each part adds to the loss, by its share of the tokens, and its rows.
-
-        `said` gets its shares of the three losses, and its last values.
-        """
-        tokens = sum(len(example.completion_ids) for example in chain(*parts))
-        for part in parts:
-            batch = self._batch(part)
-            losses, last_values = self._losses(batch, part)
-            losses = {name: loss * (int(batch.completion_mask.sum()) / tokens) for name, loss in losses.items()}
-            said.append(({name: loss.detach() for name, loss in losses.items()}, last_values))
-            yield losses["q_loss"] + losses["v_loss"] + self.config.conservatism * losses["conservative_loss"], batch
+    def _share(self, tokens: int, part: list[LabelledExample]) -> Share:
+        """What a part adds to the loss, by its share of the tokens; its rows; its share of each loss, its values."""
+        batch = self._batch(part)
+        losses, last_values = self._losses(batch, part)
+        losses = {name: loss * (int(batch.completion_mask.sum()) / tokens) for name, loss in losses.items()}
+        loss = losses["q_loss"] + losses["v_loss"] + self.config.conservatism * losses["conservative_loss"]
+        return loss, batch, ({name: each.detach() for name, each in losses.items()}, last_values.detach())
 
     def _losses(self, batch: Sequences, examples: list[LabelledExample]) -> tuple[dict[str, Tensor], Tensor]:
         """Means over the tokens, and the target network's Q of each completion's last token, (B,)."""

@@ -4,8 +4,9 @@ Dong et al. 2023 and Touvron et al. 2023 (rejection sampling), section 3.2; Sing
 et al. 2023.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from workbench import WorkbenchError
 from workbench.analysis.kl import sequence_kl_summary
 from workbench.losses.policy import kl_k1
+from workbench.models import ranks
 from workbench.models.load import without_dropout
 from workbench.models.packing import token_lengths
 from workbench.models.sampling import reward_arguments, sample
@@ -27,8 +29,8 @@ from workbench.models.tokens import (
     quantile_indices,
     unconditioned,
 )
-from workbench.records import CompletionExample, PromptExample, Rollout, Sequences, known_mean, scores_of
-from workbench.trainers.descent import Descent, EpochBatches, Stateful, require_in, require_positive
+from workbench.records import CompletionExample, PromptExample, Rollout, known_mean
+from workbench.trainers.descent import Descent, EpochBatches, Share, Stateful, require_in, require_positive
 
 
 def best_of_each(scores: Tensor, generator: torch.Generator) -> Tensor:
@@ -224,7 +226,7 @@ class ImitationTrainer(Stateful):
     def _values(self, examples: list[PromptExample], rollout: Rollout) -> dict[str, list[float]]:
         """The reward and every monitor of every completion."""
         arguments, columns = reward_arguments(self.tokenizer, examples, rollout)
-        values = scores_of(self.rewards, arguments, columns)
+        values = ranks.shared_scores(self.rewards, arguments, columns)
         columns = {"prompt": arguments[0], "completion": arguments[1], **values}
         self.last_samples = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         return values
@@ -246,8 +248,9 @@ class ImitationTrainer(Stateful):
     @torch.no_grad()
     def _distance(self, rollout: Rollout, indices: list[int]) -> dict[str, float]:
         """KL of what was sampled from the reference, which reads no control token; lengths in tokens."""
-        reference_logprobs = completion_logprobs(
-            self.reference, unconditioned(rollout, self.policy), temperature=self.config.temperature
+        asked, temperature = unconditioned(rollout, self.policy), self.config.temperature
+        reference_logprobs = ranks.by_rows(
+            lambda rows: completion_logprobs(self.reference, asked.rows(rows), temperature=temperature), len(asked)
         )
         kl, mask = kl_k1(rollout.logprobs, reference_logprobs), rollout.completion_mask
         mean, error = map(float, sequence_kl_summary(kl.cpu(), mask.cpu(), indices))
@@ -270,30 +273,27 @@ class ImitationTrainer(Stateful):
     def _update(self, lessons: list[CompletionExample], average: float) -> dict[str, float]:
         """One optimiser step on cross-entropy and priced exact KL, nats per token of texts with `average` tokens."""
         parts = self.micro_batches(lessons, token_lengths(lessons))
-        report = {"loss": 0.0} | ({"kl_penalty": 0.0} if self.config.kl_coef > 0 else {})
-        shares = self._shares(parts, len(lessons) * average, report)
-        _, grad_norm = self.descent.step(shares, trainer_step=self.step_number)
-        return report | {"grad_norm": grad_norm}
+        share = partial(self._share, len(lessons) * average)
+        said, grad_norm = self.descent.step(parts, share, trainer_step=self.step_number)
+        reports = [report for _, report in said]
+        return {name: sum(each[name] for each in reports) for name in reports[0]} | {"grad_norm": grad_norm}
 
-    def _shares(
-        self, parts: list[list[CompletionExample]], tokens: float, report: dict[str, float]
-    ) -> Iterator[tuple[Tensor, Sequences]]:
-        """What each part adds to the loss per token, with its rows; `report` grows by its two halves."""
-        for lessons in parts:
-            prompts, completions = [e.prompt_ids for e in lessons], [e.completion_ids for e in lessons]
-            batch = collate(prompts, completions, pad_id=self.policy.config.pad_token_id).to(self.policy.device)
-            readers = [chosen(batch.counted)]
-            if self.config.kl_coef > 0:
-                with torch.no_grad():
-                    reference = predictions(self.reference, unconditioned(batch, self.policy))
-                readers.append(kl_from(reference))
-            logprobs, *kl = predictions(self.policy, batch).read(*readers)
-            loss = -logprobs.sum() / tokens
-            report["loss"] += loss.item()
-            for each in kl:
-                penalty = each.sum() / tokens
-                loss, report["kl_penalty"] = loss + self.config.kl_coef * penalty, report["kl_penalty"] + penalty.item()
-            yield loss, batch
+    def _share(self, tokens: float, lessons: list[CompletionExample]) -> Share:
+        """What some of the lessons add to the loss per token, and their rows; what is reported, its two halves."""
+        prompts, completions = [e.prompt_ids for e in lessons], [e.completion_ids for e in lessons]
+        batch = collate(prompts, completions, pad_id=self.policy.config.pad_token_id).to(self.policy.device)
+        readers = [chosen(batch.counted)]
+        if self.config.kl_coef > 0:
+            with torch.no_grad():
+                reference = predictions(self.reference, unconditioned(batch, self.policy))
+            readers.append(kl_from(reference))
+        logprobs, *kl = predictions(self.policy, batch).read(*readers)
+        loss = -logprobs.sum() / tokens
+        report = {"loss": loss.item()}
+        for each in kl:
+            penalty = each.sum() / tokens
+            loss, report["kl_penalty"] = loss + self.config.kl_coef * penalty, penalty.item()
+        return loss, batch, report
 
 
 def _known_ids(tokenizer, policy, tokens: tuple[str, ...]) -> list[int]:

@@ -5,17 +5,27 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
 
 from workbench import WorkbenchError
+from workbench.models import ranks
 from workbench.models.examples import text_documents
 from workbench.models.load import without_dropout
 from workbench.models.packing import TokenBatch, target_losses, token_lengths
 from workbench.models.tokens import BAD_GOOD, add_control_tokens, quantile_indices
 from workbench.records import scores_of
-from workbench.trainers.descent import Descent, EpochBatches, Stateful, require_examples, require_in, require_positive
+from workbench.trainers.descent import (
+    Descent,
+    EpochBatches,
+    Share,
+    Stateful,
+    require_examples,
+    require_in,
+    require_positive,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -76,11 +86,14 @@ class LanguageModelTrainer(Stateful):
         parts = list(self._parts([self.examples[index] for index in self.batches.next()]))
         targets = sum(int(part.target_mask.sum()) for part in parts)
         learning_rate = self.descent.learning_rate
-        losses = ((target_losses(self.model, part).sum() / targets, part) for part in parts)
-        loss, grad_norm = self.descent.step(losses, trainer_step=self.step_number)
+
+        def share(part: TokenBatch) -> Share:
+            return target_losses(self.model, part).sum() / targets, part, None
+
+        said, grad_norm = self.descent.step(parts, share, trainer_step=self.step_number)
         return {
             "step": self.step_number,
-            "loss": loss,
+            "loss": sum(loss for loss, _ in said),
             "held_out_loss": self.held_out_loss() if self.due else None,
             "grad_norm": grad_norm,
             "learning_rate": learning_rate,
@@ -92,7 +105,8 @@ class LanguageModelTrainer(Stateful):
         """Mean cross-entropy over all held-out target tokens, nats per token."""
         size = self.config.batch_size
         batches = (self._parts(self.held_out[i : i + size]) for i in range(0, len(self.held_out), size))
-        return torch.cat([target_losses(self.model, part) for parts in batches for part in parts]).mean().item()
+        losses = ranks.shared(list(chain(*batches)), lambda part: target_losses(self.model, part))
+        return torch.cat(losses).mean().item()
 
     def _parts(self, examples: list) -> Iterator[TokenBatch]:
         """The rows of a batch that go through the model at a time."""

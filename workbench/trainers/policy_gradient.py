@@ -8,6 +8,8 @@ import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from math import inf
 from types import MappingProxyType
 from typing import Any
 
@@ -16,16 +18,18 @@ from torch import Tensor
 
 from workbench.losses.advantages import adaptive_kl_coef, masked_mean, masked_rescale, masked_whiten, token_rewards
 from workbench.losses.policy import clipped_value_loss, entropy, kl_k2
+from workbench.models import ranks
 from workbench.models.load import frozen, without_dropout
 from workbench.models.packing import collate_demonstrations, target_losses, token_lengths
 from workbench.models.rewards import preferred
 from workbench.models.sampling import masked_sample, reward_arguments, sample
 from workbench.models.scoring import Predictions, Reader, chosen, completion_values, kl_from, predictions, spread
-from workbench.records import CompletionExample, PromptExample, Rollout, Sequences, scores_of
+from workbench.records import CompletionExample, PromptExample, Rollout, Sequences
 from workbench.trainers.algorithms import ALGORITHMS, SAMPLED_KL, adapted_penalty_coef
 from workbench.trainers.descent import (
     Descent,
     EpochBatches,
+    Share,
     Stateful,
     add_gradients,
     forget_gradients,
@@ -172,13 +176,18 @@ class PolicyGradientTrainer(Stateful):
         """Completions of the current policy with scores and reference log-probabilities; the same as rows to read."""
         sampled, allowed = self._sample(prompts, generator)
         texts, columns = reward_arguments(self.tokenizer, prompts, sampled)
-        scores = scores_of(self._rewards(), texts, columns)
+        scores = ranks.shared_scores(self._rewards(), texts, columns)
         names = ("prompt", "completion", *scores)
         samples = [dict(zip(names, values, strict=True)) for values in zip(*texts, *scores.values(), strict=True)]
-        said = self._said(self.reference, sampled, allowed, group_size)
+
+        def reference_logprobs(rows: slice) -> Tensor:
+            part = sampled.rows(rows)
+            said = self._said(self.reference, part, allowed[rows], group_size)
+            return spread(*said.read(chosen(part.counted)), part)
+
         rollout = Samples(
             **vars(sampled),
-            reference_logprobs=spread(*said.read(chosen(sampled.counted)), sampled),
+            reference_logprobs=ranks.by_rows(reference_logprobs, len(sampled), group_size=group_size),
             scores=torch.tensor(scores["reward"], dtype=torch.float32, device=sampled.tokens.device),
             allowed=allowed,
         )
@@ -194,9 +203,10 @@ class PolicyGradientTrainer(Stateful):
         rewards = token_rewards(kl, earned(rollout, config), mask, kl_coef=price)
         if config.whiten_rewards:
             rewards = masked_rescale(rewards, mask)
-        at_once = config.num_mini_batches == 1 and not config.micro_batch_tokens
+        at_once = config.num_mini_batches == 1 and not config.micro_batch_tokens and ranks.size() == 1
         with torch.set_grad_enabled(at_once):  # the pass is then that of the first update, too
-            values = self._values(rollout)
+            every, size = len(rollout), config.num_generations
+            values = ranks.by_rows(lambda rows: self._values(rollout.rows(rows)), every, group_size=size)
         advantages, returns = self.algorithm.baseline(rewards, values.detach(), mask, config)
         if config.whiten_advantages:
             advantages = masked_whiten(advantages, mask)
@@ -214,7 +224,7 @@ class PolicyGradientTrainer(Stateful):
             if reports and 0 < self.config.kl_stop < report["approx_kl"]:
                 forget_gradients(self.descents)
                 break
-            norms = move_together(self.descents, trainer_step=self.step_number, batch=batch)
+            norms = move_together(self.descents, trainer_step=self.step_number)
             reports.append({**report, "policy_grad_norm": norms[0]})
         for descent in self.descents:
             descent.done = self.step_number * self.config.updates_per_step  # as if none had been left out
@@ -230,34 +240,42 @@ class PolicyGradientTrainer(Stateful):
         As many of those of a group stay together as fit, so that their prompt is read once.
         """
         tokens, group_size = self.config.micro_batch_tokens, self.config.num_generations
-        if not tokens:
+        if not tokens and ranks.size() == 1:
             return [slice(None)], group_size
         lengths = batch.attention_mask.sum(1)
         sizes = [size for size in range(1, group_size + 1) if group_size % size == 0]
-        size = max((size for size in sizes if size * int(lengths.max()) <= tokens), default=1)
+        size = max((size for size in sizes if size * int(lengths.max()) <= (tokens or inf)), default=1)
         rows = torch.arange(len(batch), device=lengths.device).view(-1, size)
         parts = self.micro_batches(list(rows), lengths.view(-1, size).sum(1).tolist())
         return [torch.cat(part) for part in parts], size
 
     def _gradients(self, batch: Experience, *, mean_length: float) -> dict[str, float]:
         """Those of one update, of a micro-batch at a time; what there is to report."""
-        report, value_loss, config = Counter(), Counter(), self.config
-        told = {"descents": self.descents, "trainer_step": self.step_number, "batch": batch}
-        parts, size = self.parts_of(batch)
+        report, learn = Counter(), partial(add_gradients, descents=self.descents, trainer_step=self.step_number)
+        (parts, size), texts = self.parts_of(batch), self._pretraining_parts()
+
+        def value_share(rows: Any) -> Share:
+            return self.value_loss(batch, rows, group_size=size), batch, None
+
+        def policy_share(part: tuple[Any, Any]) -> Share:
+            (rows, text), loss, logprobs, said = part, 0.0, None, {}
+            if rows is not None:
+                loss, logprobs, said = self.policy_loss(batch, rows, mean_length=mean_length, group_size=size)
+            if text is not None:
+                text_loss = self._pretraining_loss(*text)
+                loss, said = loss + self.config.ptx_coef * text_loss, said | {"ptx_loss": text_loss.item()}
+            return loss, batch, (logprobs if logprobs is None else logprobs.detach(), said)
+
         if self.critic is not None:  # first, so that its graph is gone before the policy's is made
-            for rows in parts:
-                value_loss["value_loss"] += add_gradients(self.value_loss(batch, rows, group_size=size), **told)
-        texts, logprobs = self._pretraining_losses(report), 0.0
-        for rows in parts:
-            loss, said, shares = self.policy_loss(batch, rows, mean_length=mean_length, group_size=size)
-            report.update(shares)
-            logprobs = logprobs + placed(said.detach(), rows, batch)
-            if config.ptx_coef > 0 and rows is parts[-1]:  # the first texts, and at once where nothing is split
-                loss = loss + next(texts)
-            add_gradients(loss, **told)
-        for text_loss in texts:
-            add_gradients(text_loss, **told)
-        return {**report, **value_loss, **self._distance(logprobs, batch)}
+            report["value_loss"] = sum(loss for loss, _ in learn(parts, value_share))
+        # texts with the last rows, so that both are learned from at once where nothing is split
+        both = [*((rows, None) for rows in parts[:-1]), (parts[-1], next(iter(texts), None))]
+        both += [(None, text) for text in texts[1:]]
+        logprobs = 0.0
+        for (rows, _), (_, (each, said)) in zip(both, learn(both, policy_share), strict=True):
+            report.update(said)
+            logprobs = logprobs if rows is None else logprobs + placed(each, rows, batch)
+        return {**report, **self._distance(logprobs, batch)}
 
     def policy_loss(
         self, batch: Experience, rows: Any = slice(None), *, mean_length: float, group_size: int | None = None
@@ -311,7 +329,7 @@ class PolicyGradientTrainer(Stateful):
         with torch.no_grad():
             kl = held_out_kl(rollout, self._exact_kl(rollout))
         texts, columns = reward_arguments(self.tokenizer, self.held_out, rollout) if self.judges else ((), {})
-        judged = {name: scores_of({name: judge}, texts, columns)[name] for name, judge in self.judges.items()}
+        judged = {name: ranks.shared_scores({name: judge}, texts, columns)[name] for name, judge in self.judges.items()}
         self.last_held_out = held_out_table(self.held_out, samples, kl, judged)
         means = batch_means(rollout, samples)
         means["kl"] = sum(row["kl"] for row in kl) / len(kl)
@@ -369,8 +387,13 @@ class PolicyGradientTrainer(Stateful):
 
     def _exact_kl(self, part: Samples, *, group_size: int = 1) -> Tensor:
         """KL from the reference over the whole vocabulary, (B, R) nats."""
-        said = self._said(self.policy, part, part.allowed, group_size)
-        return spread(*said.read(self._from_reference(part, group_size)), part)
+
+        def some(rows: slice) -> Tensor:
+            its = part.rows(rows)
+            said = self._said(self.policy, its, its.allowed, group_size)
+            return spread(*said.read(self._from_reference(its, group_size)), its)
+
+        return ranks.by_rows(some, len(part), group_size=group_size)
 
     def _values(self, sequences: Sequences, group_size: int | None = None) -> Tensor:
         """The critic's values, (B, R) in reward units; 0 without a critic."""
@@ -387,17 +410,18 @@ class PolicyGradientTrainer(Stateful):
             for groups in permutation.tensor_split(self.config.num_mini_batches):
                 yield experience.rows(rows_of_groups(groups, self.config.num_generations))
 
-    def _pretraining_losses(self, report: Counter) -> Iterator[Tensor]:
-        """What the next texts add to their mean cross-entropy, nats per token. Ouyang et al. 2022, eq. 2."""
+    def _pretraining_parts(self) -> list[tuple[list[CompletionExample], int]]:
+        """The next texts, some at a time, beside how many tokens all of them have."""
         if self.config.ptx_coef == 0:
-            return
+            return []
         texts = [self.pretraining[index] for index in self.pretraining_batches.next()]
         targets = sum(len(text.completion_ids) for text in texts)
-        for part in self.micro_batches(texts, token_lengths(texts)):
-            batch = collate_demonstrations(part, self.policy.config.pad_token_id).to(self.policy.device)
-            loss = target_losses(self.policy, batch).sum() / targets
-            report["ptx_loss"] += loss.item()
-            yield self.config.ptx_coef * loss
+        return [(part, targets) for part in self.micro_batches(texts, token_lengths(texts))]
+
+    def _pretraining_loss(self, texts: list[CompletionExample], targets: int) -> Tensor:
+        """What some texts add to the mean cross-entropy of all, nats per token. Ouyang et al. 2022, eq. 2."""
+        batch = collate_demonstrations(texts, self.policy.config.pad_token_id).to(self.policy.device)
+        return target_losses(self.policy, batch).sum() / targets
 
     def _adapt(self, kl: float) -> None:
         """What follows the policy between steps: the price of KL, the masking policy."""

@@ -1,7 +1,7 @@
 """Reward model from comparisons, rankings, ratings or verdicts. Christiano et al. 2017; Stiennon et al. 2020."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 
 import torch
@@ -19,13 +19,22 @@ from workbench.losses.preference import (
     reward_centering_penalty,
     soft_preference_loss,
 )
+from workbench.models import ranks
 from workbench.models.examples import Examples
 from workbench.models.load import without_dropout
 from workbench.models.rewards import raw_rewards
 from workbench.models.scoring import Predictions, ban_unsayable, chosen, completion_states, spread
 from workbench.models.tokens import batches_by_length, collate_pairs
 from workbench.records import PairExample, Sequences
-from workbench.trainers.descent import Descent, EpochBatches, Stateful, require_examples, require_in, require_positive
+from workbench.trainers.descent import (
+    Descent,
+    EpochBatches,
+    Share,
+    Stateful,
+    require_examples,
+    require_in,
+    require_positive,
+)
 from workbench.trainers.feedback_kinds import Objective, Tensors
 
 
@@ -153,12 +162,11 @@ class RewardModelTrainer(Stateful):
         """One optimiser step; `loss` without what is added to it, `mean_reward` and `margin` raw (log-odds)."""
         self.step_number += 1
         parts = self._parts([self.examples[index] for index in self.batches.next()])
-        examples, said = list(chain(*parts)), []
-        learning_rate = self.descent.learning_rate
-        _, grad_norm = self.descent.step(self._shares(parts, said), trainer_step=self.step_number)
-        rewards = torch.cat([each for each, _ in said])
+        examples, learning_rate = list(chain(*parts)), self.descent.learning_rate
+        said, grad_norm = self.descent.step(parts, partial(self._share, examples), trainer_step=self.step_number)
+        rewards = torch.cat([each for _, (each, _) in said])
         given = self.kind.arguments({"rewards": rewards}, examples)
-        reported = {"lm_loss": sum(lm_loss for _, lm_loss in said)} if self.config.lm_coef else {}
+        reported = {"lm_loss": sum(lm_loss for _, (_, lm_loss) in said)} if self.config.lm_coef else {}
         fit = self.kind.fit(given)
         held_out = self.evaluate(self.held_out) if self.due else dict.fromkeys(["loss", *fit])
         return {
@@ -179,7 +187,7 @@ class RewardModelTrainer(Stateful):
         size = self.config.batch_size
         batches = [self._parts(examples[start : start + size]) for start in range(0, len(examples), size)]
         parts = list(chain(*batches))
-        rewards = torch.cat([self._forward(part)[2] for part in parts])
+        rewards = torch.cat(ranks.shared(parts, lambda part: self._forward(part)[2]))
         given = self.kind.arguments({"rewards": rewards}, list(chain(*parts)))
         return {"loss": self._losses(given).mean().item(), **self.kind.fit(given)}
 
@@ -211,19 +219,12 @@ class RewardModelTrainer(Stateful):
         sizes = [self.kind.length(each) * len(self.kind.completions(each)) for each in examples]
         return self.micro_batches(examples, sizes)
 
-    def _shares(self, parts: list[list], said: list) -> Iterator[tuple[Tensor, Sequences]]:
-        """What each part adds to the batch's loss, and the rows it is read off.
-
-        `said` gets its rewards and what it adds to the LM loss.
-        """
-        examples = list(chain(*parts))
-        terms = sum(map(self.kind.terms, examples))
-        for part in parts:
-            batch, states, rewards = self._forward(part)
-            losses = self._losses(self.kind.arguments({"rewards": rewards}, part))
-            added, lm_loss = self._added(part, examples, batch, states, rewards)
-            said.append((rewards.detach(), lm_loss))
-            yield losses.sum() / terms + added, batch
+    def _share(self, examples: list, part: list) -> Share:
+        """What a part of the examples adds to the loss, and its rows; its rewards, and what it adds to the LM loss."""
+        batch, states, rewards = self._forward(part)
+        losses = self._losses(self.kind.arguments({"rewards": rewards}, part))
+        added, lm_loss = self._added(part, examples, batch, states, rewards)
+        return losses.sum() / sum(map(self.kind.terms, examples)) + added, batch, (rewards.detach(), lm_loss)
 
     def _added(
         self, part: list, examples: list, batch: Sequences, states: Tensor, rewards: Tensor
