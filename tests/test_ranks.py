@@ -1,11 +1,18 @@
 """One notebook in several processes: what each sees, what is left, and what becomes of all where one of them ends."""
 
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import nbformat
 import pytest
+import torch
+from test_micro_batches import CASES, assert_same_update, taken
 
 from workbench import BAD_INPUT, DONE, FAILED
+from workbench.pipeline.ranks import free_port
 from workbench.pipeline.workers import Processes, imported_by
 from workbench.runs import files
 
@@ -73,10 +80,31 @@ def test_where_the_first_rank_is_killed_the_others_stop(run):
 def test_work_is_shared_and_what_came_out_is_known_to_all(run):
     code, _, *said = run(
         "import torch\nfrom workbench.models import ranks\nranks.meet('cpu')",
-        "print(ranks.spread([3, 4, 5], lambda part: (rank, part, torch.tensor([part]))))",
+        "print(ranks.shared([3, 4, 5], lambda part: (rank, part, torch.tensor([part]))))",
         "sums = [torch.full((2, 2), rank + 1.0), torch.tensor(10.0**rank)]",
         "ranks.BUCKET = 4\nranks.add_up(sums)\nprint(sums)",
     )
     assert code == DONE and said[0] == said[1]
     assert said[0][0] == "[(0, 3, tensor([3])), (1, 4, tensor([4])), (0, 5, tensor([5]))]"
     assert "".join(said[0][1:]).replace(" ", "") == "[tensor([[3.,3.],[3.,3.]]),tensor(11.)]"
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory) -> list[dict]:
+    """What each of two processes made of one step of every trainer."""
+    folder, running = tmp_path_factory.mktemp("steps"), []
+    meeting = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    for rank in "01":
+        command = [sys.executable, str(Path(__file__).with_name("ranks_cases.py")), str(folder / rank)]
+        running.append(subprocess.Popen(command, env=meeting | {"RANK": rank, "LOCAL_RANK": rank}))
+    assert [process.wait(300) for process in running] == [0, 0]
+    return [torch.load(folder / rank, weights_only=False) for rank in "01"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_learn_what_one_does(name, steps, monkeypatch):
+    first, second = (step[name] for step in steps)
+    assert str(first[0]) == str(second[0])  # NaN is NaN
+    assert all(map(torch.equal, first[1], second[1])) and first[2] > 0 and second[2] > 0
+    alone = taken(CASES[name], monkeypatch)
+    assert_same_update(first, alone)

@@ -266,8 +266,9 @@ class PolicyGradientTrainer(Stateful):
                 loss, said = loss + self.config.ptx_coef * text_loss, said | {"ptx_loss": text_loss.item()}
             return loss, batch, (logprobs if logprobs is None else logprobs.detach(), said)
 
+        value_loss = {}
         if self.critic is not None:  # first, so that its graph is gone before the policy's is made
-            report["value_loss"] = sum(loss for loss, _ in learn(parts, value_share))
+            value_loss = {"value_loss": sum(loss for loss, _ in learn(parts, value_share))}
         # texts with the last rows, so that both are learned from at once where nothing is split
         both = [*((rows, None) for rows in parts[:-1]), (parts[-1], next(iter(texts), None))]
         both += [(None, text) for text in texts[1:]]
@@ -275,7 +276,7 @@ class PolicyGradientTrainer(Stateful):
         for (rows, _), (_, (each, said)) in zip(both, learn(both, policy_share), strict=True):
             report.update(said)
             logprobs = logprobs if rows is None else logprobs + placed(each, rows, batch)
-        return {**report, **self._distance(logprobs, batch)}
+        return {**report, **value_loss, **self._distance(logprobs, batch)}
 
     def policy_loss(
         self, batch: Experience, rows: Any = slice(None), *, mean_length: float, group_size: int | None = None
