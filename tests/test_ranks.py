@@ -1,6 +1,7 @@
 """One notebook in several processes: what each sees, what is left, and what becomes of all where one of them ends."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -108,3 +109,38 @@ def test_two_processes_learn_what_one_does(name, steps, monkeypatch):
     assert all(map(torch.equal, first[1], second[1])) and first[2] > 0 and second[2] > 0
     alone = taken(CASES[name], monkeypatch)
     assert_same_update(first, alone)
+
+
+TRAINING = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_micro_batches import DEMONSTRATIONS, ONE_STEP
+from tiny_models import tiny_model
+from workbench.models import ranks
+from workbench.models.packing import collate_demonstrations, token_lengths
+from workbench.runs import Run
+from workbench.trainers.language_model import LanguageModelConfig, LanguageModelTrainer
+ranks.meet("cpu")
+data, config = DEMONSTRATIONS * 2, LanguageModelConfig(steps=6, **ONE_STEP)
+trainer = LanguageModelTrainer(
+    tiny_model(), data, data[:3], config, collate=collate_demonstrations, lengths=token_lengths(data)
+)
+"""
+LOOP = """
+for row in Run.open(run_dir, {"seed": 0}).train(trainer, checkpoint_every=2):
+    if row["step"] == 5 and rank == killed:
+        os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_training_of_which_one_rank_is_killed_continues_to_the_same_bytes(killed, run, tmp_path):
+    code, sentence, *_ = run(TRAINING, f"killed = {killed}", LOOP)
+    assert code == FAILED and "kernel ended" in sentence
+    held = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert 4 <= len(held) < 6
+    assert run(TRAINING, "killed = None", LOOP)[0] == DONE
+    continued = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    shutil.rmtree(tmp_path / "run")
+    assert run(TRAINING, "killed = None", LOOP)[0] == DONE
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == continued

@@ -178,6 +178,7 @@ def provenance() -> dict:
         "packages": {name: version for name, version in versions.items() if version},
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "processes": int(os.environ.get("WORLD_SIZE", 1)),
         **git_state(files.repository_root()),
     }
 
