@@ -101,7 +101,7 @@ class Watch:
 
 
 def language_model(collate, examples, **config):
-    config = LanguageModelConfig(steps=1, **ONE_STEP, **config)
+    config = LanguageModelConfig(**{"steps": 1} | ONE_STEP | config)
     return LanguageModelTrainer(
         tiny_model(), examples, examples[:3], config, collate=collate, lengths=token_lengths(examples)
     )

@@ -15,7 +15,7 @@ import pytest
 from workbench import tasks
 from workbench.analysis import ensembles
 from workbench.feedback import session
-from workbench.models import load, merging
+from workbench.models import computing, load, merging
 from workbench.pipeline.clean_notebook import cleaned
 from workbench.pipeline.notebooks import read_notebook
 from workbench.pipeline.recipes import SOURCES
@@ -200,6 +200,7 @@ def test_the_choices_that_parameters_cells_list_are_those_of_the_package():
         "16_verifiable_rewards.algorithm": [name for name, row in algorithms.ALGORITHMS.items() if not row.has_critic],
     }
     tables |= {f"{path.stem}.sinks": progress.SINKS for path in PATHS}
+    tables |= {f"{path.stem}.precision": computing.PRECISIONS for path in PATHS}
     listed = {
         f"{path.stem}.{parameter.name}": parameter.choices
         for path in PATHS

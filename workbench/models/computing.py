@@ -1,12 +1,96 @@
-"""How a model is computed, whatever it is: its layers once or twice."""
+"""How a model is computed, whatever it is: in which precision, and its layers once or twice."""
 
+import copy
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from types import MethodType
 
 import torch
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from workbench import WorkbenchError
+
+PRECISIONS = ("fp32", "bf16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Computing:
+    """What a trainer's configuration says of how its models are computed; it learns the same, but for rounding."""
+
+    micro_batch_tokens: int = 0  # at most so many, padding counted, go through a model at a time; 0: the whole batch
+    checkpoint_activations: bool = False  # compute layers twice instead of keeping what they made: less memory
+    precision: str = "fp32"  # bf16: layers compute in it; weights, losses and log-probabilities stay in fp32
+
+    def __post_init__(self):
+        if not self.micro_batch_tokens >= 0:
+            raise WorkbenchError(
+                f"micro_batch_tokens is {self.micro_batch_tokens}: give at least 1, or 0 to split none."
+            )
+        if self.checkpoint_activations not in (True, False):
+            raise WorkbenchError(f"checkpoint_activations is {self.checkpoint_activations}: give True or False.")
+        require_precision(self.precision)
+
+
+def require_precision(precision: str) -> None:
+    """WorkbenchError for one that there is not."""
+    if precision not in PRECISIONS:
+        raise WorkbenchError(f"precision is {precision!r}: choose one of {', '.join(PRECISIONS)}.")
+
+
+def compute_in(model, precision: str, *, stored: bool = False) -> None:
+    """From now on the model's layers compute in `precision`: in bf16 by autocast, whatever its weights are.
+
+    Embeddings, norms, sums and the head stay in fp32. `stored` keeps the layers' matrices in bf16 as well, for models
+    that never learn: what they say is then equal, bit for bit, to what the same weights in fp32 say by autocast.
+    WorkbenchError for another precision, and where the device has no bf16.
+    """
+    require_precision(precision)
+    if precision == "fp32":
+        return
+    require_bf16(model.device)
+    for each in (model, model.get_base_model() if hasattr(model, "get_base_model") else model):
+        each.computes_in_bf16 = True
+    matrices = [weight for layer in _layers(model) for weight in layer.parameters() if weight.dim() > 1]
+    for weight in matrices if stored else ():
+        weight.data = weight.data.bfloat16()
+
+
+def require_bf16(device: torch.device) -> None:
+    """WorkbenchError where `device` has no arithmetic in bf16; on CUDA what stays in fp32 is multiplied in TF32."""
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True
+    if not (torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_bf16()):
+        raise WorkbenchError(f"precision is 'bf16', which this machine's {device.type} cannot compute: take fp32.")
+
+
+def _cpu_has_bf16() -> bool:
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def in_bf16(model) -> bool:
+    """Whether its layers compute in bf16 by autocast."""
+    return getattr(model, "computes_in_bf16", False)
+
+
+def computed(model) -> AbstractContextManager:
+    """Where its layers are to be called."""
+    return torch.autocast(model.device.type, torch.bfloat16) if in_bf16(model) else nullcontext()
+
+
+def sampler_of(model):
+    """What samples in its place: a copy all in bf16 where it computes in bf16, whose weights no step casts anew."""
+    if not in_bf16(model):
+        return model
+    weights = {id(weight): nn.Parameter(weight.detach().bfloat16(), False) for weight in model.parameters()}
+    copied = copy.deepcopy(model, weights)
+    copied.computes_in_bf16 = False
+    return copied
+
+
+def _layers(model) -> list[nn.Module]:
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 def compute_twice(model) -> None:
@@ -15,7 +99,7 @@ def compute_twice(model) -> None:
     The library's own switch asks for a model in training, of which other things are read. WorkbenchError where the
     layers are not the library's.
     """
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    layers = _layers(model)
     if not layers:
         raise WorkbenchError(
             f"{type(model).__name__} does not say what its layers are, so checkpoint_activations can do nothing: set "

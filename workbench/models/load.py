@@ -26,6 +26,7 @@ from transformers.utils import find_adapter_config_file
 
 from workbench import WorkbenchError
 from workbench.models.chat_templates import end_ids, turn_of
+from workbench.models.computing import compute_in
 from workbench.models.scoring import scalar_head
 from workbench.models.tokens import control_token_ids
 from workbench.models.value_guided import ValueGuidedPolicy  # noqa: F401  known to AutoModelForCausalLM from now on
@@ -179,8 +180,9 @@ def load_critic(source: str, tokenizer, *, start: str = "sft", device="cpu"):
     return critic
 
 
-def frozen(model):
-    """The same model without gradients and without dropout."""
+def frozen(model, *, precision: str = "fp32"):
+    """The same model without gradients and without dropout, its matrices kept in that precision."""
+    compute_in(model, precision, stored=True)
     return without_dropout(model).requires_grad_(False)
 
 

@@ -181,7 +181,14 @@ def preferred(reward: Reward, prompts, completions, rivals, columns: Mapping[str
 
 
 def rewards_named(
-    sources: str, tokenizer, *, max_length: int, device="cpu", of_task: Mapping = NOTHING, kinds: Mapping = NOTHING
+    sources: str,
+    tokenizer,
+    *,
+    max_length: int,
+    device="cpu",
+    precision: str = "fp32",
+    of_task: Mapping = NOTHING,
+    kinds: Mapping = NOTHING,
 ) -> dict[str, Reward]:
     """The rewards that `sources` lists (`workbench.runs.reward_names` says how), by their names; none for "".
 
@@ -196,7 +203,8 @@ def rewards_named(
             require_reward(source, of_task, kinds)
             alone, kind = without_kind(source)
             if alone not in made:
-                made[alone] = _reward_of(alone, tokenizer, max_length=max_length, device=device, of_task=of_task)
+                settings = {"max_length": max_length, "device": device, "precision": precision}
+                made[alone] = _reward_of(alone, tokenizer, **settings, of_task=of_task)
             if (kind or sums != [{name: 1}]) and "rivals" in inspect.signature(made[alone]).parameters:
                 raise WorkbenchError(
                     f"{alone!r} takes rivals, so it stands alone: without weight, sum, `for` and `else`."
@@ -207,7 +215,9 @@ def rewards_named(
     return rewards
 
 
-def _reward_of(source: str, tokenizer, *, max_length: int, device: str, of_task: Mapping[str, Reward]) -> Reward:
+def _reward_of(
+    source: str, tokenizer, *, max_length: int, device: str, precision: str, of_task: Mapping[str, Reward]
+) -> Reward:
     """The one reward that a source names."""
     file, function = file_and_function(source)
     if function:
@@ -215,7 +225,8 @@ def _reward_of(source: str, tokenizer, *, max_length: int, device: str, of_task:
     if source in of_task:
         return of_task[source]
     own = load_own_tokenizer(source) or tokenizer
-    model, name = frozen(load_reward_model(source, own, device=device)), Path(source).name
+    model = frozen(load_reward_model(source, own, device=device), precision=precision)
+    name = Path(source).name
     limits = [getattr(model.config, f"max_{part}_length", 0) for part in ("prompt", "completion")]
     if 0 < sum(limits) < max_length:
         print(f"{name} reads {limits[0]} tokens of a prompt and {limits[1]} of a completion, as in its training.")

@@ -7,6 +7,7 @@ same reason a model's own generation settings are ignored, apart from its EOS id
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,9 +16,10 @@ from torch import Tensor
 from workbench import WorkbenchError
 from workbench.models import ranks
 from workbench.models.chat_templates import end_ids, turn_of
+from workbench.models.computing import in_bf16, sampler_of
 from workbench.models.decoding import decoder_of
 from workbench.models.load import model_context
-from workbench.models.scoring import BANNED_LOGIT, ban_unsayable
+from workbench.models.scoring import BANNED_LOGIT, ban_unsayable, chosen, predictions, spread
 from workbench.models.tokens import batches_by_length
 from workbench.records import PromptExample, Rollout, Sequences
 
@@ -35,19 +37,24 @@ def sample(
     mixed_with: tuple[Any, float] | None = None,
     generator: torch.Generator | None = None,
     batch_size: int = 512,
+    group_size: int = 1,
 ) -> Rollout:
-    """One completion per prompt, with the exact log-probabilities of what was sampled.
+    """One completion per prompt, with the log-probabilities of what was sampled, as scoring reads them.
 
     `temperature` 0 takes the most likely token each time (its log-probabilities are those at temperature 1). The same
     `generator` state gives the same completions (up to rounding) whatever `batch_size` is; temperature 0 needs none.
     `mixed_with` another model and its share b samples from model^(1-b) other^b, normalised token by token: Nash-MD's
-    rival, Munos et al. 2023. Raises WorkbenchError where prompt and completion do not fit into the model's positions.
+    rival, Munos et al. 2023. `group_size` prompts side by side are equal, which scoring in bf16 makes use of. Raises
+    WorkbenchError where prompt and completion do not fit into the model's positions.
     """
     limits, decoder = {"max_completion_length": max_completion_length, "temperature": temperature}, decoder_of
     if mixed_with:
-        other, share = mixed_with
+        other, share = sampler_of(mixed_with[0]), mixed_with[1]
         decoder = functools.partial(_BothDecoders, other, lambda ours, its: ours.float().lerp(its.float(), share))
-    return _sample(model, prompt_ids, decoder, **limits, generator=generator, batch_size=batch_size)[0]
+    rollout, allowed = _sample(
+        sampler_of(model), prompt_ids, decoder, **limits, generator=generator, batch_size=batch_size
+    )
+    return rollout if mixed_with else _rescored(model, rollout, allowed, temperature, group_size)
 
 
 @torch.no_grad()
@@ -61,15 +68,27 @@ def masked_sample(
     temperature: float = 1.0,
     generator: torch.Generator | None = None,
     batch_size: int = 512,
+    group_size: int = 1,
 ) -> tuple[Rollout, Tensor]:
     """`sample` restricted, token by token, to what `masking_policy` finds likely: its nucleus of mass `top_p`.
 
     The log-probabilities are those of the restricted distribution. The second result is that restriction, (B, R, V)
     bool: give it to `keep_allowed` to score alike. NLPO's masked sampling, Ramamurthy et al. 2023, section 4.
     """
-    masked = functools.partial(_MaskedDecoder, masking_policy, top_p, temperature)
+    masked = functools.partial(_MaskedDecoder, sampler_of(masking_policy), top_p, temperature)
     limits = {"max_completion_length": max_completion_length, "temperature": temperature}
-    return _sample(model, prompt_ids, masked, **limits, generator=generator, batch_size=batch_size)
+    rollout, allowed = _sample(
+        sampler_of(model), prompt_ids, masked, **limits, generator=generator, batch_size=batch_size
+    )
+    return _rescored(model, rollout, allowed, temperature, group_size), allowed
+
+
+def _rescored(model, rollout: Rollout, allowed: Tensor, temperature: float, group_size: int) -> Rollout:
+    """The rollout with the log-probabilities that training reads, where a copy in bf16 sampled."""
+    if not in_bf16(model):
+        return rollout
+    said = predictions(model, rollout, temperature=temperature or 1.0, group_size=group_size, allowed=allowed)
+    return replace(rollout, logprobs=spread(*said.read(chosen(rollout.counted)), rollout))
 
 
 def keep_allowed(logits: Tensor, allowed: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from workbench.losses.policy import exact_kl
+from workbench.models.computing import computed, in_bf16
 from workbench.models.layouts import Layout, layout_of
 from workbench.records import Sequences
 
@@ -131,7 +132,9 @@ def completion_states(model, sequences: Sequences, *, group_size: int = 1) -> Te
     """Last hidden states at the last prompt token and at every completion token, (B, R+1, d), 0 on padding."""
     read = F.pad(sequences.attention_mask[:, sequences.prompt_length :], (1, 0), value=True)
     layout = _layout(model, sequences, read, group_size)
-    states = model.base_model(**layout.inputs, use_cache=False).last_hidden_state[layout.row, layout.slot]
+    with computed(model):
+        states = model.base_model(**layout.inputs, use_cache=False).last_hidden_state[layout.row, layout.slot]
+    states = states.to(model.dtype)
     return states.new_zeros(*read.shape, states.shape[-1]).index_put((read,), states)
 
 
@@ -147,11 +150,13 @@ def states_at(model, head: nn.Module | None, inputs: dict[str, Tensor], places: 
     """
     finish = _finishing(model, head)
     if finish is None:
-        return model(**inputs, use_cache=False).logits[places], nn.Identity()
+        with computed(model):
+            return model(**inputs, use_cache=False).logits[places], nn.Identity()
     kept = []
-    with head.register_forward_pre_hook(lambda module, given: kept.append(given[0][places]) or (kept[0][:0],)):
+    hooked = head.register_forward_pre_hook(lambda module, given: kept.append(given[0][places]) or (kept[0][:0],))
+    with hooked, computed(model):
         model(**inputs, use_cache=False)
-    return kept[0], lambda states: finish(head(states))
+    return kept[0].to(model.dtype), lambda states: finish(head(states))
 
 
 def _states(model, head: nn.Module | None, sequences: Sequences, group_size: int):
@@ -205,10 +210,12 @@ def _trial(model) -> bool:
             sequences, read, group_size=3, trees=trees, width=embeddings.embedding_dim, dtype=model.dtype
         )
         try:
-            found.append(model.base_model(**layout.inputs, use_cache=False)[0][layout.row, layout.slot])
+            with computed(model):
+                found.append(model.base_model(**layout.inputs, use_cache=False)[0][layout.row, layout.slot])
         except Exception:  # whatever another architecture makes of such a mask, plain rows remain
             return False
-    near = (1e-3 if model.dtype == torch.float32 else 5e-2) * found[0].abs().max().item()
+    exact = model.dtype == torch.float32 and not in_bf16(model)
+    near = (1e-3 if exact else 5e-2) * found[0].abs().max().item()
     return torch.allclose(*found, rtol=0, atol=near)
 
 
@@ -229,16 +236,15 @@ def _tried_finish(model, head: nn.Module) -> Callable[[Tensor], Tensor] | None:
     raw = []
     with head.register_forward_hook(lambda module, given, output: raw.append(output)):
         tokens = torch.arange(1, 5, device=model.device)[None] % model.get_input_embeddings().num_embeddings
-        logits = model(input_ids=tokens, use_cache=False).logits
+        with computed(model):
+            logits = model(input_ids=tokens, use_cache=False).logits
     if len(raw) != 1:
         return None
-    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None) or 1.0
+    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
     factor = (logits.double() * raw[0]).sum() / (raw[0].double() ** 2).sum()
-    tried = (
-        nn.Identity(),
-        functools.partial(torch.mul, other=factor.item()),
-        lambda given: cap * torch.tanh(given / cap),
-    )
+    tried = [nn.Identity(), functools.partial(torch.mul, other=factor.item())]
+    if cap:  # first: rounded, small logits look as they would without it
+        tried.insert(0, lambda given: cap * torch.tanh(given / cap))
     near = (1e-5 if logits.dtype == torch.float32 else 1e-2) * logits.abs().max()
     if not near.isfinite():
         return None

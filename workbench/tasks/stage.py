@@ -94,12 +94,15 @@ class Stage:
     @cached_property
     def reference(self):
         """`reference_model`, or `model` once more, frozen."""
-        return self._models.frozen(self._load("reference_model" if self.parameters.get("reference_model") else "model"))
+        return self._frozen("reference_model" if self.parameters.get("reference_model") else "model")
 
     @cached_property
     def rival(self):
         """Whose completions are compared with the policy's: `rival_model`, frozen."""
-        return self._models.frozen(self._load("rival_model"))
+        return self._frozen("rival_model")
+
+    def _frozen(self, parameter: str):
+        return self._models.frozen(self._load(parameter), precision=self._precision)
 
     def _load(self, parameter: str):
         return self._models.load_policy(self.parameters[parameter], self.tokens, device=self._device)
@@ -108,13 +111,17 @@ class Stage:
     def _device(self) -> str:
         return self.parameters.get("device", "cpu")
 
+    @property
+    def _precision(self) -> str:
+        return self.parameters.get("precision", "fp32")
+
     def rewards(self, name: str, *, fewest: int = 0) -> dict[str, Callable[..., list[float]]]:
         """The rewards that the parameter `name` lists, by their names; WorkbenchError where they are under `fewest`."""
         from workbench.models.rewards import rewards_named
 
         longest = self.parameters["max_prompt_length"] + self.parameters["max_completion_length"]
         text = self.parameters[name]
-        its = {"of_task": self.task.rewards, "kinds": self.task.kinds}
+        its = {"of_task": self.task.rewards, "kinds": self.task.kinds, "precision": self._precision}
         rewards = rewards_named(text, self.tokens, max_length=longest, device=self._device, **its)
         if len(rewards) < fewest:
             raise WorkbenchError(f"{name} is {text!r}: name a reward, such as a run of 05_reward_model or task:sums.")

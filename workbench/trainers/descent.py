@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from workbench import NonFiniteLoss, WorkbenchError
 from workbench.models import ranks
-from workbench.models.computing import compute_twice
+from workbench.models.computing import compute_in, compute_twice
 from workbench.models.tokens import length_bucketed_batches
 
 Part = TypeVar("Part")
@@ -64,14 +64,15 @@ def linear_schedule(step: int, total: int, *, warmup: int) -> float:
 class Descent:
     """A model, its optimiser and its place in the schedule; `step(losses)` moves all three.
 
-    `config` has a `learning_rate`, `warmup_steps`, a `max_grad_norm`, maybe a `weight_decay` and whether to
-    `checkpoint_activations`; `steps` counts optimiser steps, and `schedule(step, total, warmup=...)` gives the share of
-    the rate.
+    `config` has a `learning_rate`, `warmup_steps`, a `max_grad_norm`, maybe a `weight_decay`, a `precision` and whether
+    to `checkpoint_activations`; `steps` counts optimiser steps, and `schedule(step, total, warmup=...)` gives the share
+    of the rate.
     """
 
     def __init__(self, model: nn.Module, config, *, steps: int, schedule=cosine_schedule, eps: float = 1e-8):
         require_in(0, 1e6, config, "warmup_steps")
         self.model, self.peak, self.steps, self.schedule = model, config.learning_rate, steps, schedule
+        compute_in(model, getattr(config, "precision", "fp32"))
         if getattr(config, "checkpoint_activations", False):
             compute_twice(model)
         self.warmup_steps, self.max_grad_norm = config.warmup_steps, config.max_grad_norm

@@ -13,6 +13,7 @@ from workbench import WorkbenchError
 from workbench.losses import direct
 from workbench.losses.reductions import log_ratio, per_token
 from workbench.models import ranks
+from workbench.models.computing import Computing
 from workbench.models.load import model_context, without_dropout
 from workbench.models.scoring import completion_logprobs
 from workbench.models.tokens import batches_by_length
@@ -119,7 +120,7 @@ RANGES = {"label_smoothing": (0, math.nextafter(0.5, 0)), "alpha": (0, 1), "gamm
 
 
 @dataclass(frozen=True, kw_only=True)
-class DirectAlignmentConfig:
+class DirectAlignmentConfig(Computing):
     """How a policy is aligned directly; None takes what LOSSES says, and is all that is left to a loss without it."""
 
     loss: str = "dpo"  # row of LOSSES
@@ -133,8 +134,6 @@ class DirectAlignmentConfig:
     nll_coef: float | None = None  # weight of the chosen completion's negative log-likelihood, which every loss may add
     epochs: int = 1  # passes over the examples
     batch_size: int = 64  # examples per step
-    micro_batch_tokens: int = 0  # at most so many, padded, go through a model at a time; 0: the whole batch
-    checkpoint_activations: bool = False  # compute layers twice instead of keeping what they made: less memory
     learning_rate: float | None = None  # peak, at width 64; 5e-7 .. 5e-6 for large pretrained models
     warmup_steps: int = 10  # steps of linear warm-up; then a cosine down to 10%
     max_grad_norm: float = 1.0  # gradients are clipped to this norm
@@ -142,6 +141,7 @@ class DirectAlignmentConfig:
     seed: int = 0  # order of the examples
 
     def __post_init__(self):
+        super().__post_init__()
         if self.loss not in LOSSES:
             raise WorkbenchError(f"There is no loss {self.loss!r}: choose one of {', '.join(LOSSES)}.")
         self._refuse_what_the_loss_does_not_take()
@@ -150,7 +150,6 @@ class DirectAlignmentConfig:
                 object.__setattr__(self, name, default)
         require_positive(self, "epochs", "batch_size", "learning_rate", "max_grad_norm", "evaluate_every")
         require_in(0, 1e6, self, "nll_coef")
-        require_in(0, math.inf, self, "micro_batch_tokens")
         for name in self.settings:
             if name in RANGES:
                 require_in(*RANGES[name], self, name)

@@ -11,6 +11,7 @@ from workbench import WorkbenchError
 from workbench.losses.advantages import masked_mean
 from workbench.losses.offline import conservative_loss, expectile_loss, td_loss
 from workbench.models import ranks
+from workbench.models.computing import Computing
 from workbench.models.load import frozen, seeded, without_dropout
 from workbench.models.scoring import completion_states
 from workbench.models.tokens import collate
@@ -29,7 +30,7 @@ from workbench.trainers.feedback_kinds import LABELLED
 
 
 @dataclass(frozen=True, kw_only=True)
-class IlqlConfig:
+class IlqlConfig(Computing):
     """How values are learned, and how strongly they guide."""
 
     beta: float = 16.0  # logits per unit of reward by which values move the reference; training does not depend on it
@@ -39,8 +40,6 @@ class IlqlConfig:
     polyak: float = 0.2  # share of the way that the target heads go after each step; Snell et al. 2023 take .005
     epochs: int = 2  # passes over the examples
     batch_size: int = 64  # completions per step
-    micro_batch_tokens: int = 0  # at most so many, padded, go through a model at a time; 0: the whole batch
-    checkpoint_activations: bool = False  # compute layers twice instead of keeping what they made: less memory
     learning_rate: float = 1e-3  # peak, at width 64; 1e-5 .. 1e-4 for large pretrained models
     warmup_steps: int = 10  # steps of linear warm-up; then a cosine down to 10%
     max_grad_norm: float = 1.0  # gradients are clipped to this norm
@@ -48,13 +47,17 @@ class IlqlConfig:
     seed: int = 0  # first weights of the heads, order of the examples
 
     def __post_init__(self):
+        super().__post_init__()
         require_positive(
             self, "beta", "epochs", "batch_size", "learning_rate", "max_grad_norm", "polyak", "evaluate_every"
         )
         require_in(0.5, 1, self, "expectile")
         require_in(0, 1, self, "gamma", "polyak")
         require_in(0, 1e6, self, "conservatism")
-        require_in(0, float("inf"), self, "micro_batch_tokens")
+        if self.precision != "fp32":
+            raise WorkbenchError(
+                f"precision is {self.precision!r}, but ILQL saves the reference with what it learned: take fp32."
+            )
 
     @property
     def title(self) -> str:

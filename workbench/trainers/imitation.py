@@ -16,6 +16,7 @@ from workbench import WorkbenchError
 from workbench.analysis.kl import sequence_kl_summary
 from workbench.losses.policy import kl_k1
 from workbench.models import ranks
+from workbench.models.computing import Computing, compute_in
 from workbench.models.load import without_dropout
 from workbench.models.packing import token_lengths
 from workbench.models.sampling import reward_arguments, sample
@@ -83,7 +84,7 @@ def find_selection(name: str) -> Selection:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImitationConfig:
+class ImitationConfig(Computing):
     """How a policy imitates what it sampled."""
 
     selection: str = "raft"  # a row of SELECTIONS
@@ -92,8 +93,6 @@ class ImitationConfig:
     num_generations: int = 8  # n, completions per prompt
     updates_per_step: int = 4  # optimiser steps in a round
     batch_size: int = 64  # completions per optimiser step
-    micro_batch_tokens: int = 0  # at most so many, padded, go through a model at a time; 0: the whole batch
-    checkpoint_activations: bool = False  # compute layers twice instead of keeping what they made: less memory
     learning_rate: float = 1e-3  # peak, at width 64; 1e-6 .. 1e-5 for large pretrained models
     kl_coef: float = 0.0  # price of one nat of exact KL from the reference per token; Lu et al. 2022 take .05
     temperature: float = 1.0  # of sampling; what is kept is learned at temperature 1, as in SFT
@@ -104,6 +103,7 @@ class ImitationConfig:
     seed: int = 0  # order of prompts, samples, batches
 
     def __post_init__(self):
+        super().__post_init__()
         tokens = find_selection(self.selection).control_tokens
         require_positive(
             self,
@@ -118,7 +118,6 @@ class ImitationConfig:
             "max_completion_length",
         )
         require_in(0, 1e6, self, "kl_coef", "missing_eos_penalty")
-        require_in(0, float("inf"), self, "micro_batch_tokens")
         if self.num_generations == 1 and not tokens:
             raise WorkbenchError(
                 f"num_generations is 1, so {self.selection!r} has nothing to choose from: give at least 2."
@@ -154,6 +153,7 @@ class ImitationTrainer(Stateful):
                 f"There are {len(prompts)} prompts but prompts_per_step is {config.prompts_per_step}: give more."
             )
         self.policy, self.reference = without_dropout(policy), without_dropout(reference)
+        compute_in(self.reference, config.precision)  # its weights stay: a round may begin with them
         self.rewards, self.tokenizer = {"reward": reward, **monitors}, tokenizer
         self.prompts, self.config = prompts, config
         self.selection = find_selection(config.selection)

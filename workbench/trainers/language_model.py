@@ -12,6 +12,7 @@ import torch
 
 from workbench import WorkbenchError
 from workbench.models import ranks
+from workbench.models.computing import Computing
 from workbench.models.examples import text_documents
 from workbench.models.load import without_dropout
 from workbench.models.packing import TokenBatch, target_losses, token_lengths
@@ -33,13 +34,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageModelConfig:
+class LanguageModelConfig(Computing):
     """How a language model is trained."""
 
     steps: int  # optimiser steps
     batch_size: int = 64  # rows per step
-    micro_batch_tokens: int = 0  # at most so many, padded, go through a model at a time; 0: the whole batch
-    checkpoint_activations: bool = False  # compute layers twice instead of keeping what they made: less memory
     learning_rate: float = 1e-3  # peak; 5e-3 from nothing at width 64, 1e-5 .. 1e-4 for large pretrained models
     warmup_steps: int = 10  # steps of linear warm-up; then a cosine down to 10%
     weight_decay: float = 0.0  # on matrices only
@@ -48,9 +47,9 @@ class LanguageModelConfig:
     seed: int = 0  # order of the examples
 
     def __post_init__(self):
+        super().__post_init__()
         require_positive(self, "steps", "batch_size", "learning_rate", "max_grad_norm", "evaluate_every")
         require_in(0, 1, self, "weight_decay")
-        require_in(0, 2**40, self, "micro_batch_tokens")
 
 
 class LanguageModelTrainer(Stateful):

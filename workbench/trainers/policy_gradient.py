@@ -174,7 +174,7 @@ class PolicyGradientTrainer(Stateful):
         self, prompts: list[PromptExample], generator: torch.Generator, *, group_size: int = 1
     ) -> tuple[Samples, list[dict[str, Any]]]:
         """Completions of the current policy with scores and reference log-probabilities; the same as rows to read."""
-        sampled, allowed = self._sample(prompts, generator)
+        sampled, allowed = self._sample(prompts, generator, group_size=group_size)
         texts, columns = reward_arguments(self.tokenizer, prompts, sampled)
         scores = ranks.shared_scores(self._rewards(), texts, columns)
         names = ("prompt", "completion", *scores)
@@ -348,17 +348,21 @@ class PolicyGradientTrainer(Stateful):
         return {"reward": self.reward, **self.monitors}
 
     def _sample(
-        self, prompts: list[PromptExample], generator: torch.Generator, *, mixed_with: tuple[Any, float] | None = None
+        self,
+        prompts: list[PromptExample],
+        generator: torch.Generator,
+        *,
+        group_size: int = 1,
+        mixed_with: tuple[Any, float] | None = None,
     ) -> tuple[Rollout, Tensor]:
         """Completions, and which tokens they were chosen from (`Samples.allowed`); a mixture is never masked."""
         prompt_ids = [prompt.prompt_ids for prompt in prompts]
         config = self.config
         settings = {"max_completion_length": config.max_completion_length, "temperature": config.temperature}
+        settings |= {"generator": generator, "group_size": group_size}
         if self.masking is not None and not mixed_with:
-            return masked_sample(
-                self.policy, self.masking, prompt_ids, top_p=config.mask_top_p, generator=generator, **settings
-            )
-        rollout = sample(self.policy, prompt_ids, mixed_with=mixed_with, generator=generator, **settings)
+            return masked_sample(self.policy, self.masking, prompt_ids, top_p=config.mask_top_p, **settings)
+        rollout = sample(self.policy, prompt_ids, mixed_with=mixed_with, **settings)
         return rollout, torch.ones(len(rollout), 0, 0, dtype=torch.bool, device=rollout.tokens.device)
 
     def _said(self, model, sequences: Sequences, allowed: Tensor, group_size: int) -> Predictions:

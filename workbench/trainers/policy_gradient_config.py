@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from workbench import WorkbenchError
+from workbench.models.computing import Computing
 from workbench.trainers.algorithms import ALGORITHMS, SAMPLED_KL, Algorithm, find_algorithm
 from workbench.trainers.descent import require_in, require_positive
 
@@ -12,18 +13,16 @@ POSITIVE = ("steps", "batch_size", "num_generations", "learning_rate", "critic_l
 POSITIVE += ("max_completion_length", "num_ppo_epochs", "num_mini_batches", "cliprange", "cliprange_high", "kl_horizon")
 POSITIVE += ("cliprange_value", "penalty_coef", "max_grad_norm", "evaluate_every", "mask_top_p", "mask_refresh_every")
 NOT_NEGATIVE = ("kl_coef", "kl_target", "missing_eos_penalty", "kl_stop", "penalty_target", "entropy_coef")
-NOT_NEGATIVE += ("ptx_coef", "resampling_rounds", "micro_batch_tokens")
+NOT_NEGATIVE += ("ptx_coef", "resampling_rounds")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicyGradientConfig:
+class PolicyGradientConfig(Computing):
     """How a policy learns from its own samples; None takes the algorithm's own value."""
 
     algorithm: str = "ppo"  # a row of ALGORITHMS
     steps: int = 100  # rounds of sampling and learning
     batch_size: int = 64  # completions per step
-    micro_batch_tokens: int = 0  # at most so many, padded, go through a model at a time; 0: the whole mini-batch
-    checkpoint_activations: bool = False  # compute layers twice instead of keeping what they made: less memory
     num_generations: int | None = None  # completions per prompt
     rival_mixture: float | None = None  # compete with policy^(1-b) reference^b, this b; else the reward itself counts
     learning_rate: float | None = None  # of the policy at first, at width 64, falling to 0; 1e-6 for large models
@@ -60,6 +59,7 @@ class PolicyGradientConfig:
     seed: int = 0  # order of prompts, samples, mini-batches
 
     def __post_init__(self):
+        super().__post_init__()
         row = find_algorithm(self.algorithm)
         own = {field.name: getattr(row, field.name) for field in fields(self) if getattr(self, field.name) is None}
         for name, value in own.items():

@@ -20,6 +20,7 @@ from workbench.losses.preference import (
     soft_preference_loss,
 )
 from workbench.models import ranks
+from workbench.models.computing import Computing
 from workbench.models.examples import Examples
 from workbench.models.load import without_dropout
 from workbench.models.rewards import raw_rewards
@@ -98,14 +99,12 @@ def objective_rows(name: str, task, count: int) -> tuple:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardModelConfig:
+class RewardModelConfig(Computing):
     """How a reward model is trained."""
 
     objective: str = "bradley_terry"  # what is minimised: a name in OBJECTIVES
     epochs: int = 2  # passes over the examples; more than two overfit (Stiennon et al. 2020 take one)
     batch_size: int = 64  # examples per step: comparisons, rankings or completions
-    micro_batch_tokens: int = 0  # at most so many, padded, go through a model at a time; 0: the whole batch
-    checkpoint_activations: bool = False  # compute layers twice instead of keeping what they made: less memory
     learning_rate: float = 5e-4  # peak, at width 64; 1e-6 .. 1e-5 for large pretrained models
     warmup_steps: int = 10  # steps of linear warm-up; then a cosine down to 10%
     weight_decay: float = 0.01  # on matrices only
@@ -117,9 +116,10 @@ class RewardModelConfig:
     seed: int = 0  # order of the examples
 
     def __post_init__(self):
+        super().__post_init__()
         require_positive(self, "epochs", "batch_size", "learning_rate", "max_grad_norm", "evaluate_every")
         require_in(0, 1, self, "weight_decay", "error_rate")
-        require_in(0, float("inf"), self, "center_rewards_coefficient", "lm_coef", "micro_batch_tokens")
+        require_in(0, float("inf"), self, "center_rewards_coefficient", "lm_coef")
         known = objective_named(self.objective).settings
         for name in ("center_rewards_coefficient", "lm_coef", "error_rate"):
             if getattr(self, name) and name not in known:
