@@ -25,9 +25,7 @@ class Computing:
 
     def __post_init__(self):
         if not self.micro_batch_tokens >= 0:
-            raise WorkbenchError(
-                f"micro_batch_tokens is {self.micro_batch_tokens}: give at least 1, or 0 to split none."
-            )
+            raise WorkbenchError(f"micro_batch_tokens is {self.micro_batch_tokens}: give at least 1, or 0.")
         if self.checkpoint_activations not in (True, False):
             raise WorkbenchError(f"checkpoint_activations is {self.checkpoint_activations}: give True or False.")
         require_precision(self.precision)
