@@ -87,8 +87,13 @@ def _rescored(model, rollout: Rollout, allowed: Tensor, temperature: float, grou
     """The rollout with the log-probabilities that training reads, where a copy in bf16 sampled."""
     if not in_bf16(model):
         return rollout
-    said = predictions(model, rollout, temperature=temperature or 1.0, group_size=group_size, allowed=allowed)
-    return replace(rollout, logprobs=spread(*said.read(chosen(rollout.counted)), rollout))
+
+    def logprobs(rows: slice) -> Tensor:
+        part, settings = rollout.rows(rows), {"temperature": temperature or 1.0, "group_size": group_size}
+        said = predictions(model, part, allowed=allowed[rows], **settings)
+        return spread(*said.read(chosen(part.counted)), part)
+
+    return replace(rollout, logprobs=ranks.by_rows(logprobs, len(rollout), group_size=group_size))
 
 
 def keep_allowed(logits: Tensor, allowed: Tensor) -> Tensor:
