@@ -439,6 +439,16 @@ def test_a_policy_that_reads_other_tokens_is_refused_though_it_reads_as_many(tmp
     ):
         load_policy(str(source), word_tokenizer())
     assert load_policy(str(source), load_tokenizer(str(source))[0])
+    (source / "tokenizer.json").write_text("{}", encoding="utf-8")  # why another is given
+    assert load_policy(str(source), word_tokenizer())
+
+
+def test_tokens_that_a_model_never_read_may_stand_elsewhere_in_the_tokenizer_that_is_given(tmp_path):
+    source = saved(tiny_model(), word_tokenizer(eos_token="<eos>", unk_token="<unk>"), tmp_path)  # <|pad|> comes behind
+    given = word_tokenizer(eos_token="<eos>", unk_token="<unk>")
+    given.add_special_tokens({"additional_special_tokens": ["<|good|>"]})
+    given.add_special_tokens({"pad_token": "<|pad|>"})
+    assert load_policy(source, given).get_input_embeddings().num_embeddings == len(word_tokenizer()) + 2
 
 
 def test_from_scratch_only_the_sizes_are_taken(tmp_path):

@@ -217,12 +217,12 @@ def test_weights_that_lost_their_doubts_are_refused(tmp_path):
 
 
 def test_pessimism_needs_a_radius_and_comparisons():
-    with pytest.raises(WorkbenchError, match="pessimism is -1"):
-        make_pessimistic(reward_for().model, GROUP_PROMPTS, GROUPS, radius=-1)
     ratings = [LabelledExample(prompt_ids=[4], completion_ids=[5, EOS], label=label) for label in (1.0, 0.0)]
     trainer = RewardModelTrainer(reward_for().model, ratings, ratings, RewardModelConfig(objective="outcome"))
     with pytest.raises(WorkbenchError, match=r"pessimism needs completions that were compared, .*'outcome'"):
-        trainer.comparisons()
+        trainer.comparisons(1.0)
+    with pytest.raises(WorkbenchError, match="pessimism is -1"):  # before it was trained
+        trainer.comparisons(-1)
 
 
 # Several rewards at once

@@ -73,6 +73,11 @@ NO_WEIGHTS = re.compile(r"doubt_|.*(inv_freq|masked_bias|attn\.bias|position_ids
 GIVE_A_MODEL = (
     "give a folder made by save_pretrained, with config.json and model.safetensors (pickled weights: allow_pickle)"
 )
+ITS_OWN = "give each model its own, and a reference, a rival or a part one of its family"  # of tokenizers
+OF_ITS_FAMILY = (
+    "read a reward model with its own tokenizer, and start a critic, which reads the policy's tokens, from a model of "
+    "the policy's family (name that first) or take an algorithm without one (rloo, grpo)"
+)
 FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors names them
 PADDING = re.compile(r"[<\[].+[>\]]")  # a padding token that looks like one; anything else may be a word
 
@@ -147,9 +152,7 @@ def load_policy(source: str, tokenizer, *, device: str = "cpu", dtype: str = "fl
     """
     model, _ = _load(AutoModelForCausalLM, source, device=device, dtype=dtype, allow_pickle=allow_pickle)
     _require_rows(model, source, tokenizer)
-    _require_own_tokens(
-        source, tokenizer, "give each model its own, and a reference, a rival or a part one of its family"
-    )
+    _require_own_tokens(model, source, tokenizer, ITS_OWN)
     _fit_vocabulary(model, tokenizer)
     return model
 
@@ -220,12 +223,6 @@ def merge_lora(policy):
 def _load_scalar(auto_class, source: str, tokenizer, *, start: str, device: str, seed: int = 0, preset: str = ""):
     if start not in ("trained", "sft", "scratch"):
         raise WorkbenchError(f"start is {start!r}: choose 'sft' (the weights of {source!r}) or 'scratch'.")
-    if start != "scratch":
-        cure = (
-            "read a reward model with its own tokenizer, and start a critic, which reads the policy's tokens, from a "
-        )
-        cure += "model of the policy's family (name that first) or take an algorithm without one (rloo, grpo)"
-        _require_own_tokens(source, tokenizer, cure)
     with seeded(seed):
         if start == "scratch":
             with _explained(source):
@@ -239,6 +236,7 @@ def _load_scalar(auto_class, source: str, tokenizer, *, start: str, device: str,
             model.head_is_new = True
         else:
             model, model.head_is_new = _load(auto_class, source, device=device, num_labels=1)
+            _require_own_tokens(model, source, tokenizer, OF_ITS_FAMILY)
             _require_rows(model, source, tokenizer)
         if start == "trained" and model.head_is_new:
             raise WorkbenchError(
@@ -251,10 +249,13 @@ def _load_scalar(auto_class, source: str, tokenizer, *, start: str, device: str,
     return without_dropout(model)
 
 
-def _require_own_tokens(source: str, tokenizer, cure: str) -> None:
+def _require_own_tokens(model, source: str, tokenizer, cure: str) -> None:
     """WorkbenchError unless a trained model knows the words of `tokenizer`, all under its ids but for added ones."""
-    words, added, own = tokenizer.get_vocab(), tokenizer.added_tokens_encoder, load_own_tokenizer(source)
-    known = own.get_vocab() if own else words
+    words, added, own = tokenizer.get_vocab(), tokenizer.added_tokens_encoder, None
+    with contextlib.suppress(WorkbenchError):  # its folder may hold none that can be read, which is why one is given
+        own = load_own_tokenizer(source)
+    rows = model.get_input_embeddings().num_embeddings  # a token beyond them was added, too, and never read
+    known = {word: index for word, index in own.get_vocab().items() if index < rows} if own else words
     other = next(
         (word for word, index in words.items() if known.get(word, index if word in added else -1) != index), ""
     )

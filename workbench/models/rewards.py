@@ -349,8 +349,6 @@ def make_pessimistic(
     `completions` holds the K >= 2 compared completions of each prompt. Features are the last layer at the last token;
     Sigma is the mean of the outer products of their differences, plus `RIDGE` of its mean diagonal; v is their mean.
     """
-    if not radius > 0:
-        raise WorkbenchError(f"pessimism is {radius}: give a radius above 0, or 0 to leave the reward as it is.")
     features, differences = [], []
     for start in range(0, len(completions), batch_size):
         groups = completions[start : start + batch_size]

@@ -205,8 +205,13 @@ class RewardModelTrainer(Stateful):
             margins[rows] = (chosen - rejected).cpu()
         return margins
 
-    def comparisons(self) -> tuple[list[list[int]], list[list[list[int]]]]:
-        """Prompts and compared completions of the training examples, for `rewards.make_pessimistic`."""
+    def comparisons(self, radius: float) -> tuple[list[list[int]], list[list[list[int]]]]:
+        """Prompts and compared completions of the training examples, for `rewards.make_pessimistic` with this radius.
+
+        Ask for them before training: WorkbenchError where there can be no such reward.
+        """
+        if not radius > 0:
+            raise WorkbenchError(f"pessimism is {radius}: give a radius above 0, or 0 to leave the reward as it is.")
         if not self.kind.comparative:
             raise WorkbenchError(
                 f"pessimism needs completions that were compared, which objective {self.config.objective!r} has not: "
