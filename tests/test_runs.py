@@ -570,7 +570,8 @@ def test_a_parameter_that_came_after_a_run_counts_as_the_default_that_it_came_wi
     ("asked", "sentence"),
     [
         ({"rival": "x"}, "a run with rival= where now rival=x is"),
-        ({"share": 0.25, "kl_coef": 0.2}, "a run with kl_coef=0.1, share=0.5 where now kl_coef=0.2, share=0.25 is"),
+        ({"share": 0.25}, "a run with share=0.5 where now share=0.25 is"),
+        ({"kl_coef": 0.2}, "a run with kl_coef=0.1 where now kl_coef=0.2 is"),
         ({"seed": 1}, "a run with seed=0 where now seed=1 is"),
     ],
 )

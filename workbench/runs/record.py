@@ -93,9 +93,10 @@ def refuse_other_parameters(folder: Path, values: Mapping, *, defaults: Mapping,
         return
     record, values = read_record(folder), {**values, **_threads({"threads": threads})}
     later = {**defaults, "seed": record.get("seed", defaults.get("seed")), **record.get("defaults", {})}
-    held = {**later, **record["parameters"], **_threads({"threads": threads} | record)}
-    shared = [name for name in values if name in held and name != "run_dir"]
-    _refuse_difference(folder, {name: held[name] for name in shared}, {name: values[name] for name in shared})
+    held = {**record["parameters"], **_threads({"threads": threads} | record)}
+    for known in (held, later | held):  # first what it was asked for, which says most
+        shared = [name for name in values if name in known and name != "run_dir"]
+        _refuse_difference(folder, {name: known[name] for name in shared}, {name: values[name] for name in shared})
 
 
 def refuse_foreign(folder: Path) -> None:

@@ -158,7 +158,7 @@ class DirectAlignmentConfig(Computing):
         if "rival_logprobs" in self.objective.inputs and self.alpha >= self.beta:
             raise WorkbenchError(
                 f"alpha is {self.alpha:g} but beta is {self.beta:g}: {self.loss!r} would make what the reference wrote "
-                "ever unlikelier, even where it won; give an alpha far below beta, such as 0.01."
+                f"ever unlikelier, even where it won; give an alpha far below beta, such as {self.beta / 30:.1g}."
             )
         if "reference_point" in self.objective.inputs and self.batch_size < 2:
             raise WorkbenchError(
