@@ -13,12 +13,14 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from tiny_models import (
+    BOS,
     COMPLETIONS,
     EOS,
     FAMILIES,
     PAD,
     PROMPTS,
     UNK,
+    WORDS,
     plain_next_logprobs,
     same_weights,
     saved,
@@ -27,7 +29,14 @@ from tiny_models import (
     weights_of,
     word_tokenizer,
 )
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoModelForTokenClassification
+from torch import nn
+from torch.testing import assert_close
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 
 from workbench import WorkbenchError
 from workbench.models import (
@@ -44,6 +53,7 @@ from workbench.models import (
     without_dropout,
 )
 from workbench.models.load import PRESETS
+from workbench.models.rewards import raw_rewards
 from workbench.models.sampling import eos_token_ids
 from workbench.models.scoring import completion_logprobs, completion_values
 from workbench.models.tokens import collate
@@ -414,6 +424,38 @@ def test_a_policy_scores_nothing_unless_a_new_head_was_asked_for(family, tmp_pat
         load_reward_model(policy, word_tokenizer())
     for start in ("sft", "scratch"):
         assert load_reward_model(policy, word_tokenizer(), start=start).head_is_new
+
+
+HEADLESS = ("gemma3_text", "olmo2", "olmoe", "opt", "gptj", "granite", "cohere", "lfm2")  # without one class or both
+
+
+def small_of(family: str):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    sizes |= {"intermediate_size": 24, "ffn_dim": 24, "word_embed_proj_dim": 16, "head_dim": 8}
+    if family == "gptj":
+        sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2, "rotary_dim": 4, "n_positions": 48}
+    tokens = {"pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS, "max_position_embeddings": 48}
+    config = AutoConfig.for_model(family, vocab_size=len(WORDS), initializer_range=0.4, **sizes, **tokens)
+    with seeded(0):
+        return AutoModelForCausalLM.from_config(config).eval()
+
+
+@pytest.mark.parametrize("family", HEADLESS)
+def test_a_family_without_classifiers_has_heads_of_ours_on_its_own_states(family, tmp_path):
+    policy, tokenizer = small_of(family), word_tokenizer()
+    source = saved(policy, tokenizer, tmp_path / "policy")
+    critic = load_critic(source, tokenizer)
+    nn.init.normal_(critic.score.weight)
+    batch = collate([[4, 6, 7]], [[9, 10, EOS]], pad_id=PAD)
+    states = policy.base_model(input_ids=batch.tokens)[0][0, 2:5]  # read before each token of the completion
+    expected = states @ critic.score.weight[0]
+    assert_close(completion_values(critic, batch)[0], expected)
+    assert completion_logprobs(policy, batch).shape == (1, 3)
+    reward_model = load_reward_model(source, tokenizer, start="sft")
+    again = load_reward_model(saved(reward_model, tokenizer, tmp_path / "reward"), tokenizer)
+    assert not again.head_is_new and type(again).__name__.endswith("ForSequenceClassification")
+    assert_close(raw_rewards(again, batch), raw_rewards(reward_model, batch))
+    assert load_reward_model(source, tokenizer, start="scratch").head_is_new
 
 
 def test_a_reward_model_is_no_policy_and_other_classifiers_are_no_reward_models(tmp_path):

@@ -27,6 +27,7 @@ from transformers.utils import find_adapter_config_file
 from workbench import WorkbenchError
 from workbench.models.chat_templates import end_ids, turn_of
 from workbench.models.computing import compute_in
+from workbench.models.heads import class_for
 from workbench.models.scoring import scalar_head
 from workbench.models.tokens import control_token_ids
 from workbench.models.value_guided import ValueGuidedPolicy  # noqa: F401  known to AutoModelForCausalLM from now on
@@ -231,7 +232,8 @@ def _load_scalar(auto_class, source: str, tokenizer, *, start: str, device: str,
                     config = preset_config(preset, tokenizer, model_context(config))
                     _note_tokens(config, tokenizer, config.vocab_size)
                     config.num_labels = 1
-                model = _quicker(auto_class.from_config(config)).to(device, torch.float32)  # whatever it was saved in
+                model = _quicker(class_for(auto_class, config).from_config(config))
+                model.to(device, torch.float32)  # whatever it was saved in
                 _require_causal(model.eval(), source)
             model.head_is_new = True
         else:
@@ -286,7 +288,8 @@ def _load(auto_class, source: str, *, device: str, dtype: str = "float32", allow
     with _explained(source), quiet():
         if find_adapter_config_file(folder):
             raise WorkbenchError(f"{source!r} holds adapters alone: merge them into their model and save that.")
-        model, found = auto_class.from_pretrained(
+        settings = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        model, found = class_for(auto_class, settings).from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
             use_safetensors=None if allow_pickle else True,  # None: pickled weights where there are no others
@@ -296,7 +299,6 @@ def _load(auto_class, source: str, *, device: str, dtype: str = "float32", allow
             **config,
         )
     new_head = _require_all_weights(model, found, source)
-    settings = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     kinds = [getattr(transformers, name, None) for name in settings.architectures or []]
     if kinds and all(kind is not None and kind.config_class is not type(settings) for kind in kinds):
         raise WorkbenchError(  # kinds that name their weights alike compute differently
