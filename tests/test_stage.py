@@ -121,6 +121,8 @@ def test_a_policy_as_reward_model_is_refused_by_its_name(parameters):
 
 
 OWN = """
+import sys
+
 def score(prompts, completions, *, finished, **columns):
     return [float(len(text)) for text in completions]
 
@@ -131,6 +133,10 @@ def leaves(prompts, completions, *, finished, **columns):
     if "b" in prompts:
         raise SystemExit("no b")
     return [0.0 for _ in completions]
+
+def yields(prompts, completions, *, finished, **columns):
+    for prompt in prompts:
+        yield 0.0 if prompt != "b" else sys.exit("no b")
 
 def nothing(prompts, completions, *, finished, **columns):
     return None
@@ -149,6 +155,7 @@ def batch(prompts, completions, *, finished, **columns):
     return [0.0]
 
 NUMBER = 3
+largest = max
 """
 
 
@@ -171,12 +178,13 @@ def test_a_function_of_a_file_is_a_reward_an_input_of_the_run_and_needs_no_criti
         ("mine.py", "mine.py names no function of its file, which has score, .*: name one .* as in mine.py:score"),
         ("mine.py:NUMBER", "mine.py defines no function 'NUMBER'"),
         ("mine.py:short", "mine.py:short can not be called as a reward .*'finished'.*: take .prompts, completions"),
+        ("mine.py:largest", "mine.py:largest can not be called as a reward .no signature found"),
         ("mine.py:", "mine.py names no function of its file"),
         ("mine.py::score", "mine.py::score' names no file and function: write my_file.py:score, or task:sums"),
         ("typo.py:score", "typo.py, the file of a reward, does not run .SyntaxError: "),
         ("broken.py:score", "broken.py, the file of a reward, does not run .NameError: name 'torhc'"),
     ],
-    ids=["file", "function", "no-function", "number", "signature", "name", "colons", "syntax", "code"],
+    ids=["file", "function", "no-function", "number", "signature", "builtin", "name", "colons", "syntax", "code"],
 )
 def test_what_is_no_reward_is_refused_in_a_sentence_that_says_what_is(parameters, tmp_path, named, says):
     (tmp_path / "mine.py").write_text(OWN)
@@ -225,6 +233,7 @@ def test_a_verifier_is_no_input_of_the_run_and_a_critic_starts_from_the_reward_m
         ("fails", "correct it; the columns that it is given are finished.$"),
         ("fussy", "mine.py:fussy failed on row 1, the completion 'd' of the prompt 'b' .ValueError: no b."),
         ("leaves", "mine.py:leaves failed on row 1, the completion 'd' of the prompt 'b' .SystemExit: no b."),
+        ("yields", "mine.py:yields failed on row 1, the completion 'd' of the prompt 'b' .SystemExit: no b."),
         ("batch", "mine.py:batch failed on 2 completions, though on none by itself .ValueError: too many."),
         ("nothing", "mine.py:nothing gave NoneType"),
     ],

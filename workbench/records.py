@@ -203,6 +203,7 @@ def _scores(name: str, reward: Callable, texts: tuple[list, list], columns: Mapp
     try:
         explained = getattr(reward, "explained", None)
         given, parts = explained(*texts, **columns) if explained else (reward(*texts, **columns), {})
+        given = list(given) if isinstance(given, Iterator) else given  # a generator fails as it is read
     except WorkbenchError:
         raise
     except (Exception, SystemExit) as error:  # of somebody's own function
@@ -212,7 +213,7 @@ def _scores(name: str, reward: Callable, texts: tuple[list, list], columns: Mapp
             f"{own} failed on {where} ({said:.200}): correct it; the columns that it is given are {', '.join(columns)}."
         ) from error
     values = given.tolist() if hasattr(given, "tolist") else given
-    values = values if isinstance(values, list | tuple) else list(values) if isinstance(values, Iterator) else None
+    values = values if isinstance(values, list | tuple) else None
     if values is None or len(values) != len(completions):
         gave = f"{len(values)} numbers" if values is not None else f"{type(given).__name__} {str(given)[:40]!r}"
         asked = f"for {len(completions)} completions: return a list of one number for each"
@@ -231,10 +232,9 @@ def _failing(reward: Callable, texts: tuple[list, list], columns: Mapping) -> st
     """The first row on which a reward fails by itself, "" where there is none."""
     for row in range(len(texts[1])):
         try:
-            reward(
-                *(each[row : row + 1] for each in texts),
-                **{name: each[row : row + 1] for name, each in columns.items()},
-            )
+            own = {name: each[row : row + 1] for name, each in columns.items()}
+            said = reward(*(each[row : row + 1] for each in texts), **own)
+            list(said if isinstance(said, Iterator) else ())
         except (Exception, SystemExit):
             return _answer(row, texts)
     return ""

@@ -251,7 +251,7 @@ def own_reward(file: str, function: str) -> Reward:
         signature = inspect.signature(reward)
         named = {each.name: [] for each in signature.parameters.values() if each.kind is each.KEYWORD_ONLY}
         signature.bind([], [], **{"finished": [], "of_the_prompt": [], **named})
-    except TypeError as error:
+    except (TypeError, ValueError) as error:  # ValueError: some of Python's own functions say nothing of how
         raise WorkbenchError(
             f"{shown(path)}:{function} can not be called as a reward ({error}): take {SIGNATURE}."
         ) from error

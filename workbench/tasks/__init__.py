@@ -11,7 +11,7 @@ import pandas as pd
 from datasets import Dataset
 
 from workbench import WorkbenchError
-from workbench.runs import NOTHING, Run, files
+from workbench.runs import NOTHING, Run, files, names_in
 from workbench.runs.reward_names import weighted
 from workbench.tasks.columns import MissingColumn, parse_columns, split_by_prompt, to_standard
 from workbench.tasks.schemas import SCHEMAS, TIE, require_decided, schema_named, without_ties
@@ -108,9 +108,9 @@ class WorldTask(Task):
         """`count` prompts, whatever they are for."""
         _require_count("prompts", count, fewest=1)
         rng = random.Random(seed)
-        if not kinds.strip():
+        if not (named := names_in(kinds)):
             return Dataset.from_list(self.world.prompts(count, rng, split=split))
-        names, weights = zip(*map(weighted, kinds.split(",")), strict=True)
+        names, weights = zip(*map(weighted, named), strict=True)
         if not 0 < min(weights) <= max(weights) < float("inf"):
             raise WorkbenchError(f'kinds is {kinds!r}: give each kind a weight above 0, as in "math*3, qa".')
         drawn = rng.choices(names, weights, k=count)
