@@ -19,8 +19,6 @@ from workbench.trainers.descent import (
     linear_schedule,
     make_optimizer,
     require_examples,
-    require_in,
-    require_positive,
 )
 from workbench.trainers.direct_alignment import DirectAlignmentConfig
 from workbench.trainers.ilql import IlqlConfig
@@ -28,6 +26,7 @@ from workbench.trainers.imitation import ImitationConfig
 from workbench.trainers.language_model import LanguageModelConfig
 from workbench.trainers.policy_gradient_config import PolicyGradientConfig
 from workbench.trainers.reward_model import RewardModelConfig
+from workbench.trainers.settings import require_in, require_positive
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 import copy
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from types import MethodType
 
 import torch
@@ -13,22 +12,6 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from workbench import WorkbenchError
 
 PRECISIONS = ("fp32", "bf16")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Computing:
-    """What a trainer's configuration says of how its models are computed; it learns the same, but for rounding."""
-
-    micro_batch_tokens: int = 0  # at most so many, padding counted, go through a model at a time; 0: the whole batch
-    checkpoint_activations: bool = False  # compute layers twice instead of keeping what they made: less memory
-    precision: str = "fp32"  # bf16: layers compute in it; weights, losses and log-probabilities stay in fp32
-
-    def __post_init__(self):
-        if not self.micro_batch_tokens >= 0:
-            raise WorkbenchError(f"micro_batch_tokens is {self.micro_batch_tokens}: give at least 1, or 0.")
-        if self.checkpoint_activations not in (True, False):
-            raise WorkbenchError(f"checkpoint_activations is {self.checkpoint_activations}: give True or False.")
-        require_precision(self.precision)
 
 
 def require_precision(precision: str) -> None:

@@ -11,7 +11,8 @@ from workbench.models import ranks
 from workbench.models.load import without_dropout
 from workbench.models.sampling import reward_arguments, sample
 from workbench.records import PromptExample, known_mean
-from workbench.trainers.descent import Stateful, require_positive
+from workbench.trainers.descent import Stateful
+from workbench.trainers.settings import require_positive
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""One optimiser step, learning-rate schedules, and what makes a configuration valid."""
+"""One optimiser step, learning-rate schedules, and which examples come next."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -12,25 +12,10 @@ from workbench import NonFiniteLoss, WorkbenchError
 from workbench.models import ranks
 from workbench.models.computing import compute_in, compute_twice
 from workbench.models.tokens import length_bucketed_batches
+from workbench.trainers.settings import require_in
 
 Part = TypeVar("Part")
 Share = tuple[Tensor, Any, Any]  # what it adds to the loss, the record that this was computed from, what else it says
-
-
-def require_positive(config, *names: str) -> None:
-    """Raises WorkbenchError for the first of these settings that is not a finite number above 0, by its name."""
-    for name in names:
-        value = getattr(config, name)
-        if not (math.isfinite(value) and value > 0):
-            raise WorkbenchError(f"{name} is {value}: give a finite number above 0.")
-
-
-def require_in(low: float, high: float, config, *names: str) -> None:
-    """Raises WorkbenchError for the first of these settings outside [low, high], by its name; NaN is outside."""
-    for name in names:
-        value = getattr(config, name)
-        if not low <= value <= high:
-            raise WorkbenchError(f"{name} is {value}: give a number between {low} and {high}.")
 
 
 def require_examples(examples: list, held_out: list) -> None:

@@ -13,21 +13,13 @@ from workbench import WorkbenchError
 from workbench.losses import direct
 from workbench.losses.reductions import log_ratio, per_token
 from workbench.models import ranks
-from workbench.models.computing import Computing
 from workbench.models.load import model_context, without_dropout
 from workbench.models.scoring import completion_logprobs
 from workbench.models.tokens import batches_by_length
 from workbench.records import LabelledExample, Sequences
-from workbench.trainers.descent import (
-    Descent,
-    EpochBatches,
-    Share,
-    Stateful,
-    require_examples,
-    require_in,
-    require_positive,
-)
+from workbench.trainers.descent import Descent, EpochBatches, Share, Stateful, require_examples
 from workbench.trainers.feedback_kinds import Objective, Tensors, require_kind
+from workbench.trainers.settings import Settings, require_in, require_positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +112,7 @@ RANGES = {"label_smoothing": (0, math.nextafter(0.5, 0)), "alpha": (0, 1), "gamm
 
 
 @dataclass(frozen=True, kw_only=True)
-class DirectAlignmentConfig(Computing):
+class DirectAlignmentConfig(Settings):
     """How a policy is aligned directly; None takes what LOSSES says, and is all that is left to a loss without it."""
 
     loss: str = "dpo"  # row of LOSSES
@@ -135,8 +127,6 @@ class DirectAlignmentConfig(Computing):
     epochs: int = 1  # passes over the examples
     batch_size: int = 64  # examples per step
     learning_rate: float | None = None  # peak, at width 64; 5e-7 .. 5e-6 for large pretrained models
-    warmup_steps: int = 10  # steps of linear warm-up; then a cosine down to 10%
-    max_grad_norm: float = 1.0  # gradients are clipped to this norm
     evaluate_every: int = 25  # steps between measurements on held-out examples
     seed: int = 0  # order of the examples
 

@@ -11,26 +11,18 @@ from workbench import WorkbenchError
 from workbench.losses.advantages import masked_mean
 from workbench.losses.offline import conservative_loss, expectile_loss, td_loss
 from workbench.models import ranks
-from workbench.models.computing import Computing
 from workbench.models.load import frozen, seeded, without_dropout
 from workbench.models.scoring import completion_states
 from workbench.models.tokens import collate
 from workbench.models.value_guided import guide, lowest
 from workbench.records import LabelledExample, Sequences
-from workbench.trainers.descent import (
-    Descent,
-    EpochBatches,
-    Share,
-    Stateful,
-    require_examples,
-    require_in,
-    require_positive,
-)
+from workbench.trainers.descent import Descent, EpochBatches, Share, Stateful, require_examples
 from workbench.trainers.feedback_kinds import LABELLED
+from workbench.trainers.settings import Settings, require_in, require_positive
 
 
 @dataclass(frozen=True, kw_only=True)
-class IlqlConfig(Computing):
+class IlqlConfig(Settings):
     """How values are learned, and how strongly they guide."""
 
     beta: float = 16.0  # logits per unit of reward by which values move the reference; training does not depend on it
@@ -41,8 +33,6 @@ class IlqlConfig(Computing):
     epochs: int = 2  # passes over the examples
     batch_size: int = 64  # completions per step
     learning_rate: float = 1e-3  # peak, at width 64; 1e-5 .. 1e-4 for large pretrained models
-    warmup_steps: int = 10  # steps of linear warm-up; then a cosine down to 10%
-    max_grad_norm: float = 1.0  # gradients are clipped to this norm
     evaluate_every: int = 25  # steps between measurements on held-out examples
     seed: int = 0  # first weights of the heads, order of the examples
 

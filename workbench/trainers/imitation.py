@@ -16,7 +16,7 @@ from workbench import WorkbenchError
 from workbench.analysis.kl import sequence_kl_summary
 from workbench.losses.policy import kl_k1
 from workbench.models import ranks
-from workbench.models.computing import Computing, compute_in
+from workbench.models.computing import compute_in
 from workbench.models.load import without_dropout
 from workbench.models.packing import token_lengths
 from workbench.models.sampling import reward_arguments, sample
@@ -31,7 +31,8 @@ from workbench.models.tokens import (
     unconditioned,
 )
 from workbench.records import CompletionExample, PromptExample, Rollout, known_mean
-from workbench.trainers.descent import Descent, EpochBatches, Share, Stateful, require_in, require_positive
+from workbench.trainers.descent import Descent, EpochBatches, Share, Stateful
+from workbench.trainers.settings import Settings, require_in, require_positive
 
 
 def best_of_each(scores: Tensor, generator: torch.Generator) -> Tensor:
@@ -84,7 +85,7 @@ def find_selection(name: str) -> Selection:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImitationConfig(Computing):
+class ImitationConfig(Settings):
     """How a policy imitates what it sampled."""
 
     selection: str = "raft"  # a row of SELECTIONS
@@ -98,8 +99,6 @@ class ImitationConfig(Computing):
     temperature: float = 1.0  # of sampling; what is kept is learned at temperature 1, as in SFT
     max_completion_length: int = 40  # tokens
     missing_eos_penalty: float = 1.0  # taken off the score of a completion that hit the length limit
-    warmup_steps: int = 10  # updates of linear warm-up; then a cosine down to 10%
-    max_grad_norm: float = 1.0  # gradients are clipped to this norm
     seed: int = 0  # order of prompts, samples, batches
 
     def __post_init__(self):

@@ -12,21 +12,13 @@ import torch
 
 from workbench import WorkbenchError
 from workbench.models import ranks
-from workbench.models.computing import Computing
 from workbench.models.examples import text_documents
 from workbench.models.load import without_dropout
 from workbench.models.packing import TokenBatch, target_losses, token_lengths
 from workbench.models.tokens import BAD_GOOD, add_control_tokens, quantile_indices
 from workbench.records import scores_of
-from workbench.trainers.descent import (
-    Descent,
-    EpochBatches,
-    Share,
-    Stateful,
-    require_examples,
-    require_in,
-    require_positive,
-)
+from workbench.trainers.descent import Descent, EpochBatches, Share, Stateful, require_examples
+from workbench.trainers.settings import Settings, require_in, require_positive
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -34,15 +26,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageModelConfig(Computing):
+class LanguageModelConfig(Settings):
     """How a language model is trained."""
 
     steps: int  # optimiser steps
     batch_size: int = 64  # rows per step
     learning_rate: float = 1e-3  # peak; 5e-3 from nothing at width 64, 1e-5 .. 1e-4 for large pretrained models
-    warmup_steps: int = 10  # steps of linear warm-up; then a cosine down to 10%
     weight_decay: float = 0.0  # on matrices only
-    max_grad_norm: float = 1.0  # gradients are clipped to this norm
     evaluate_every: int = 25  # steps between measurements of the held-out loss
     seed: int = 0  # order of the examples
 

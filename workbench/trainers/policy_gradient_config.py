@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from workbench import WorkbenchError
-from workbench.models.computing import Computing
 from workbench.trainers.algorithms import ALGORITHMS, SAMPLED_KL, Algorithm, find_algorithm
-from workbench.trainers.descent import require_in, require_positive
+from workbench.trainers.settings import Settings, require_in, require_positive
 
 CHOICES = {"kl_in": ("reward", "loss"), "kl_estimator": (*SAMPLED_KL, "exact")}
 POSITIVE = ("steps", "batch_size", "num_generations", "learning_rate", "critic_learning_rate", "temperature")
@@ -17,7 +16,7 @@ NOT_NEGATIVE += ("ptx_coef", "resampling_rounds")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicyGradientConfig(Computing):
+class PolicyGradientConfig(Settings):
     """How a policy learns from its own samples; None takes the algorithm's own value."""
 
     algorithm: str = "ppo"  # a row of ALGORITHMS
@@ -53,8 +52,6 @@ class PolicyGradientConfig(Computing):
     resampling_rounds: int | None = None  # of other prompts, in place of groups whose completions all earned the same
     mask_top_p: float = 0.9  # probability that the masking policy leaves to sample from; for nlpo
     mask_refresh_every: int = 20  # steps after which the masking policy becomes the current one; for nlpo
-    warmup_steps: int = 10  # updates of linear warm-up; then a line down to 0
-    max_grad_norm: float = 1.0  # gradients are clipped to this norm
     evaluate_every: int = 10  # steps between measurements on held-out prompts
     seed: int = 0  # order of prompts, samples, mini-batches
 

@@ -20,23 +20,15 @@ from workbench.losses.preference import (
     soft_preference_loss,
 )
 from workbench.models import ranks
-from workbench.models.computing import Computing
 from workbench.models.examples import Examples
 from workbench.models.load import without_dropout
 from workbench.models.rewards import raw_rewards
 from workbench.models.scoring import Predictions, ban_unsayable, chosen, completion_states, spread
 from workbench.models.tokens import batches_by_length, collate_pairs
 from workbench.records import PairExample, Sequences
-from workbench.trainers.descent import (
-    Descent,
-    EpochBatches,
-    Share,
-    Stateful,
-    require_examples,
-    require_in,
-    require_positive,
-)
+from workbench.trainers.descent import Descent, EpochBatches, Share, Stateful, require_examples
 from workbench.trainers.feedback_kinds import Objective, Tensors
+from workbench.trainers.settings import Settings, require_in, require_positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,16 +91,14 @@ def objective_rows(name: str, task, count: int) -> tuple:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardModelConfig(Computing):
+class RewardModelConfig(Settings):
     """How a reward model is trained."""
 
     objective: str = "bradley_terry"  # what is minimised: a name in OBJECTIVES
     epochs: int = 2  # passes over the examples; more than two overfit (Stiennon et al. 2020 take one)
     batch_size: int = 64  # examples per step: comparisons, rankings or completions
     learning_rate: float = 5e-4  # peak, at width 64; 1e-6 .. 1e-5 for large pretrained models
-    warmup_steps: int = 10  # steps of linear warm-up; then a cosine down to 10%
     weight_decay: float = 0.01  # on matrices only
-    max_grad_norm: float = 1.0  # gradients are clipped to this norm
     center_rewards_coefficient: float = 0.0  # weight of the penalty on mean rewards other than 0; .01 is usual
     lm_coef: float = 0.0  # weight of the LM loss on the preferred completions, per nat and token
     error_rate: float = 0.0  # share of labels taken for coin tosses, objective "soft"; Christiano et al. 2017 take .1
