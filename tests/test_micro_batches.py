@@ -2,17 +2,19 @@
 
 import copy
 import math
+import re
 from types import SimpleNamespace
 
 import pytest
 import torch
 from policy_gradient_cases import colourful, prompts_with, texts_for_pretraining, trainer_for
 from tiny_models import EOS, FAMILIES, PAD, tiny_model, word_tokenizer
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from workbench import WorkbenchError
-from workbench.models.computing import compute_twice
+from workbench.models.computing import compute_in, compute_twice
 from workbench.models.load import without_dropout
+from workbench.models.memory import KEPT, memory_line, update_memory
 from workbench.models.packing import (
     collate_demonstrations,
     collate_packed,
@@ -225,7 +227,7 @@ def test_a_copy_of_a_model_computes_its_own_layers_twice():
 
 
 def test_a_model_of_other_parts_is_not_computed_twice():
-    with pytest.raises(WorkbenchError, match="Linear does not say what its layers are, so checkpoint_activations"):
+    with pytest.raises(WorkbenchError, match="Linear does not say what its layers are: unset checkpoint_activations"):
         compute_twice(torch.nn.Linear(2, 2))
 
 
@@ -258,3 +260,63 @@ def test_fewer_tokens_than_none_are_refused(config):
     given = {"steps": 1} if config is LanguageModelConfig else {}
     with pytest.raises(WorkbenchError, match="micro_batch_tokens is -1"):
         config(micro_batch_tokens=-1, **given)
+
+
+# --- What an update needs of memory, by arithmetic.
+
+
+def wide_model(*, layers: int = 6):
+    sizes = {"hidden_size": 64, "intermediate_size": 168, "num_attention_heads": 4, "num_key_value_heads": 4}
+    shared = {"pad_token_id": PAD, "bos_token_id": 1, "eos_token_id": EOS, "max_position_embeddings": 64}
+    config = AutoConfig.for_model("llama", vocab_size=19, num_hidden_layers=layers, **sizes, **shared)
+    return without_dropout(AutoModelForCausalLM.from_config(config))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_activations_are_within_a_sixth_of_what_a_graph_holds(precision):
+    texts = [CompletionExample(prompt_ids=words(8, 9), completion_ids=words(56, 57)) for _ in range(8)]
+    model = wide_model()
+    compute_in(model, precision)
+    copies = 2 * sum(weight.numel() for weight in model.parameters()) if precision == "bf16" else 0
+    held = kept_bytes(model, collate_demonstrations(texts, PAD)) - copies
+    line = memory_line([model], model, tokens=8 * 64, twice=False)
+    told = float(re.search(r"activations ([\d.]+)", line)[1]) * 2**30
+    outputs = 6 * (5 * 64 + 2 * 168)
+    given = {"kept": KEPT[precision == "bf16"] * outputs, "states": 0, "layers": 6, "words": 0, "tokens": 512}
+    needs = update_memory(weights=0, learned=0, **given, twice=False)
+    assert needs["activations"] == pytest.approx(held, rel=1 / 6)
+    assert told == pytest.approx(needs["activations"], abs=0.01 * 2**30)  # and the logits of few words
+
+
+def test_weights_gradients_and_adam_are_counted_in_bytes():
+    given = {"kept": 100.0, "states": 8.0, "layers": 4, "words": 50}
+    needs = update_memory(weights=400, learned=100, **given, tokens=10, twice=False)
+    assert needs == {"weights": 400, "Adam": 800, "gradients": 400, "activations": 10 * 100 + 10 * 50 * 12}
+    twice = update_memory(weights=400, learned=100, **given, tokens=10, twice=True)
+    assert twice["activations"] == 10 * (8 + 25) + 10 * 50 * 6
+    many = update_memory(weights=400, learned=100, **given, tokens=10**9, twice=False)
+    assert many["activations"] == 10**11 + 12 * 2**24  # logits are read a few at a time
+
+
+@pytest.mark.parametrize("name", ["demonstrations", "soft", "loss dpo", "raft", "ilql", "policy ppo"])
+def test_a_trainer_says_what_it_needs_and_what_there_is(name):
+    assert "Learning from 24 tokens at a time takes about" in CASES[name](micro_batch_tokens=FEW).memory()
+
+
+def test_padded_tokens_of_the_longest_batch_are_counted():
+    longest = max(len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids)) for pair in DATA["pairs"])
+    assert f"Learning from {8 * 2 * longest} tokens" in aligned("dpo").memory()
+    prompt = max(len(each.prompt_ids) for each in prompts_with())
+    assert f"Learning from {8 * (prompt + 6)} tokens" in on_samples("ppo").memory()
+
+
+def test_what_does_not_fit_is_said_and_only_what_can_not_fit_is_refused(monkeypatch):
+    trainer = language_model(collate_demonstrations, DEMONSTRATIONS)
+    weights = sum(weight.numel() for weight in trainer.model.parameters())
+    for there, refused in ((17 * weights, False), (15 * weights, True)):
+        monkeypatch.setattr("workbench.models.memory.os.sysconf", {"SC_PHYS_PAGES": there, "SC_PAGE_SIZE": 1}.get)
+        if refused:
+            with pytest.raises(WorkbenchError, match=r"of 0\.0 there: take adapters \(lora_rank\), a smaller model"):
+                trainer.memory()
+        else:
+            assert "micro_batch_tokens, checkpoint_activations or precision make that less." in trainer.memory()

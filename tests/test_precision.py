@@ -45,7 +45,9 @@ def test_log_probabilities_in_bf16_are_near_those_in_fp32(family):
 def test_a_frozen_model_says_what_the_policy_that_starts_from_it_says(family):
     reference, policy = frozen(tiny_model(family), precision="bf16"), by_autocast(tiny_model(family))
     assert torch.equal(completion_logprobs(reference, SEQUENCES), completion_logprobs(policy, SEQUENCES))
-    kept = {weight.dtype for layer in computing._layers(reference) for weight in layer.parameters() if weight.dim() > 1}
+    kept = {
+        weight.dtype for layer in computing.layers_of(reference) for weight in layer.parameters() if weight.dim() > 1
+    }
     assert kept == {torch.bfloat16}
     assert reference.dtype == torch.float32  # of embeddings and head
     assert {weight.dtype for weight in policy.parameters()} == {torch.float32}

@@ -33,7 +33,7 @@ def compute_in(model, precision: str, *, stored: bool = False) -> None:
     require_bf16(model.device)
     for each in (model, model.get_base_model() if hasattr(model, "get_base_model") else model):
         each.computes_in_bf16 = True
-    matrices = [weight for layer in _layers(model) for weight in layer.parameters() if weight.dim() > 1]
+    matrices = [weight for layer in layers_of(model) for weight in layer.parameters() if weight.dim() > 1]
     for weight in matrices if stored else ():
         weight.data = weight.data.bfloat16()
 
@@ -70,7 +70,7 @@ def sampler_of(model):
     return copied
 
 
-def _layers(model) -> list[nn.Module]:
+def layers_of(model) -> list[nn.Module]:
     return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
@@ -80,12 +80,9 @@ def compute_twice(model) -> None:
     The library's own switch asks for a model in training, of which other things are read. WorkbenchError where the
     layers are not the library's.
     """
-    layers = _layers(model)
+    layers = layers_of(model)
     if not layers:
-        raise WorkbenchError(
-            f"{type(model).__name__} does not say what its layers are, so checkpoint_activations can do nothing: set "
-            "it to False."
-        )
+        raise WorkbenchError(f"{type(model).__name__} does not say what its layers are: unset checkpoint_activations.")
     for layer in layers:
         layer.forward = MethodType(_computed_twice, layer)  # a bound method, so that a copy of the model has its own
 

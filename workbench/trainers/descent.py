@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from workbench import NonFiniteLoss, WorkbenchError
 from workbench.models import ranks
 from workbench.models.computing import compute_in, compute_twice
+from workbench.models.memory import memory_line
 from workbench.models.tokens import length_bucketed_batches
 from workbench.trainers.settings import require_in
 
@@ -240,6 +241,18 @@ class Stateful:
             else:
                 parts.append([place])
         return [[items[place] for place in part] for part in parts]
+
+    def memory(self) -> str:
+        """What `memory_line` says of the longest batch, or part of one."""
+        config, own = self.config, [*vars(self).values(), *getattr(getattr(self, "reward", None), "members", ())]
+        held = [each if isinstance(each, nn.Module) else getattr(each, "model", None) for each in own]
+        sampled, prompts = getattr(config, "max_completion_length", 0), getattr(self, "prompts", [])
+        longest = max([len(each.prompt_ids) for each in prompts] or self.batches.lengths) + sampled
+        rows = config.batch_size // getattr(config, "num_mini_batches", 1)
+        rows *= len(self.kind.completions(self.examples[0])) if hasattr(self, "kind") else 1
+        tokens = config.micro_batch_tokens or -(-rows // ranks.size()) * longest
+        learner = self.policy if hasattr(self, "policy") else self.model
+        return memory_line(held, learner, tokens=tokens, twice=config.checkpoint_activations)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that makes the next step what it would have been."""

@@ -45,9 +45,7 @@ class IlqlConfig(Settings):
         require_in(0, 1, self, "gamma", "polyak")
         require_in(0, 1e6, self, "conservatism")
         if self.precision != "fp32":
-            raise WorkbenchError(
-                f"precision is {self.precision!r}, but ILQL saves the reference with what it learned: take fp32."
-            )
+            raise WorkbenchError(f"precision is {self.precision!r}, but ILQL saves its reference, too: take fp32.")
 
     @property
     def title(self) -> str:
