@@ -300,14 +300,14 @@ def test_weights_gradients_and_adam_are_counted_in_bytes():
 
 @pytest.mark.parametrize("name", ["demonstrations", "soft", "loss dpo", "raft", "ilql", "policy ppo"])
 def test_a_trainer_says_what_it_needs_and_what_there_is(name):
-    assert "Learning from 24 tokens at a time takes about" in CASES[name](micro_batch_tokens=FEW).memory()
+    assert "Learning 24 tokens at a time takes about" in CASES[name](micro_batch_tokens=FEW).memory()
 
 
 def test_padded_tokens_of_the_longest_batch_are_counted():
     longest = max(len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids)) for pair in DATA["pairs"])
-    assert f"Learning from {8 * 2 * longest} tokens" in aligned("dpo").memory()
+    assert f"Learning {8 * 2 * longest} tokens" in aligned("dpo").memory()
     prompt = max(len(each.prompt_ids) for each in prompts_with())
-    assert f"Learning from {8 * (prompt + 6)} tokens" in on_samples("ppo").memory()
+    assert f"Learning {8 * (prompt + 6)} tokens" in on_samples("ppo").memory()
 
 
 def test_what_does_not_fit_is_said_and_only_what_can_not_fit_is_refused(monkeypatch):

@@ -42,9 +42,7 @@ def memory_line(models: Sequence, learner, *, tokens: int, twice: bool) -> str:
     ram = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     there = torch.cuda.get_device_properties(learner.device).total_memory if learner.device.type == "cuda" else ram
     needed, parted = sum(needs.values()), ", ".join(f"{name} {size:.3g}" for name, size in needs.items())
-    line = (
-        f"Learning from {tokens:,} tokens at a time takes about {needed:.3g} GiB ({parted}) of {there / GIB:.1f} there"
-    )
+    line = f"Learning {tokens:,} tokens at a time takes about {needed:.3g} GiB ({parted}) of {there / GIB:.1f} there"
     if needed - needs["activations"] > there / GIB:
         raise WorkbenchError(f"{line}: take adapters (lora_rank), a smaller model, or a device with more memory.")
     return f"{line}{CURES if needed > 0.7 * there / GIB else ''}."
