@@ -8,6 +8,7 @@ from policy_gradient_cases import tiny_critic, trainer_for
 from safetensors.torch import load_file
 from test_micro_batches import CASES, DEMONSTRATIONS, aligned, language_model, taken
 from tiny_models import COMPLETIONS, FAMILIES, PAD, PROMPTS, saved, tiny_model, word_tokenizer
+from trainer_checks import assert_continues
 from transformers import AutoModelForSequenceClassification
 
 from workbench import WorkbenchError
@@ -138,3 +139,9 @@ def test_precisions_that_are_not_there_are_refused(monkeypatch):
     monkeypatch.setattr(computing, "_cpu_has_bf16", lambda: False)
     with pytest.raises(WorkbenchError, match="precision is 'bf16', which this machine's cpu cannot compute: take fp32"):
         trainer_for(critic=tiny_critic(), precision="bf16")
+
+
+@pytest.mark.parametrize("name", ["loss dpo", "policy ppo"])
+def test_a_training_in_bf16_and_in_parts_is_resumed_as_if_nothing_had_happened(name, tmp_path):
+    settings = {"precision": "bf16", "micro_batch_tokens": 40, "checkpoint_activations": True}
+    assert_continues(lambda: CASES[name](**settings), tmp_path, steps=2, before=1)

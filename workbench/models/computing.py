@@ -24,7 +24,7 @@ def compute_in(model, precision: str, *, stored: bool = False) -> None:
     """From now on the model's layers compute in `precision`: in bf16 by autocast, whatever its weights are.
 
     Embeddings, norms, sums and the head stay in fp32. `stored` keeps the layers' matrices in bf16 as well, for models
-    that never learn: what they say is then equal, bit for bit, to what the same weights in fp32 say by autocast.
+    that never learn: they say, bit for bit but for experts, what the same weights in fp32 say by autocast.
     WorkbenchError for another precision, and where the device has no bf16.
     """
     require_precision(precision)
@@ -64,8 +64,9 @@ def sampler_of(model):
     """What samples in its place: a copy all in bf16 where it computes in bf16, whose weights no step casts anew."""
     if not in_bf16(model):
         return model
-    weights = {id(weight): nn.Parameter(weight.detach().bfloat16(), False) for weight in model.parameters()}
-    copied = copy.deepcopy(model, weights)
+    every = [*model.named_parameters(), *model.named_buffers()]
+    floats = [each for name, each in every if each.is_floating_point() and not name.endswith("inv_freq")]
+    copied = copy.deepcopy(model, {id(each): nn.Parameter(each.detach().bfloat16(), False) for each in floats})
     copied.computes_in_bf16 = False
     return copied
 
